@@ -1,0 +1,11 @@
+"""The Decision Flowformer: a trajectory model with causal Flow-Attention (Wu et al. 2022)."""
+
+from agents.sequence import SequenceConfig
+from flowrl.training import TrainingConfig
+
+# The literature's Decision Transformer setting; `agents.dt` differs in its attention alone.
+FLOW = SequenceConfig(attention="flow")
+
+# The setting of the Flowformer authors' reinforcement-learning release.
+FLOW_PAPER = SequenceConfig(attention="flow", width=256, heads=4)
+PAPER_TRAINING = TrainingConfig(learning_rate=1e-3)

@@ -1,0 +1,62 @@
+"""From a run folder to its agent, with no dataset at hand."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import agents
+from agents.bc import BCAgent
+from agents.policy import Policy
+from agents.sequence import SequenceAgent, SequenceConfig
+from flowrl.checkpoint import RunFolder
+from flowrl.data import Normaliser
+from flowrl.errors import InputError
+from flowrl.training import load_weights
+
+
+def load_policy(
+    run_dir: Path | str, *, device: str = "cpu", rollout: Literal["window", "recurrent"] | None = None
+) -> Policy:
+    """A run's last checkpoint as a policy.
+
+    Args:
+        run_dir: a folder that `scripts.train` made.
+        rollout: how a sequence agent acts; None as it was configured.
+
+    Raises:
+        InputError: the folder holds no run or no checkpoint yet, is damaged, or its agent has no such rollout.
+    """
+    agent, _ = load_agent(RunFolder(run_dir), torch.device(device), rollout=rollout)
+    return Policy(agent.eval(), torch.device(device))
+
+
+def load_agent(
+    run: RunFolder, device: torch.device, *, rollout: Literal["window", "recurrent"] | None = None
+) -> tuple[SequenceAgent | BCAgent, int]:
+    """A run's agent with the weights of its last checkpoint, and the step of that; raises as `load_policy` does."""
+    config = run.config()
+    if config is None:
+        raise InputError(f"{run.path} is no run folder: it holds no config.json")
+    checkpoint = run.load()
+    if checkpoint is None:
+        raise InputError(f"run folder {run.path} holds no checkpoint yet")
+    try:
+        agent_config = _agent_config(config["agent"], config["agent_config"])
+        normaliser = Normaliser(config["observation_size"], config["action_size"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run.path / 'config.json'} is of another version of flowrl: {error}") from error
+    if rollout is not None:
+        if not isinstance(agent_config, SequenceConfig):
+            raise InputError(f"agent {config['agent']} has no rollout to choose: it does not look back")
+        agent_config = replace(agent_config, rollout=rollout)
+    agent = agent_config.build(normaliser).to(device)
+    load_weights(agent, checkpoint, run)
+    return agent, checkpoint["step"]
+
+
+def _agent_config(name: str, values: dict[str, Any]) -> Any:
+    if name not in agents.AGENTS:
+        raise InputError(f"unknown agent {name!r}: known are {', '.join(agents.AGENTS)}")
+    return type(agents.AGENTS[name].config)(**values)

@@ -1,0 +1,108 @@
+"""The sequence agent: a trajectory model trained to repeat actions, steered by the return asked for."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowrl.data import Normaliser
+from flowrl.model import ModelConfig, TrajectoryModel
+from flowrl.windows import Batch
+
+
+@dataclass(frozen=True)
+class SequenceConfig(ModelConfig):
+    """A trajectory model and the way it acts."""
+
+    rollout: Literal["window", "recurrent"] = "window"
+    """How it acts: `window` re-reads the last K steps, as in training; `recurrent` carries the whole episode as a state."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rollout not in ("window", "recurrent"):
+            raise ValueError(f"rollout is {self.rollout!r}: known are window, recurrent")
+
+    def build(self, normaliser: Normaliser) -> "SequenceAgent":
+        """A new agent; its initial weights come from torch's generator."""
+        return SequenceAgent(self, normaliser)
+
+
+class WindowCarry(NamedTuple):
+    """The last steps of every slot; the last action is not taken yet."""
+
+    returns_to_go: Tensor  # (slots, T)
+    observations: Tensor  # (slots, T, observation size)
+    actions: Tensor  # (slots, T, action size)
+    timestep: int  # of the next observation
+
+
+class RecurrentCarry(NamedTuple):
+    """The state of every slot's whole past."""
+
+    returns_to_go: Tensor  # (slots,)
+    action: Tensor | None  # (slots, action size), the last one
+    timestep: int  # of the next observation
+    state: list[Any]
+
+
+class SequenceAgent(nn.Module):
+    """Loss and acting of a trajectory model; `config.attention` alone tells a Flowformer from a Transformer."""
+
+    def __init__(self, config: SequenceConfig, normaliser: Normaliser) -> None:
+        super().__init__()
+        self.config = config
+        self.context = config.context
+        self.model = TrajectoryModel(config, normaliser)
+
+    @property
+    def normaliser(self) -> Normaliser:
+        """The statistics that scale what enters and leaves."""
+        return self.model.normaliser
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Mean squared error of the predicted actions over real steps, each action scaled to [-1, 1]."""
+        predicted = self.model(batch.returns_to_go, batch.observations, batch.actions, batch.timesteps)
+        error = self.normaliser.actions(predicted) - self.normaliser.actions(batch.actions)
+        return error[~batch.is_pad].square().mean()
+
+    def initial(self, targets: Tensor) -> WindowCarry | RecurrentCarry:
+        """See `flowrl.protocols.Agent`."""
+        slots = len(targets)
+        if self.config.rollout == "recurrent":
+            return RecurrentCarry(targets, None, 0, self.model.initial_state(slots))
+        sizes = self.normaliser.observation_size, self.normaliser.action_size
+        observations, actions = (targets.new_empty(slots, 0, size) for size in sizes)
+        return WindowCarry(targets[:, None], observations, actions, 0)
+
+    def act(
+        self, carry: WindowCarry | RecurrentCarry, observations: Tensor, rewards: Tensor
+    ) -> tuple[WindowCarry | RecurrentCarry, Tensor]:
+        """See `flowrl.protocols.Agent`."""
+        if isinstance(carry, RecurrentCarry):
+            return self._act_recurrent(carry, observations, rewards)
+        return self._act_window(carry, observations, rewards)
+
+    def _act_recurrent(
+        self, carry: RecurrentCarry, observations: Tensor, rewards: Tensor
+    ) -> tuple[RecurrentCarry, Tensor]:
+        returns_to_go = carry.returns_to_go - rewards
+        action, state = self.model.step(carry.action, returns_to_go, observations, carry.timestep, carry.state)
+        return RecurrentCarry(returns_to_go, action, carry.timestep + 1, state), action
+
+    def _act_window(self, carry: WindowCarry, observations: Tensor, rewards: Tensor) -> tuple[WindowCarry, Tensor]:
+        returns_to_go = carry.returns_to_go[:, -1:] - rewards[:, None]
+        if carry.timestep:
+            returns_to_go = torch.cat([carry.returns_to_go, returns_to_go], 1)[:, -self.context :]
+        seen = torch.cat([carry.observations, observations[:, None]], 1)[:, -self.context :]
+        no_action = carry.actions.new_zeros(
+            len(seen), 1, carry.actions.shape[2]
+        )  # causality hides it from its own step
+        actions = torch.cat([carry.actions, no_action], 1)[:, -self.context :]
+        steps = seen.shape[1]
+        timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device).expand(
+            len(seen), -1
+        )
+        action = self.model(returns_to_go, seen, actions, timesteps)[:, -1]
+        actions = torch.cat([actions[:, :-1], action[:, None]], 1)
+        return WindowCarry(returns_to_go, seen, actions, carry.timestep + 1), action

@@ -1,0 +1,78 @@
+"""The part all causal attentions share: fused projections, heads, and the two ways to be called."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+# Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
+
+
+class CausalAttention(nn.Module, ABC):
+    """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
+
+    A subclass states the rule twice, over a sequence (`mix`) and for the tokens that follow one (`mix_step`); the two agree.
+
+    Args:
+        width: features of a token; a multiple of `heads`.
+        heads: number of heads.
+        dropout: probability of dropping an attention weight, where the rule has weights (softmax does, flow does not).
+
+    Raises:
+        ValueError: `width` is no multiple of `heads`.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width < 1 or heads < 1 or width % heads:
+            raise ValueError(f"width is {width} and heads is {heads}: width must be a positive multiple of heads")
+        self.width, self.heads, self.dropout = width, heads, dropout
+        self.project_in = nn.Linear(width, 3 * width)
+        self.project_out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, is_pad: Tensor | None = None) -> Tensor:
+        """Attend over whole sequences.
+
+        Args:
+            x: (B, T, width).
+            is_pad: (B, T) bool, True at padding. Padding on the right needs none: causality keeps it from real tokens.
+
+        Returns:
+            (B, T, width); rows at padding are finite and mean nothing.
+        """
+        return self._merge(self.mix(*self._split(x), is_pad))
+
+    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Attend for the next tokens of sequences whose past is `state`.
+
+        Args:
+            x: (B, t, width), the next t ≥ 1 tokens.
+            state: from `initial_state` or the last `step`; it is not changed.
+
+        Returns:
+            (B, t, width), what `forward` gives at these tokens, and the state after them.
+        """
+        y, state = self.mix_step(*self._split(x), state)
+        return self._merge(y), state
+
+    @abstractmethod
+    def initial_state(self, batch: int) -> Any:
+        """The state of `batch` sequences before their first token, on the device of the weights."""
+
+    @abstractmethod
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
+        """(B, H, T, D) queries, keys and values to (B, H, T, D)."""
+
+    @abstractmethod
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """As `mix` for the tokens that follow `state`, and the state after them."""
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        batch, tokens, _ = x.shape
+        qkv = self.project_in(x).view(batch, tokens, 3, self.heads, self.width // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+    def _merge(self, y: Tensor) -> Tensor:
+        batch, _, tokens, _ = y.shape
+        return self.project_out(y.transpose(1, 2).reshape(batch, tokens, self.width))

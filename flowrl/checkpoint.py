@@ -1,0 +1,173 @@
+"""The run folder: one training run's configuration, checkpoint and rows, owned by one process at a time.
+
+A run folder holds `config.json`, `checkpoint.pt` (tensors and plain values only), `metrics.jsonl`, `evaluations.jsonl`
+and TensorBoard's event files.
+"""
+
+import io
+import json
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from flowrl.errors import InputError
+
+# What may differ between a run and its resumption: it changes where the numbers are made, not which.
+_FREE_TO_CHANGE = {"device", "versions"}
+
+
+class RunFolder:
+    """The files of one training run under `path`."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Own the folder, making it if need be; the lock falls with the process, however it dies.
+
+        Raises:
+            InputError: another process owns it.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"run folder {self.path} is in use by another process: wait for it or take another"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def config(self) -> dict[str, Any] | None:
+        """The run's configuration; None before the run began.
+
+        Raises:
+            InputError: the file is no JSON object.
+        """
+        file = self.path / "config.json"
+        if not file.exists():
+            return None
+        try:
+            config = json.loads(file.read_text())
+        except ValueError as error:
+            raise InputError(f"{file} is damaged: {error}") from error
+        if not isinstance(config, dict):
+            raise InputError(f"{file} is damaged: it holds no JSON object")
+        return config
+
+    def begin(self, config: dict[str, Any]) -> None:
+        """Record the configuration of a new run, or check that it is the one this run began with.
+
+        Raises:
+            InputError: the run began with another configuration; the message names what differs.
+        """
+        before = self.config()
+        if before is None:
+            write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
+            return
+        now = json.loads(json.dumps(config))
+        differs = [
+            f"{name} was {was!r} and is {value!r}"
+            for name, was, value in _differences(before, now)
+            if name.partition(".")[0] not in _FREE_TO_CHANGE
+        ]
+        if differs:
+            raise InputError(
+                f"run folder {self.path} began with another configuration ({'; '.join(differs)}):"
+                " repeat the options it was started with, or take another --run-dir"
+            )
+
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Replace the checkpoint, all or nothing."""
+        buffer = io.BytesIO()  # torch hides a full disk behind its own error when it writes the file itself
+        torch.save(checkpoint, buffer)
+        write_atomically(self.path / "checkpoint.pt", buffer.getbuffer())
+
+    def load(self) -> dict[str, Any] | None:
+        """The last checkpoint, on the CPU; None before the first.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        file = self.path / "checkpoint.pt"
+        if not file.exists():
+            return None
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+            raise InputError(
+                f"{file} is damaged or no checkpoint of flowrl: {str(error).splitlines()[0][:120]}"
+            ) from error
+        if not isinstance(checkpoint, dict) or "agent" not in checkpoint or "step" not in checkpoint:
+            raise InputError(f"{file} is no checkpoint of flowrl")
+        return checkpoint
+
+    def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows to the JSON-lines file `name`, in one write."""
+        with open(self.path / name, "a") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    def rows(self, name: str) -> list[dict[str, Any]]:
+        """The rows of a JSON-lines file; none if there is no file. A last line cut short by a kill is left out.
+
+        Raises:
+            InputError: a line that is not the last is no JSON.
+        """
+        file = self.path / name
+        if not file.exists():
+            return []
+        lines = file.read_text().splitlines()
+        rows = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                if number < len(lines):
+                    raise InputError(f"{file} is damaged at line {number}: {error}") from error
+        return rows
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of later steps and of a final evaluation: a resumed run writes them again."""
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            kept = [row for row in self.rows(name) if row["step"] <= step and row.get("kind") != "final"]
+            if (self.path / name).exists():
+                write_atomically(self.path / name, "".join(json.dumps(row) + "\n" for row in kept).encode())
+
+
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
+    """Write a file under a temporary name and rename it: readers find the old one or the new one, whole.
+
+    Raises:
+        OSError: the disk is full or read-only; the old file stands and nothing is left behind.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted name, before, now) of every leaf in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+    elif before != now:
+        yield name, before, now

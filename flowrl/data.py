@@ -1,0 +1,225 @@
+"""A dataset as flat tensors: episodes end to end, returns-to-go, and the statistics that scale a model's inputs."""
+
+import hashlib
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from flowrl.errors import InputError
+from flowrl.minari_store import StoredArrays, open_dataset, read_arrays
+
+
+@dataclass(frozen=True)
+class TrajectoryDataset:
+    """E episodes with N steps in all, as flat tensors on one device, in raw units.
+
+    Step t of episode e stands at row ``starts[e] + t``; its observation is the one the action answered to. An episode's
+    last observation, to which no action answered, is in `final_observations`.
+    """
+
+    id: str
+    env_spec: EnvSpec | None
+    observations: Tensor  # (N, observation size) float32
+    actions: Tensor  # (N, action size) float32
+    rewards: Tensor  # (N,) float32
+    returns_to_go: Tensor  # (N,) float32: the sum of this and all later rewards of the episode
+    timesteps: Tensor  # (N,) int64: steps since the episode's start
+    ends: Tensor  # (N,) int64: one past the row of the episode's last step
+    starts: Tensor  # (E,) int64
+    lengths: Tensor  # (E,) int64
+    returns: Tensor  # (E,) float32
+    terminated: Tensor  # (E,) bool: ended by the task, not by a time limit
+    final_observations: Tensor  # (E, observation size) float32
+    action_low: Tensor  # (action size,) float32
+    action_high: Tensor  # (action size,) float32
+    fingerprint: str  # of lengths, observations, actions and rewards
+
+    @classmethod
+    def from_minari(cls, dataset: str) -> "TrajectoryDataset":
+        """Load a Minari dataset by id (downloaded if need be) or by the path of its folder, onto the CPU.
+
+        Raises:
+            InputError: there is no such dataset, or its arrays disagree in shape, hold no episode or hold NaN or infinity.
+        """
+        stored = open_dataset(dataset)
+        arrays = read_arrays(stored)
+        space = stored.action_space
+        return cls.from_arrays(
+            stored.id, arrays, action_low=space.low, action_high=space.high, env_spec=stored.env_spec
+        )  # pyright: ignore[reportAttributeAccessIssue]
+
+    @classmethod
+    def from_arrays(
+        cls,
+        id: str,
+        arrays: StoredArrays,
+        *,
+        action_low: NDArray[np.floating],
+        action_high: NDArray[np.floating],
+        env_spec: EnvSpec | None = None,
+    ) -> "TrajectoryDataset":
+        """Build from arrays in memory; an infinite action bound becomes the extreme of the data.
+
+        Raises:
+            InputError: NaN or infinity, naming the array and the episode.
+        """
+        lengths = arrays.lengths
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        episodes = np.arange(len(lengths))
+        episode_of = np.repeat(episodes, lengths)
+        _check_finite("observations", arrays.observations, np.repeat(episodes, lengths + 1))
+        _check_finite("actions", arrays.actions, episode_of)
+        _check_finite("rewards", arrays.rewards, episode_of)
+
+        final_rows = ends + episodes  # an episode has one more observation than steps
+        total = np.cumsum(arrays.rewards, dtype=np.float64)
+        returns_to_go = total[ends - 1][episode_of] - total + arrays.rewards
+        low = np.where(np.isfinite(action_low), action_low, arrays.actions.min(0)).astype(np.float32)
+        high = np.where(np.isfinite(action_high), action_high, arrays.actions.max(0)).astype(np.float32)
+        return cls(
+            id=id,
+            env_spec=env_spec,
+            observations=torch.from_numpy(np.delete(arrays.observations, final_rows, axis=0)),
+            actions=torch.from_numpy(arrays.actions),
+            rewards=torch.from_numpy(arrays.rewards),
+            returns_to_go=torch.from_numpy(returns_to_go.astype(np.float32)),
+            timesteps=torch.from_numpy(np.arange(len(episode_of)) - starts[episode_of]),
+            ends=torch.from_numpy(ends[episode_of]),
+            starts=torch.from_numpy(starts),
+            lengths=torch.from_numpy(lengths),
+            returns=torch.from_numpy(returns_to_go[starts].astype(np.float32)),
+            terminated=torch.from_numpy(arrays.terminations[ends - 1]),
+            final_observations=torch.from_numpy(arrays.observations[final_rows]),
+            action_low=torch.from_numpy(low),
+            action_high=torch.from_numpy(high),
+            fingerprint=_fingerprint(arrays),
+        )
+
+    @property
+    def episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        return len(self.rewards)
+
+    def to(self, device: torch.device | str) -> "TrajectoryDataset":
+        """The same dataset on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def top(self, fraction: float) -> "TrajectoryDataset":
+        """The episodes of highest return: at least one, and `fraction` of all of them, in their order.
+
+        Raises:
+            InputError: `fraction` is outside (0, 1].
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise InputError(f"top fraction is {fraction}: it must be above 0 and at most 1")
+        count = max(1, round(fraction * self.episodes))
+        kept = torch.sort(torch.sort(self.returns, descending=True, stable=True).indices[:count]).values
+        lengths = self.lengths[kept]
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
+        rows = torch.arange(int(ends[-1])) - torch.repeat_interleave(starts - self.starts[kept], lengths)
+        return replace(
+            self,
+            **{
+                name: getattr(self, name)[rows]
+                for name in ("observations", "actions", "rewards", "returns_to_go", "timesteps")
+            },
+            **{name: getattr(self, name)[kept] for name in ("returns", "terminated", "final_observations")},
+            ends=torch.repeat_interleave(ends, lengths),
+            starts=starts,
+            lengths=lengths,
+            fingerprint=f"{self.fingerprint}/top-{count}",
+        )
+
+    def return_quantile(self, fraction: float) -> float:
+        """The episode return below which `fraction` of the episodes lie."""
+        return float(torch.quantile(self.returns, fraction))
+
+
+def _check_finite(name: str, array: NDArray[np.floating], episode_of: NDArray[np.int64]) -> None:
+    # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
+    if np.isfinite(array.sum(dtype=np.float64)):
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    if bad.any():
+        raise InputError(f"{name} hold NaN or infinity, first in episode {episode_of[bad.argmax()]}")
+
+
+def _fingerprint(arrays: StoredArrays) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class Normaliser(nn.Module):
+    """Scales raw observations, actions and returns for a model, and actions back; its statistics are part of the weights.
+
+    Observations: minus their mean, over their standard deviation (a feature that never varies is only centred).
+    Actions: the action bounds to [-1, 1]. Returns-to-go: over `return_scale`, their standard deviation over steps.
+    """
+
+    observation_mean: Tensor
+    observation_std: Tensor
+    action_centre: Tensor
+    action_half_range: Tensor
+    return_scale: Tensor
+
+    def __init__(self, observation_size: int, action_size: int) -> None:
+        super().__init__()
+        self.register_buffer("observation_mean", torch.zeros(observation_size))
+        self.register_buffer("observation_std", torch.ones(observation_size))
+        self.register_buffer("action_centre", torch.zeros(action_size))
+        self.register_buffer("action_half_range", torch.ones(action_size))
+        self.register_buffer("return_scale", torch.ones(()))
+
+    @classmethod
+    def of(cls, dataset: TrajectoryDataset) -> "Normaliser":
+        """Statistics over every step of `dataset`, each once."""
+        self = cls(dataset.observations.shape[1], dataset.actions.shape[1])
+        observations = dataset.observations.double()
+        std = observations.std(0, correction=0)
+        # Rounding leaves a constant feature a tiny spread, which must not be blown up.
+        constant = std <= 1e-6 * observations.abs().amax(0).clamp(min=1.0)
+        self.observation_mean.copy_(observations.mean(0))
+        self.observation_std.copy_(std.masked_fill(constant, 1.0))
+        self.action_centre.copy_((dataset.action_high + dataset.action_low) / 2)
+        half_range = (dataset.action_high - dataset.action_low) / 2
+        self.action_half_range.copy_(half_range.masked_fill(half_range == 0, 1.0))
+        scale = dataset.returns_to_go.double().std(correction=0)
+        self.return_scale.copy_(scale if scale > 0 else dataset.returns_to_go.abs().max().clamp(min=1e-6))
+        return self
+
+    @property
+    def observation_size(self) -> int:
+        return len(self.observation_mean)
+
+    @property
+    def action_size(self) -> int:
+        return len(self.action_centre)
+
+    def observations(self, raw: Tensor) -> Tensor:
+        """(..., observation size) raw to model units."""
+        return (raw - self.observation_mean) / self.observation_std
+
+    def returns(self, raw: Tensor) -> Tensor:
+        """(...) raw to model units."""
+        return raw / self.return_scale
+
+    def actions(self, raw: Tensor) -> Tensor:
+        """(..., action size) raw to [-1, 1]."""
+        return (raw - self.action_centre) / self.action_half_range
+
+    def raw_actions(self, scaled: Tensor) -> Tensor:
+        """(..., action size) from [-1, 1] to raw."""
+        return self.action_centre + self.action_half_range * scaled

@@ -1,0 +1,305 @@
+"""Minari datasets on disk: find or download one, read its arrays fast, write one safely."""
+
+import os
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import h5py
+import minari
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from minari.data_collector import EpisodeBuffer
+from minari.namespace import create_namespace, list_local_namespaces
+from numpy.typing import NDArray
+
+from flowrl.errors import InputError
+
+COLLECTED_NAMESPACE = "flowrl/"  # ids made by scripts.collect; they are nowhere to download
+CODE_LINK = "https://github.com/flowrl/flowrl/blob/main/scripts/collect.py"
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of T steps with its T+1 observations, in raw units."""
+
+    observations: NDArray[Any]  # (T+1, observation size)
+    actions: NDArray[Any]  # (T, action size)
+    rewards: NDArray[Any]  # (T,)
+    terminations: NDArray[np.bool_]  # (T,)
+    truncations: NDArray[np.bool_]  # (T,)
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class StoredArrays:
+    """A dataset's episodes end to end, E of them with N steps in all."""
+
+    observations: NDArray[np.float32]  # (N+E, observation size): T+1 an episode
+    actions: NDArray[np.float32]  # (N, action size)
+    rewards: NDArray[np.float32]  # (N,)
+    terminations: NDArray[np.bool_]  # (N,)
+    lengths: NDArray[np.int64]  # (E,)
+
+
+def local_ids() -> list[str]:
+    """The ids of the datasets in the local Minari root."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Minari warns of each folder that is no dataset
+        return list(minari.list_local_datasets())
+
+
+def open_dataset(dataset: str) -> minari.MinariDataset:
+    """Open a dataset by its Minari id, downloading it when it is not here, or by the path of its folder.
+
+    Raises:
+        InputError: the id is malformed, the dataset is neither here nor to be had, or its metadata cannot be read.
+    """
+    if "-v" not in dataset and not Path(dataset).is_dir():
+        raise InputError(
+            f"{dataset!r} is no dataset id: ids end in a version, as in mujoco/hopper/medium-v0; {_have()}"
+        )
+    try:
+        minari.dataset.minari_dataset.parse_dataset_id(dataset)
+        path = minari.storage.datasets_root_dir.get_dataset_path(dataset) / "data"
+    except (ValueError, TypeError):
+        path = Path(dataset)
+        if not path.is_dir():
+            raise InputError(
+                f"{dataset!r} is neither a dataset id, as in mujoco/hopper/medium-v0, nor a folder"
+            ) from None
+        path = path / "data" if (path / "data").is_dir() else path
+    if not path.exists():
+        _download(dataset)
+    try:
+        return minari.MinariDataset(path)
+    except Exception as error:  # Minari raises many kinds for a foreign or broken folder
+        raise InputError(f"the dataset at {path} cannot be opened: {_sentence(error)}") from error
+
+
+def _download(dataset_id: str) -> None:
+    if dataset_id.startswith(COLLECTED_NAMESPACE):
+        raise InputError(
+            f"dataset {dataset_id} is not here: make it with `python -m scripts.collect {dataset_id}`; {_have()}"
+        )
+    print(f"dataset {dataset_id} is not here: downloading it through Minari", flush=True)
+    try:
+        minari.download_dataset(dataset_id)
+    except Exception as error:  # the class depends on huggingface_hub's version
+        raise InputError(
+            f"dataset {dataset_id} is not here and could not be downloaded ({_sentence(error)}); {_have()}; "
+            "`python -m scripts.collect` makes our own without a network"
+        ) from error
+
+
+def _have() -> str:
+    ids = local_ids()
+    return f"local datasets: {', '.join(ids)}" if ids else "there is no local dataset"
+
+
+def _sentence(error: Exception) -> str:
+    """The first line of an exception's message, cut to a readable length."""
+    text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return text if len(text) <= 200 else text[:197] + "..."
+
+
+def read_arrays(dataset: minari.MinariDataset) -> StoredArrays:
+    """Read a dataset's episodes into flat float32 arrays, each straight from the file to its place.
+
+    Raises:
+        InputError: no episode; shapes that disagree with each other or with the spaces; unreadable file.
+    """
+    sizes = _box_size(dataset.observation_space, "observation"), _box_size(dataset.action_space, "action")
+    indices = [int(index) for index in dataset.episode_indices]
+    if not indices:
+        raise InputError(f"dataset {dataset.id} holds no episode")
+    file = Path(dataset.storage.data_path) / "main_data.hdf5"
+    try:
+        if file.exists():
+            return _read_hdf5(file, indices, *sizes)
+        return _join([_checked(e.id, e) for e in dataset.iterate_episodes(indices)], *sizes)
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(f"the data of {dataset.id} cannot be read: {_sentence(error)}") from error
+
+
+def _box_size(space: gym.Space, what: str) -> int:
+    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
+        return space.shape[0]
+    raise InputError(f"the {what} space is {space}: flat Box spaces are supported (one dimension of real numbers)")
+
+
+def _read_hdf5(path: Path, indices: Sequence[int], observation_size: int, action_size: int) -> StoredArrays:
+    # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
+    with h5py.File(path, "r") as file:
+
+        def dataset(index: int, name: str) -> Any:
+            return h5py.h5d.open(file.id, f"episode_{index}/{name}".encode())
+
+        lengths = np.array([dataset(index, "rewards").shape[0] for index in indices], dtype=np.int64)
+        arrays = _empty(lengths, observation_size, action_size)
+        step = 0
+        for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
+            rows = slice(step, step + length)
+            targets = {
+                "observations": arrays.observations[step + number : step + number + length + 1],
+                "actions": arrays.actions[rows],
+                "rewards": arrays.rewards[rows],
+                "terminations": arrays.terminations[rows],
+            }
+            for name, target in targets.items():
+                source = dataset(index, name)
+                _check_shape(index, name, source.shape, target.shape, length)
+                source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
+            step += length
+    return arrays
+
+
+def _checked(index: int, episode: Any) -> Any:
+    length = len(episode.rewards)
+    observations, actions = np.shape(episode.observations), np.shape(episode.actions)
+    _check_shape(index, "observations", observations, (length + 1, *observations[1:]), length)
+    _check_shape(index, "actions", actions, (length, *actions[1:]), length)
+    return episode
+
+
+def _check_shape(index: int, name: str, found: tuple[int, ...], expected: tuple[int, ...], length: int) -> None:
+    if length == 0:
+        raise InputError(f"episode {index} has no steps")
+    if tuple(found) != tuple(expected):
+        raise InputError(
+            f"episode {index}: {name} have shape {tuple(found)} where {tuple(expected)} is due for {length} rewards"
+            " (an episode of T steps has T+1 observations and T of everything else)"
+        )
+
+
+def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) -> StoredArrays:
+    steps, episodes = int(lengths.sum()), len(lengths)
+    return StoredArrays(
+        np.empty((steps + episodes, observation_size), np.float32),
+        np.empty((steps, action_size), np.float32),
+        np.empty(steps, np.float32),
+        np.empty(steps, np.bool_),
+        lengths,
+    )
+
+
+def _join(episodes: Sequence[Any], observation_size: int, action_size: int) -> StoredArrays:
+    arrays = _empty(np.array([len(e.rewards) for e in episodes], np.int64), observation_size, action_size)
+    for name in ("observations", "actions", "rewards", "terminations"):
+        np.concatenate([np.asarray(getattr(e, name)) for e in episodes], out=getattr(arrays, name), casting="same_kind")
+    return arrays
+
+
+def write_dataset(
+    dataset_id: str,
+    episodes: Sequence[Episode],
+    *,
+    env_spec: EnvSpec | None,
+    observation_space: gym.spaces.Box,
+    action_space: gym.spaces.Box,
+    algorithm: str,
+    description: str,
+    reference_scores: tuple[float, float] | None = None,
+    requirements: Sequence[str] = (),
+    force: bool = False,
+) -> Path:
+    """Write episodes as a Minari dataset under a temporary name, then rename: never half a dataset.
+
+    Args:
+        reference_scores: mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`.
+        requirements: pip requirements that reproduce the data.
+        force: replace a dataset of that id.
+
+    Returns:
+        The folder of the dataset.
+
+    Raises:
+        InputError: the id is malformed or taken (without `force`), no episode, or an episode's lengths disagree.
+    """
+    root = minari.storage.datasets_root_dir.get_dataset_path()
+    path = dataset_path(dataset_id)
+    if path.exists() and not force:
+        raise InputError(f"dataset {dataset_id} exists already at {path}: --force replaces it")
+    if not episodes:
+        raise InputError(f"dataset {dataset_id} would hold no episode")
+    for index, episode in enumerate(episodes):
+        length = len(episode.rewards)
+        for name, steps in [
+            ("observations", length + 1),
+            ("actions", length),
+            ("terminations", length),
+            ("truncations", length),
+        ]:
+            value = getattr(episode, name)
+            _check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
+    scores = (
+        {} if reference_scores is None else dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True))
+    )
+    partial = root / f".partial-{uuid.uuid4().hex}"
+    try:
+        with _minari_root(partial):
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                [
+                    EpisodeBuffer(
+                        id=index, seed=e.seed, observations=e.observations, actions=e.actions, rewards=e.rewards,  # pyright: ignore[reportArgumentType]
+                        terminations=e.terminations, truncations=e.truncations,  # pyright: ignore[reportArgumentType]
+                    )
+                    for index, e in enumerate(episodes)
+                ],
+                env=env_spec,
+                observation_space=observation_space,
+                action_space=action_space,
+                algorithm_name=algorithm,
+                description=description,
+                author="flowrl",
+                author_email="flowrl@users.noreply.github.com",
+                code_permalink=CODE_LINK,
+                requirements=list(requirements),
+                data_format="hdf5",
+                **scores,
+            )  # fmt: skip
+        namespace = dataset_id.rpartition("/")[0]
+        if namespace and namespace not in list_local_namespaces():
+            create_namespace(namespace)
+        if path.exists():
+            os.replace(path, partial / "replaced")
+        os.replace(partial / dataset_id, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return path
+
+
+def dataset_path(dataset_id: str) -> Path:
+    """Where the dataset of that id lies, or would lie.
+
+    Raises:
+        InputError: the id is malformed.
+    """
+    try:
+        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
+    except (ValueError, TypeError):
+        raise InputError(
+            f"{dataset_id!r} is no dataset id: write NAMESPACE/NAME-vN, as in flowrl/hopper/medium-v0"
+        ) from None
+    return minari.storage.datasets_root_dir.get_dataset_path(dataset_id)
+
+
+@contextmanager
+def _minari_root(path: Path) -> Iterator[None]:
+    """Minari takes its root from the environment alone."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    os.environ["MINARI_DATASETS_PATH"] = str(path)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["MINARI_DATASETS_PATH"]
+        else:
+            os.environ["MINARI_DATASETS_PATH"] = before

@@ -1,0 +1,97 @@
+"""Playing episodes: every target and every seed in one vector environment, each slot exactly one episode."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import nn
+
+from flowrl.errors import InputError
+from flowrl.protocols import Agent
+
+NEVER_ENDS = 100_000  # steps after which an episode is taken to have no end
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """What came of one episode."""
+
+    target: float  # the return asked for
+    seed: int  # of the environment
+    achieved: float  # the return
+    length: int  # steps
+    terminated: bool  # ended by the task, not by a time limit
+
+
+@torch.inference_mode()
+def rollout(
+    agent: Agent,
+    envs: VectorEnv,
+    targets: Sequence[float],
+    seeds: Sequence[int],
+    device: torch.device | str = "cpu",
+) -> list[EpisodeResult]:
+    """Play one episode per target and seed, all at once; slots that ended are ignored, whatever the vector env does with them.
+
+    The agent is put in evaluation mode and afterwards back in the mode it was in.
+
+    Args:
+        envs: ``len(targets) * len(seeds)`` slots, in any autoreset mode.
+        targets: the returns asked for.
+        seeds: environment seeds; every target meets the same ones.
+
+    Returns:
+        One result per slot, targets outermost, in the order given.
+
+    Raises:
+        ValueError: the number of slots is wrong.
+        InputError: the agent's action is not finite, or an episode does not end.
+    """
+    slots = [(target, seed) for target in targets for seed in seeds]
+    if envs.num_envs != len(slots):
+        raise ValueError(f"{envs.num_envs} slots for {len(targets)} targets × {len(seeds)} seeds")
+    assert isinstance(agent, nn.Module)
+    was_training = agent.training
+    agent.eval()
+    try:
+        returns, lengths, terminated = _play(agent, envs, slots, torch.device(device))
+    finally:
+        agent.train(was_training)
+    return [
+        EpisodeResult(target, seed, float(returns[i]), int(lengths[i]), bool(terminated[i]))
+        for i, (target, seed) in enumerate(slots)
+    ]
+
+
+def _play(
+    agent: Agent, envs: VectorEnv, slots: Sequence[tuple[float, int]], device: torch.device
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    space = envs.single_action_space
+    returns = np.zeros(len(slots))
+    lengths = np.zeros(len(slots), np.int64)
+    terminated = np.zeros(len(slots), bool)
+    running = np.ones(len(slots), bool)
+    carry = agent.initial(torch.tensor([target for target, _ in slots], dtype=torch.float32, device=device))
+    observations, _ = envs.reset(seed=[seed for _, seed in slots])
+    rewards = np.zeros(len(slots))
+    while running.any():
+        carry, actions = agent.act(carry, _tensor(observations, device), _tensor(rewards, device))
+        actions = actions.cpu().numpy()
+        if not np.isfinite(actions[running]).all():
+            raise InputError(f"the agent's action is not finite at step {lengths.max():,} of an episode")
+        actions = np.clip(np.nan_to_num(actions), space.low, space.high).astype(space.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        observations, rewards, ends, cuts, _ = envs.step(actions)
+        rewards = np.where(running, rewards, 0.0)
+        returns += rewards
+        lengths += running
+        terminated |= running & ends
+        running &= ~(ends | cuts)
+        if lengths.max() >= NEVER_ENDS:
+            raise InputError(f"an episode has not ended after {NEVER_ENDS:,} steps: give the environment a time limit")
+    return returns, lengths, terminated
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(array, np.float32), device=device)

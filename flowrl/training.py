@@ -1,0 +1,233 @@
+"""The training loop: any agent, any dataset; stopped or killed at any step, it goes on to the same weights."""
+
+import math
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from flowrl.checkpoint import RunFolder
+from flowrl.data import TrajectoryDataset
+from flowrl.errors import InputError
+from flowrl.protocols import Agent
+from flowrl.tracking import Tracker
+from flowrl.windows import sample_windows
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How an agent is trained: AdamW on windows, linear warm-up, then a constant learning rate."""
+
+    steps: int = 10_000
+    """Gradient steps."""
+    batch_size: int = 64
+    """Windows in a step."""
+    learning_rate: float = 1e-3
+    """AdamW's learning rate after warm-up."""
+    weight_decay: float = 1e-4
+    """AdamW's weight decay."""
+    warmup_steps: int = 500
+    """Steps over which the learning rate rises linearly from 0."""
+    clip_norm: float = 0.25
+    """Largest norm of the gradient."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16 multiplies matrices in bfloat16 (autocast); weights, sums and flows stay in float32."""
+    compile: bool = False
+    """Compile the loss with torch.compile."""
+    log_every: int = 100
+    """Steps between two rows of training figures."""
+    checkpoint_every: int = 500
+    """Steps between two checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("weight_decay", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
+        for name in ("learning_rate", "clip_norm"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"precision is {self.precision!r}: known are fp32, bf16")
+
+
+class Stopped(Exception):
+    """SIGINT or SIGTERM ended the training early; its checkpoint is saved.
+
+    Args:
+        signum: the signal's number.
+        step: the last step done.
+    """
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(signum, step)  # both, so that it can be pickled back from a worker process
+        self.signum, self.step = signum, step
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signum).name} after step {self.step:,}"
+
+
+def train(
+    agent: Agent,
+    dataset: TrajectoryDataset,
+    config: TrainingConfig,
+    run: RunFolder,
+    *,
+    seed: int,
+    name: str,
+    evaluate: Callable[[int, Tracker], None],
+    evaluate_every: int = 0,
+) -> None:
+    """Train `agent` in place from the run folder's checkpoint, or from its present weights, to `config.steps`.
+
+    Call it inside `isolated_rng(seed, device)` and with the folder locked.
+
+    Args:
+        dataset: on the agent's device.
+        seed: of the data order.
+        name: stands before console lines.
+        evaluate: called as ``evaluate(step, tracker)`` every `evaluate_every` steps (0: never); it must draw nothing
+            from torch's generator.
+
+    Raises:
+        InputError: the checkpoint is of another architecture or dataset, or the loss is no longer finite.
+        Stopped: a signal asked for the end; the checkpoint is saved.
+    """
+    assert isinstance(agent, nn.Module)
+    device = dataset.rewards.device
+    optimiser = torch.optim.AdamW(
+        agent.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
+    )
+    windows = torch.Generator().manual_seed(seed)
+    loss_of = torch.compile(agent.loss) if config.compile else agent.loss
+    parameters = list(agent.parameters())
+
+    def snapshot(step: int) -> dict[str, object]:
+        return {
+            "step": step,
+            "agent": agent.state_dict(),
+            "optimiser": optimiser.state_dict(),
+            "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
+            "generators": {"windows": windows.get_state(), **_rng_state(device)},
+            "fingerprint": dataset.fingerprint,
+        }
+
+    first = 0
+    if (checkpoint := run.load()) is not None:
+        if checkpoint["fingerprint"] != dataset.fingerprint:
+            raise InputError(f"the data of {dataset.id} have changed since run folder {run.path} began")
+        load_weights(agent, checkpoint, run)
+        optimiser.load_state_dict(checkpoint["optimiser"])
+        schedule.load_state_dict(checkpoint["schedule"])
+        windows.set_state(checkpoint["generators"]["windows"])
+        _set_rng_state(device, checkpoint["generators"])
+        first = checkpoint["step"]
+    run.rewind(first)
+
+    with Tracker(run, name, first, config.steps) as tracker, _signal_caught() as caught:
+        if first:
+            tracker.say(f"goes on from step {first:,}")
+        loss_sum, loss_count = torch.zeros((), device=device), 0
+        agent.train()
+        for step in range(first + 1, config.steps + 1):
+            batch = sample_windows(dataset, config.batch_size, agent.context, windows)
+            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss = loss_of(batch)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+            rate = schedule.get_last_lr()[0]
+            optimiser.step()
+            schedule.step()
+            loss_sum, loss_count = loss_sum + loss.detach(), loss_count + 1
+
+            last = step == config.steps
+            if last or step % config.log_every == 0:
+                mean_loss = float(loss_sum) / loss_count
+                if not math.isfinite(mean_loss):
+                    raise InputError(
+                        f"the loss is {mean_loss} at step {step:,}: a lower --learning-rate may help; the last checkpoint is kept"
+                    )
+                tracker.progress(
+                    step,
+                    {
+                        "train/loss": mean_loss,
+                        "train/gradient_norm": float(norm),
+                        "train/learning_rate": rate,
+                    },
+                )
+                loss_sum, loss_count = torch.zeros((), device=device), 0
+            if evaluate_every and (step % evaluate_every == 0) and not last:
+                evaluate(step, tracker)
+                tracker.resume_clock()
+            if last or caught or step % config.checkpoint_every == 0:
+                run.save(snapshot(step))
+            if caught and not last:
+                raise Stopped(caught[0], step)
+
+
+def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:
+    """Copy a checkpoint's weights into `agent`.
+
+    Raises:
+        InputError: they are of another architecture; the message names the first tensor that disagrees.
+    """
+    assert isinstance(agent, nn.Module)
+    weights, expected = checkpoint["agent"], agent.state_dict()
+    for name in sorted(weights.keys() | expected.keys()):
+        shapes = [tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (weights, expected)]
+        if shapes[0] != shapes[1]:
+            raise InputError(
+                f"the checkpoint in {run.path} is of another architecture: {name} is {shapes[0]} there and {shapes[1]} here"
+            )
+    agent.load_state_dict(weights)
+
+
+@contextmanager
+def isolated_rng(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators (initial weights, dropout) inside, and leave them outside as they were."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
+
+
+def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
+    state = {"torch": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def _set_rng_state(device: torch.device, state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+@contextmanager
+def _signal_caught() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM instead of dying of the first; a second one acts as ever."""
+    caught: list[int] = []
+
+    def note(signum: int, frame: object) -> None:
+        caught.append(signum)
+        signal.signal(signum, before[signum])
+
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    for signum in before:
+        signal.signal(signum, note)
+    try:
+        yield caught
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

@@ -1,0 +1,45 @@
+"""Windows of K consecutive steps, sampled where the data live."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from flowrl.data import TrajectoryDataset
+
+
+class Batch(NamedTuple):
+    """B windows of K steps in raw units; an episode that ends inside leaves zeros on the right, marked by `is_pad`."""
+
+    observations: Tensor  # (B, K, observation size)
+    actions: Tensor  # (B, K, action size)
+    rewards: Tensor  # (B, K)
+    returns_to_go: Tensor  # (B, K)
+    timesteps: Tensor  # (B, K) int64
+    is_pad: Tensor  # (B, K) bool, True at padding
+
+
+def sample_windows(dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator) -> Batch:
+    """Windows whose first steps are drawn uniformly, with replacement, from all steps of the dataset.
+
+    Args:
+        context: K, steps in a window.
+        generator: the only source of randomness; on the CPU for any device, so that a run's data order is the same everywhere.
+    """
+    first = torch.randint(dataset.steps, (batch_size,), generator=generator)
+    return windows_at(dataset, first.to(dataset.rewards.device), context)
+
+
+def windows_at(dataset: TrajectoryDataset, first: Tensor, context: int) -> Batch:
+    """The windows of K = `context` steps that begin at the rows `first` (B,)."""
+    rows = first[:, None] + torch.arange(context, device=first.device)
+    end = dataset.ends[first][:, None]
+    is_pad = rows >= end
+    rows = rows.minimum(end - 1)
+
+    def take(source: Tensor) -> Tensor:
+        window = source[rows]
+        return window.masked_fill(is_pad.view(*is_pad.shape, *(1,) * (window.ndim - 2)), 0)
+
+    sources = dataset.observations, dataset.actions, dataset.rewards, dataset.returns_to_go, dataset.timesteps
+    return Batch(*map(take, sources), is_pad)

@@ -1,0 +1,1 @@
+"""Entry points, each run as ``python -m scripts.NAME``; every one answers ``--help``."""

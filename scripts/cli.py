@@ -1,0 +1,82 @@
+"""How every script starts: parse the command line, run, and say a user's mistake in one sentence."""
+
+import difflib
+import io
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from pathlib import Path
+from typing import TypeVar
+
+import tyro
+
+from flowrl.errors import InputError
+from flowrl.training import Stopped
+
+Args = TypeVar("Args")
+
+# `--run-dir`, not `--training.run-dir`: the option names are flat, as the field writes them.
+FLAT = (tyro.conf.OmitArgPrefixes,)
+
+
+def parse(args_type: type[Args] | Callable[..., Args], argv: Sequence[str], default: Args | None = None) -> Args:
+    """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest."""
+    keywords = {} if default is None else {"default": default}
+    prog = f"python -m scripts.{Path(sys.argv[0]).stem}"
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            args, unknown = tyro.cli(
+                args_type, prog=prog, args=list(argv), return_unknown_args=True, config=FLAT, **keywords
+            )
+    except ValueError as error:  # what a configuration's __post_init__ refuses
+        raise InputError(str(error)) from error
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(_unboxed(complaint.getvalue())) from None
+    for word in unknown:
+        if word.startswith("-"):
+            raise InputError(f"unknown option {word}{_nearest(word, args)} (--help lists all)")
+    if unknown:
+        raise InputError(f"unexpected argument {' '.join(unknown)!r} (--help says what is taken)")
+    return args
+
+
+def run(start: Callable[[list[str]], None]) -> None:
+    """Call `start(argv)`; a user's mistake or a full disk ends in one sentence on stderr and exit code 2."""
+    try:
+        start(sys.argv[1:])
+    except InputError as error:
+        sys.exit(_fail(str(error), code=2))
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{where}{error.strerror or error}", code=2))
+    except Stopped as stopped:
+        sys.exit(_fail(f"{stopped}; the same command goes on from there", code=128 + stopped.signum))
+    except KeyboardInterrupt:
+        sys.exit(_fail("interrupted", code=130))
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return code
+
+
+def _unboxed(box: str) -> str:
+    """The sentence inside tyro's box, without its frame and the help below the first rule."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
+    return " ".join(line for line in lines[:rule] if line) + " (--help lists all options)"
+
+
+def _nearest(word: str, args: object) -> str:
+    close = difflib.get_close_matches(word.split("=")[0], _options(args), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _options(args: object) -> list[str]:
+    """Every `--option` of a (nested) dataclass, flat."""
+    fields = getattr(args, "__dataclass_fields__", {})
+    found = ["--" + name.replace("_", "-") for name in fields]
+    return found + [option for name in fields for option in _options(getattr(args, name))]

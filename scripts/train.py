@@ -1,0 +1,209 @@
+"""Train an agent on a Minari dataset; the same command goes on where a stopped run left off.
+
+python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10000
+"""
+
+import platform
+import time
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from gymnasium.envs.registration import EnvSpec
+
+from agents import AGENTS, BCConfig, SequenceConfig
+from flowrl.checkpoint import RunFolder
+from flowrl.data import Normaliser, TrajectoryDataset
+from flowrl.errors import InputError
+from flowrl.tracking import Tracker, duration
+from flowrl.training import TrainingConfig, isolated_rng, train
+from scripts.cli import parse, run
+from scripts.evaluate import (
+    EvaluationConfig,
+    check_spaces,
+    choose_device,
+    environment,
+    play,
+    resolve_targets,
+    table,
+)
+
+DEFAULT_DATASET = "flowrl/hopper/medium-replay-v0"
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train an agent on a Minari dataset; the same command goes on where a stopped run left off."""
+
+    agent: Annotated[str, tyro.conf.Suppress]
+    config: Annotated[SequenceConfig | BCConfig, tyro.conf.AvoidSubcommands]
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    dataset: str = DEFAULT_DATASET
+    """Minari id (downloaded if it is not here), or the folder of a dataset."""
+    top_fraction: float = 1.0
+    """Train on this share of the episodes, those of highest return."""
+    env: str | None = None
+    """Environment id to evaluate in; by default that of the dataset."""
+    evaluate_every: int = 0
+    """Steps between evaluations while training; 0 for one at the end alone."""
+    evaluate_episodes: int = 5
+    """Episodes per target in the evaluations before the last."""
+    seed: int = 0
+    """Of initial weights, dropout and data order."""
+    run_dir: Path | None = None
+    """Where all goes; by default runs/DATASET/AGENT-seedN. An unfinished run there is resumed."""
+    device: str = "auto"
+    """cpu, cuda, or auto for a GPU where there is one."""
+    threads: int = 0
+    """CPU threads; 0 for torch's choice."""
+
+
+def main(args: Args) -> Path:
+    """Train to the last step, evaluate the last checkpoint, and return the run folder.
+
+    Raises:
+        InputError: what the user gave cannot be used.
+        flowrl.training.Stopped: a signal ended it early; it can be resumed.
+    """
+    device = choose_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.evaluate_every < 0 or args.evaluate_episodes < 1:
+        raise InputError(
+            f"evaluate-every is {args.evaluate_every} and evaluate-episodes {args.evaluate_episodes}:"
+            " they must be at least 0 and 1"
+        )
+    folder = RunFolder(args.run_dir or default_run_dir(args))
+    with folder.locked():
+        dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
+        env = environment(args.env, dataset.env_spec, dataset.id)
+        percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
+        targets = resolve_targets(args.evaluation.targets, percentiles)
+        folder.begin(describe(args, dataset, env, targets, percentiles, device))
+        name = f"{args.agent} seed {args.seed}"
+        if _finished(folder, args, targets):
+            print(f"[{name}] run {folder.path} is finished: nothing to do")
+            return folder.path
+        print(
+            f"[{name}] {dataset.id}: {dataset.episodes:,} episodes, {dataset.steps:,} steps, returns"
+            f" {percentiles[0]:,.0f} to {percentiles[-1]:,.0f}, mean {float(dataset.returns.mean()):,.0f}; on {device}",
+            flush=True,
+        )
+        dataset = dataset.to(device)
+        with isolated_rng(args.seed, device):
+            agent = args.config.build(Normaliser.of(dataset)).to(device)
+            check_spaces(agent, env)
+
+            def evaluate(step: int, tracker: Tracker) -> None:
+                few = replace(args.evaluation, episodes=args.evaluate_episodes)
+                began = time.perf_counter()
+                rows = play(agent, env, targets, few, device, kind="training", step=step)
+                folder.append("evaluations.jsonl", rows)
+                tracker.record(step, *_evaluation_figures(rows, step, time.perf_counter() - began))
+
+            train(
+                agent, dataset, args.training, folder,
+                seed=args.seed, name=name, evaluate=evaluate, evaluate_every=args.evaluate_every,
+            )  # fmt: skip
+            print(
+                f"[{name}] final evaluation: {len(targets)} targets × {args.evaluation.episodes} episodes",
+                flush=True,
+            )
+            began = time.perf_counter()
+            last = args.training.steps
+            rows = play(agent, env, targets, args.evaluation, device, kind="final", step=last)
+            folder.append("evaluations.jsonl", rows)
+            with Tracker(folder, name, last, last) as tracker:
+                tracker.record(last, *_evaluation_figures(rows, last, time.perf_counter() - began))
+        print(table(rows))
+        print(f"[{name}] done: {folder.path}")
+    return folder.path
+
+
+def default_run_dir(args: Args) -> Path:
+    """runs/DATASET/AGENT-seedN, the dataset's slashes as dashes."""
+    return Path("runs") / args.dataset.strip("/").replace("/", "-") / f"{args.agent}-seed{args.seed}"
+
+
+def describe(
+    args: Args,
+    dataset: TrajectoryDataset,
+    env: EnvSpec,
+    targets: list[float],
+    percentiles: list[float],
+    device: torch.device,
+) -> dict[str, Any]:
+    """Everything that decides a run's numbers, and what is needed to play it without its dataset."""
+    return {
+        "agent": args.agent,
+        "agent_config": asdict(args.config),
+        "training": asdict(args.training),
+        "evaluation": asdict(args.evaluation) | {"targets": targets},
+        "evaluate_every": args.evaluate_every,
+        "evaluate_episodes": args.evaluate_episodes,
+        "seed": args.seed,
+        "dataset": dataset.id,
+        "top_fraction": args.top_fraction,
+        "fingerprint": dataset.fingerprint,
+        "dataset_returns": {
+            "percentiles": percentiles,
+            "mean": float(dataset.returns.mean()),
+            "episodes": dataset.episodes,
+            "steps": dataset.steps,
+        },
+        "observation_size": dataset.observations.shape[1],
+        "action_size": dataset.actions.shape[1],
+        "env_spec": env.to_json(),
+        "device": str(device),
+        "versions": {"python": platform.python_version()}
+        | {package: version(package) for package in ("flowrl", "torch", "gymnasium", "mujoco", "minari", "numpy")},
+    }
+
+
+def _finished(folder: RunFolder, args: Args, targets: list[float]) -> bool:
+    final = [row for row in folder.rows("evaluations.jsonl") if row["kind"] == "final"]
+    return len(final) == len(targets) * args.evaluation.episodes
+
+
+def _evaluation_figures(rows: list[dict[str, Any]], step: int, seconds: float) -> tuple[dict[str, float], str]:
+    means = {
+        target: float(np.mean([r["return"] for r in rows if r["target"] == target]))
+        for target in dict.fromkeys(r["target"] for r in rows)
+    }
+    figures = {f"return/target_{target:.0f}": mean for target, mean in means.items()}
+    told = "  ".join(f"{target:,.0f} → {mean:,.0f}" for target, mean in means.items())
+    return figures | {
+        "evaluate/seconds": seconds
+    }, f"evaluation at step {step:,} (target → return): {told}  in {duration(seconds)}"
+
+
+def parse_args(argv: list[str]) -> Args:
+    """AGENT and its options; the agent's preset gives the defaults.
+
+    Raises:
+        InputError: the agent or an option is unknown.
+    """
+    known = ", ".join(AGENTS)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        print("agents (`python -m scripts.train AGENT --help` lists the options of one):")
+        print("\n".join(f"  {name:<11} {preset.description}" for name, preset in AGENTS.items()))
+        raise SystemExit(0 if argv else 2)
+    name, *options = argv
+    if name not in AGENTS:
+        raise InputError(f"unknown agent {name!r}: known are {known}")
+    return parse(Args, options, Args(agent=name, config=AGENTS[name].config, training=AGENTS[name].training))
+
+
+def start(argv: list[str]) -> None:
+    """Parse the command line and run."""
+    main(parse_args(argv))
+
+
+if __name__ == "__main__":
+    run(start)
