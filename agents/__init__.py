@@ -1,33 +1,10 @@
 """The agents, one file each; `AGENTS` names every one, and `load_policy` brings a trained one back."""
 
-from dataclasses import dataclass
-
 from agents.bc import BCAgent, BCConfig
-from agents.dt import DT, DT_PAPER
-from agents.flow import FLOW, FLOW_PAPER, PAPER_TRAINING
+from agents.loading import load_agent, load_policy
 from agents.policy import Policy
+from agents.registry import AGENTS, Preset
 from agents.sequence import SequenceAgent, SequenceConfig
-from flowrl.training import TrainingConfig
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A name's meaning: which agent, of what size, trained how. Every figure of it can be set from the command line."""
-
-    description: str
-    config: SequenceConfig | BCConfig
-    training: TrainingConfig = TrainingConfig()
-
-
-AGENTS: dict[str, Preset] = {
-    "flow": Preset("Decision Flowformer: causal Flow-Attention", FLOW),
-    "dt": Preset("Decision Transformer: softmax attention, else as flow", DT),
-    "bc": Preset("behaviour cloning: a perceptron from observation to action; %BC with --top-fraction", BCConfig()),
-    "flow-paper": Preset("flow in the setting of the Flowformer authors' release", FLOW_PAPER, PAPER_TRAINING),
-    "dt-paper": Preset("dt in the setting of the Flowformer authors' release", DT_PAPER, PAPER_TRAINING),
-}
-
-from agents.loading import load_agent, load_policy  # noqa: E402  (it reads AGENTS)
 
 __all__ = [
     "AGENTS",

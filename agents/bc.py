@@ -57,6 +57,9 @@ class BCAgent(nn.Module):
     def initial(self, targets: Tensor) -> None:
         """It carries nothing: neither the past nor the target enters."""
 
+    def select(self, carry: None, slots: Tensor) -> None:
+        """See `flowrl.protocols.Agent`."""
+
     def act(self, carry: None, observations: Tensor, rewards: Tensor) -> tuple[None, Tensor]:
         """See `flowrl.protocols.Agent`."""
         return None, self.normaliser.raw_actions(self.network(self.normaliser.observations(observations)).float())

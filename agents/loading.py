@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import torch
 
-import agents
 from agents.bc import BCAgent
 from agents.policy import Policy
+from agents.registry import AGENTS
 from agents.sequence import SequenceAgent, SequenceConfig
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser
@@ -57,6 +57,6 @@ def load_agent(
 
 
 def _agent_config(name: str, values: dict[str, Any]) -> Any:
-    if name not in agents.AGENTS:
-        raise InputError(f"unknown agent {name!r}: known are {', '.join(agents.AGENTS)}")
-    return type(agents.AGENTS[name].config)(**values)
+    if name not in AGENTS:
+        raise InputError(f"unknown agent {name!r}: known are {', '.join(AGENTS)}")
+    return type(AGENTS[name].config)(**values)

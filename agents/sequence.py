@@ -83,6 +83,15 @@ class SequenceAgent(nn.Module):
             return self._act_recurrent(carry, observations, rewards)
         return self._act_window(carry, observations, rewards)
 
+    def select(self, carry: WindowCarry | RecurrentCarry, slots: Tensor) -> WindowCarry | RecurrentCarry:
+        """See `flowrl.protocols.Agent`."""
+        if isinstance(carry, WindowCarry):
+            returns_to_go, observations, actions, timestep = carry
+            return WindowCarry(returns_to_go[slots], observations[slots], actions[slots], timestep)
+        action = None if carry.action is None else carry.action[slots]
+        state = [type(layer)(*(tensor[slots] for tensor in layer)) for layer in carry.state]
+        return RecurrentCarry(carry.returns_to_go[slots], action, carry.timestep, state)
+
     def _act_recurrent(
         self, carry: RecurrentCarry, observations: Tensor, rewards: Tensor
     ) -> tuple[RecurrentCarry, Tensor]:

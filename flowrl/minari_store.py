@@ -16,7 +16,9 @@ import minari
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import parse_dataset_id
 from minari.namespace import create_namespace, list_local_namespaces
+from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.errors import InputError
@@ -66,8 +68,8 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
             f"{dataset!r} is no dataset id: ids end in a version, as in mujoco/hopper/medium-v0; {_have()}"
         )
     try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset)
-        path = minari.storage.datasets_root_dir.get_dataset_path(dataset) / "data"
+        parse_dataset_id(dataset)
+        path = get_dataset_path(dataset) / "data"
     except (ValueError, TypeError):
         path = Path(dataset)
         if not path.is_dir():
@@ -222,7 +224,7 @@ def write_dataset(
     Raises:
         InputError: the id is malformed or taken (without `force`), no episode, or an episode's lengths disagree.
     """
-    root = minari.storage.datasets_root_dir.get_dataset_path()
+    root = get_dataset_path()
     path = dataset_path(dataset_id)
     if path.exists() and not force:
         raise InputError(f"dataset {dataset_id} exists already at {path}: --force replaces it")
@@ -283,12 +285,12 @@ def dataset_path(dataset_id: str) -> Path:
         InputError: the id is malformed.
     """
     try:
-        minari.dataset.minari_dataset.parse_dataset_id(dataset_id)
+        parse_dataset_id(dataset_id)
     except (ValueError, TypeError):
         raise InputError(
             f"{dataset_id!r} is no dataset id: write NAMESPACE/NAME-vN, as in flowrl/hopper/medium-v0"
         ) from None
-    return minari.storage.datasets_root_dir.get_dataset_path(dataset_id)
+    return get_dataset_path(dataset_id)
 
 
 @contextmanager

@@ -32,3 +32,7 @@ class Agent(Protocol):
             The next carry, and (slots, action size) actions within their bounds.
         """
         ...
+
+    def select(self, carry: Any, slots: Tensor) -> Any:
+        """The carry of the episodes at `slots` (int64) alone; the others are over."""
+        ...

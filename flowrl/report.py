@@ -324,7 +324,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> None:
         curves = [_curve(comparison.evaluations[agent, seed], target) for seed in comparison.seeds]
         if len(curves) > 1:
             for curve in curves:
-                axes.plot(curve.keys(), curve.values(), color=colour, linestyle=dash, linewidth=0.6, alpha=0.5)
+                axes.plot(list(curve), list(curve.values()), color=colour, linestyle=dash, linewidth=0.6, alpha=0.5)
         steps = sorted(set.intersection(*(set(curve) for curve in curves)))
         means = [np.mean([curve[step] for curve in curves]) for step in steps]
         axes.plot(steps, means, color=colour, marker=marker, linestyle=dash, label=agent)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -33,7 +34,7 @@ def rollout(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[EpisodeResult]:
-    """Play one episode per target and seed, all at once; slots that ended are ignored, whatever the vector env does with them.
+    """Play one episode per target and seed, all at once; a slot that ended is ignored, whatever the vector env does with it.
 
     The agent is put in evaluation mode and afterwards back in the mode it was in.
 
@@ -69,27 +70,32 @@ def _play(
     agent: Agent, envs: VectorEnv, slots: Sequence[tuple[float, int]], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     space = envs.single_action_space
+    assert isinstance(space, gym.spaces.Box)
     returns = np.zeros(len(slots))
     lengths = np.zeros(len(slots), np.int64)
     terminated = np.zeros(len(slots), bool)
-    running = np.ones(len(slots), bool)
+    playing = np.arange(len(slots))  # the slots whose episode goes on: the agent acts in these alone
     carry = agent.initial(torch.tensor([target for target, _ in slots], dtype=torch.float32, device=device))
-    observations, _ = envs.reset(seed=[seed for _, seed in slots])
+    observations, _ = envs.reset(seed=[seed for _, seed in slots])  # pyright: ignore[reportArgumentType]
     rewards = np.zeros(len(slots))
-    while running.any():
-        carry, actions = agent.act(carry, _tensor(observations, device), _tensor(rewards, device))
-        actions = actions.cpu().numpy()
-        if not np.isfinite(actions[running]).all():
+    # An ended slot is stepped on too: what it is given matters to nobody, but must be valid.
+    actions = np.tile(np.clip(np.zeros(space.shape, space.dtype), space.low, space.high), (len(slots), 1))
+    while playing.size:
+        carry, acted = agent.act(carry, _tensor(observations[playing], device), _tensor(rewards[playing], device))
+        acted = acted.cpu().numpy()
+        if not np.isfinite(acted).all():
             raise InputError(f"the agent's action is not finite at step {lengths.max():,} of an episode")
-        actions = np.clip(np.nan_to_num(actions), space.low, space.high).astype(space.dtype)  # pyright: ignore[reportAttributeAccessIssue]
+        actions[playing] = np.clip(acted, space.low, space.high)
         observations, rewards, ends, cuts, _ = envs.step(actions)
-        rewards = np.where(running, rewards, 0.0)
-        returns += rewards
-        lengths += running
-        terminated |= running & ends
-        running &= ~(ends | cuts)
+        returns[playing] += rewards[playing]
+        lengths[playing] += 1
+        terminated[playing] = ends[playing]
         if lengths.max() >= NEVER_ENDS:
             raise InputError(f"an episode has not ended after {NEVER_ENDS:,} steps: give the environment a time limit")
+        going_on = np.flatnonzero(~(ends | cuts)[playing])
+        if going_on.size < playing.size:
+            playing = playing[going_on]
+            carry = agent.select(carry, torch.as_tensor(going_on, device=device))
     return returns, lengths, terminated
 
 

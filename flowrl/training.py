@@ -5,7 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def train(
     loss_of = torch.compile(agent.loss) if config.compile else agent.loss
     parameters = list(agent.parameters())
 
-    def snapshot(step: int) -> dict[str, object]:
+    def snapshot(step: int) -> dict[str, Any]:
         return {
             "step": step,
             "agent": agent.state_dict(),
@@ -162,7 +162,7 @@ def train(
                     {
                         "train/loss": mean_loss,
                         "train/gradient_norm": float(norm),
-                        "train/learning_rate": rate,
+                        "train/learning_rate": float(rate),
                     },
                 )
                 loss_sum, loss_count = torch.zeros((), device=device), 0
@@ -223,7 +223,7 @@ def _signal_caught() -> Iterator[list[int]]:
         caught.append(signum)
         signal.signal(signum, before[signum])
 
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before: dict[int, Any] = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
     for signum in before:
         signal.signal(signum, note)
     try:

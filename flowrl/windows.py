@@ -41,5 +41,11 @@ def windows_at(dataset: TrajectoryDataset, first: Tensor, context: int) -> Batch
         window = source[rows]
         return window.masked_fill(is_pad.view(*is_pad.shape, *(1,) * (window.ndim - 2)), 0)
 
-    sources = dataset.observations, dataset.actions, dataset.rewards, dataset.returns_to_go, dataset.timesteps
-    return Batch(*map(take, sources), is_pad)
+    return Batch(
+        take(dataset.observations),
+        take(dataset.actions),
+        take(dataset.rewards),
+        take(dataset.returns_to_go),
+        take(dataset.timesteps),
+        is_pad,
+    )

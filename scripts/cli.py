@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 
@@ -21,13 +21,13 @@ FLAT = (tyro.conf.OmitArgPrefixes,)
 
 def parse(args_type: type[Args] | Callable[..., Args], argv: Sequence[str], default: Args | None = None) -> Args:
     """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest."""
-    keywords = {} if default is None else {"default": default}
+    preset: Any = tyro.MISSING_NONPROP if default is None else default
     prog = f"python -m scripts.{Path(sys.argv[0]).stem}"
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
             args, unknown = tyro.cli(
-                args_type, prog=prog, args=list(argv), return_unknown_args=True, config=FLAT, **keywords
+                args_type, prog=prog, args=list(argv), return_unknown_args=True, config=FLAT, default=preset
             )
     except ValueError as error:  # what a configuration's __post_init__ refuses
         raise InputError(str(error)) from error

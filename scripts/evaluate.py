@@ -272,8 +272,9 @@ def record_video(policy: Policy, env: EnvSpec, target: float, seed: int, path: P
         frames, reward, achieved, over = [], 0.0, 0.0, False
         while not over:
             frames.append(render(playing))
-            observation, reward, terminated, truncated, _ = playing.step(policy.act(observation, reward))
-            achieved += float(reward)
+            observation, paid, terminated, truncated, _ = playing.step(policy.act(observation, reward))
+            reward = float(paid)
+            achieved += reward
             over = terminated or truncated
         frames.append(render(playing))
         rate = playing.metadata.get("render_fps", 30)
@@ -304,7 +305,7 @@ def render(env: gym.Env) -> np.ndarray:
         ) from error
     if frame is None:
         raise InputError(f"no video: environment {env.spec and env.spec.id} has no picture to render")
-    return frame
+    return np.asarray(frame)
 
 
 def start(argv: list[str]) -> None:

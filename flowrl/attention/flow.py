@@ -33,7 +33,7 @@ TILE = 64  # the tile of longer ones
 class FlowState(NamedTuple):
     """All that the past of a sequence means to its future: D·M + 4 D + 2 numbers a head, however long it was."""
 
-    count: Tensor  # (B, 1)        n, the real tokens seen
+    n: Tensor  # (B, 1)            the real tokens seen
     k: Tensor  # (B, H, D)         Σ k
     q: Tensor  # (B, H, D)         Σ q
     k_per_flow: Tensor  # (B, H, D)  Σ k n/O
@@ -48,8 +48,8 @@ class FlowState(NamedTuple):
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, device=device, dtype=dtype)
 
-        vectors = [zeros(batch, heads, d) for _ in range(4)]
-        return cls(zeros(batch, 1), *vectors, zeros(batch, heads, 1), zeros(batch, heads, d, m))
+        vector = zeros(batch, heads, d)
+        return cls(zeros(batch, 1), vector, vector, vector, vector, zeros(batch, heads, 1), zeros(batch, heads, d, m))
 
 
 def flow_attention(
@@ -107,7 +107,7 @@ class _Tile(NamedTuple):
     """One tile's output and what its tokens add to the running sums."""
 
     y: Tensor  # (B, H, T, M)
-    count: Tensor  # (B or 1, 1)
+    n: Tensor  # (B or 1, 1)  the real tokens seen after it
     k: Tensor  # (B, H, T, D)
     q: Tensor  # (B, H, T, D)
     per_outgoing: Tensor  # (B, H, T)  n/O
@@ -118,7 +118,7 @@ class _Tile(NamedTuple):
     def advance(self, state: FlowState) -> FlowState:
         """The running sums after this tile."""
         return FlowState(
-            self.count.expand_as(state.count),
+            self.n.expand_as(state.n),
             state.k + self.k.sum(-2),
             state.q + self.q.sum(-2),
             state.k_per_flow + _row(self.per_outgoing, self.k),
@@ -147,8 +147,8 @@ def _tile(
         q, k, v = q * real[..., None], k * real[..., None], v * real[..., None]
         n = real.cumsum(-1)
     if past is not None:
-        n = n + past.count[..., None]
-    count = n[:, 0, -1:]
+        n = n + past.n[..., None]
+    seen = n[:, 0, -1:]
     n = n.clamp(min=1.0)  # padding before the first real token has counted none
 
     gram = q @ k.mT
@@ -185,7 +185,7 @@ def _tile(
     if past is not None:
         aggregated = aggregated + q @ past.memory
     y = (torch.sigmoid(conserved_in / n) / incoming)[..., None] * aggregated
-    return _Tile(y, count, k, q, per_outgoing, per_incoming, exp_outgoing, values)
+    return _Tile(y, seen, k, q, per_outgoing, per_incoming, exp_outgoing, values)
 
 
 def _column(matrix: Tensor, vector: Tensor) -> Tensor:
