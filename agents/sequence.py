@@ -16,7 +16,7 @@ class SequenceConfig(ModelConfig):
     """A trajectory model and the way it acts."""
 
     rollout: Literal["window", "recurrent"] = "window"
-    """How it acts: `window` re-reads the last K steps, as in training; `recurrent` carries the whole episode as a state."""
+    """How it acts: `window` re-reads the last K steps, as in training; `recurrent` keeps a state of the whole past."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

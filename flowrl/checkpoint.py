@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions"}
@@ -108,9 +108,7 @@ class RunFolder:
         try:
             checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-            raise InputError(
-                f"{file} is damaged or no checkpoint of flowrl: {str(error).splitlines()[0][:120]}"
-            ) from error
+            raise InputError(f"{file} is damaged or no checkpoint of flowrl: {cause(error)}") from error
         if not isinstance(checkpoint, dict) or "agent" not in checkpoint or "step" not in checkpoint:
             raise InputError(f"{file} is no checkpoint of flowrl")
         return checkpoint

@@ -40,10 +40,10 @@ class TrajectoryDataset:
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
-        """Load a Minari dataset by id (downloaded if need be) or by the path of its folder, onto the CPU.
+        """Load a Minari dataset by id (downloaded if it is not here) or by its folder, onto the CPU.
 
         Raises:
-            InputError: there is no such dataset, or its arrays disagree in shape, hold no episode or hold NaN or infinity.
+            InputError: there is no such dataset, or its arrays disagree in shape, are empty, or hold NaN or infinity.
         """
         stored = open_dataset(dataset)
         arrays = read_arrays(stored)
@@ -163,7 +163,7 @@ def _fingerprint(arrays: StoredArrays) -> str:
 
 
 class Normaliser(nn.Module):
-    """Scales raw observations, actions and returns for a model, and actions back; its statistics are part of the weights.
+    """Scales raw observations, actions and returns for a model, and actions back; a part of the model's weights.
 
     Observations: minus their mean, over their standard deviation (a feature that never varies is only centred).
     Actions: the action bounds to [-1, 1]. Returns-to-go: over `return_scale`, their standard deviation over steps.

@@ -21,7 +21,7 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # ids made by scripts.collect; they are nowhere to download
 CODE_LINK = "https://github.com/flowrl/flowrl/blob/main/scripts/collect.py"
@@ -82,7 +82,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
     try:
         return minari.MinariDataset(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
-        raise InputError(f"the dataset at {path} cannot be opened: {_sentence(error)}") from error
+        raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 
 
 def _download(dataset_id: str) -> None:
@@ -95,7 +95,7 @@ def _download(dataset_id: str) -> None:
         minari.download_dataset(dataset_id)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
-            f"dataset {dataset_id} is not here and could not be downloaded ({_sentence(error)}); {_have()}; "
+            f"dataset {dataset_id} is not here and could not be downloaded ({cause(error)}); {_have()}; "
             "`python -m scripts.collect` makes our own without a network"
         ) from error
 
@@ -103,12 +103,6 @@ def _download(dataset_id: str) -> None:
 def _have() -> str:
     ids = local_ids()
     return f"local datasets: {', '.join(ids)}" if ids else "there is no local dataset"
-
-
-def _sentence(error: Exception) -> str:
-    """The first line of an exception's message, cut to a readable length."""
-    text = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def read_arrays(dataset: minari.MinariDataset) -> StoredArrays:
@@ -127,7 +121,7 @@ def read_arrays(dataset: minari.MinariDataset) -> StoredArrays:
             return _read_hdf5(file, indices, *sizes)
         return _join([_checked(e.id, e) for e in dataset.iterate_episodes(indices)], *sizes)
     except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"the data of {dataset.id} cannot be read: {_sentence(error)}") from error
+        raise InputError(f"the data of {dataset.id} cannot be read: {cause(error)}") from error
 
 
 def _box_size(space: gym.Space, what: str) -> int:

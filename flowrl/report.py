@@ -120,7 +120,7 @@ class Comparison:
         return rows
 
     def cost_rows(self) -> list[dict[str, Any]]:
-        """One row per agent: its parameters' training speed and the time of its final evaluation, medians over seeds."""
+        """One row per agent: its training speed and the time of its final evaluation, medians over training seeds."""
         rows = []
         for agent in self.agents:
             of_agent = [self.metrics[agent, seed] for seed in self.seeds]
@@ -285,10 +285,11 @@ def _page(comparison: Comparison, curves: Path, calibration: Path) -> list[str]:
         markdown(cost_table(comparison)),
         "",
         "Protocol: the last checkpoint is the result. Targets were fixed before training, from the dataset's returns or"
-        f" by hand. Every agent plays environment seeds {evaluation['episode_seed']} to {last_seed} at every target; training"
-        f" seeds {seeds}. Intervals are percentile bootstraps (2,000 resamples) over training seeds and episodes. `D4RL"
-        " score` is 100·(return − random)/(expert − random) with D4RL's reference returns, `own score` the same with ours"
-        " for this very environment; the two are not to be mixed.",
+        f" by hand. Every agent plays environment seeds {evaluation['episode_seed']} to {last_seed} at every target;"
+        f" training seeds {seeds}. Intervals are percentile bootstraps (2,000 resamples) over training seeds and"
+        " episodes."
+        " `D4RL score` is 100·(return − random)/(expert − random) with D4RL's reference returns, `own score` the same"
+        " with ours for this very environment; the two are not to be mixed.",
         "",
         "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + f"; on {config['device']}.",
         "",
@@ -307,9 +308,8 @@ def draw_return_by_target(comparison: Comparison, path: Path) -> None:
         mine = [row for row in rows if row["agent"] == agent]
         means = np.array([row["mean"] for row in mine])
         errors = [means - [row["mean_low"] for row in mine], [row["mean_high"] for row in mine] - means]
-        axes.errorbar(
-            comparison.targets, means, np.abs(errors), color=colour, marker=marker, linestyle=dash, capsize=3, label=agent
-        )  # fmt: skip
+        style = {"color": colour, "marker": marker, "linestyle": dash}
+        axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=agent, **style)
     _save(figure, axes, path, comparison)
 
 

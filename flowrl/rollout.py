@@ -34,7 +34,7 @@ def rollout(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[EpisodeResult]:
-    """Play one episode per target and seed, all at once; a slot that ended is ignored, whatever the vector env does with it.
+    """Play one episode per target and seed, all at once; a slot that ended is ignored, whatever the vector env does.
 
     The agent is put in evaluation mode and afterwards back in the mode it was in.
 

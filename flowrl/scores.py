@@ -21,7 +21,7 @@ def normalised(achieved: float, reference: tuple[float, float] | None) -> float 
 
 
 def interquartile_mean(returns: NDArray[np.float64]) -> float:
-    """The mean of the middle half of all values: a quarter of their weight is cut from each end, in fractions if need be."""
+    """The mean of the middle half of all values: a quarter of their weight is cut from each end, values in parts."""
     values = np.sort(np.ravel(returns))
     cut = len(values) / 4
     edges = np.arange(len(values) + 1)

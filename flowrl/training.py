@@ -155,7 +155,8 @@ def train(
                 mean_loss = float(loss_sum) / loss_count
                 if not math.isfinite(mean_loss):
                     raise InputError(
-                        f"the loss is {mean_loss} at step {step:,}: a lower --learning-rate may help; the last checkpoint is kept"
+                        f"the loss is {mean_loss} at step {step:,}: a lower --learning-rate may help;"
+                        " the last checkpoint is kept"
                     )
                 tracker.progress(
                     step,
@@ -187,7 +188,7 @@ def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:
         shapes = [tuple(tensors[name].shape) if name in tensors else "absent" for tensors in (weights, expected)]
         if shapes[0] != shapes[1]:
             raise InputError(
-                f"the checkpoint in {run.path} is of another architecture: {name} is {shapes[0]} there and {shapes[1]} here"
+                f"the checkpoint in {run.path} is of another architecture: {name} is {shapes[0]}, not {shapes[1]}"
             )
     agent.load_state_dict(weights)
 

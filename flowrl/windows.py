@@ -24,7 +24,7 @@ def sample_windows(dataset: TrajectoryDataset, batch_size: int, context: int, ge
 
     Args:
         context: K, steps in a window.
-        generator: the only source of randomness; on the CPU for any device, so that a run's data order is the same everywhere.
+        generator: the only source of randomness; on the CPU for any device, so that the order is the same everywhere.
     """
     first = torch.randint(dataset.steps, (batch_size,), generator=generator)
     return windows_at(dataset, first.to(dataset.rewards.device), context)

@@ -19,7 +19,7 @@ from flowrl.errors import InputError
 from flowrl.report import Comparison, console, cost_table, dataset_table, difference_table, score_table, write_report
 from scripts import train
 from scripts.cli import parse, run
-from scripts.evaluate import EvaluationConfig, choose_device
+from scripts.episodes import EvaluationConfig, choose_device
 
 
 @dataclass(frozen=True)

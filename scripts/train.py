@@ -22,7 +22,7 @@ from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, isolated_rng, train
 from scripts.cli import parse, run
-from scripts.evaluate import (
+from scripts.episodes import (
     EvaluationConfig,
     check_spaces,
     choose_device,
@@ -79,11 +79,11 @@ def main(args: Args) -> Path:
             " they must be at least 0 and 1"
         )
     folder = RunFolder(args.run_dir or default_run_dir(args))
+    dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
+    env = environment(args.env, dataset.env_spec, dataset.id)
+    percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
+    targets = resolve_targets(args.evaluation.targets, percentiles)
     with folder.locked():
-        dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
-        env = environment(args.env, dataset.env_spec, dataset.id)
-        percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
-        targets = resolve_targets(args.evaluation.targets, percentiles)
         folder.begin(describe(args, dataset, env, targets, percentiles, device))
         name = f"{args.agent} seed {args.seed}"
         if _finished(folder, args, targets):

@@ -199,7 +199,7 @@ def _row(vector: Tensor, matrix: Tensor) -> Tensor:
 
 
 class FlowAttention(CausalAttention):
-    """Multi-head causal Flow-Attention; its state is constant in size. It has no weights to drop, so `dropout` is unused."""
+    """Multi-head causal Flow-Attention; its state is constant in size. It has no weights that `dropout` could drop."""
 
     def initial_state(self, batch: int) -> FlowState:
         weight = self.project_in.weight

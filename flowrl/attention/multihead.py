@@ -11,7 +11,8 @@ from torch import Tensor, nn
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
 
-    A subclass states the rule twice, over a sequence (`mix`) and for the tokens that follow one (`mix_step`); the two agree.
+    A subclass states the rule twice, over a sequence (`mix`) and for the tokens that follow one (`mix_step`); the two
+    agree.
 
     Args:
         width: features of a token; a multiple of `heads`.

@@ -1,0 +1,185 @@
+"""What train, evaluate and compare share: which episodes are played, where, and the rows that come of them."""
+
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+
+from agents import BCAgent, SequenceAgent
+from envs import facts, make_env, make_vector_env
+from flowrl.errors import InputError, cause
+from flowrl.protocols import Agent
+from flowrl.rollout import rollout
+from flowrl.scores import interquartile_mean, normalised
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Which episodes are played: every target meets the same environment seeds."""
+
+    targets: tuple[str, ...] = ("p90", "best")
+    """Returns to ask for: numbers, `pNN` for a percentile of the dataset's episode returns, `best` for their best."""
+    episodes: int = 20
+    """Episodes per target."""
+    episode_seed: int = 10_000
+    """Episode i is played with environment seed `episode_seed + i`, whatever the agent and its training seed."""
+    vector: Literal["sync", "async"] = "sync"
+    """Step the environments in this process, or in one process each."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise ValueError(f"episodes is {self.episodes}: it must be at least 1")
+        if self.episode_seed < 0:
+            raise ValueError(f"episode_seed is {self.episode_seed}: it must be at least 0")
+        if not self.targets:
+            raise ValueError("targets is empty: it must name at least one return, as in `p90 best 2500`")
+
+
+def play(
+    agent: Agent,
+    env: EnvSpec,
+    targets: Sequence[float],
+    evaluation: EvaluationConfig,
+    device: torch.device,
+    *,
+    kind: Literal["training", "final", "evaluate"],
+    step: int,
+) -> list[dict[str, Any]]:
+    """Play every target on the same seeds in one vector env; a row per episode."""
+    seeds = [evaluation.episode_seed + i for i in range(evaluation.episodes)]
+    envs = make_vector_env(env, len(targets) * len(seeds), mode=evaluation.vector)
+    try:
+        results = rollout(agent, envs, targets, seeds, device)
+    finally:
+        envs.close()
+    known = facts(env.id)
+    d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.measured))
+    return [
+        {
+            "kind": kind,
+            "step": step,
+            "env": known.env_id,
+            "rollout": getattr(getattr(agent, "config", None), "rollout", "memoryless"),
+            "target": result.target,
+            "seed": result.seed,
+            "return": result.achieved,
+            "length": result.length,
+            "terminated": result.terminated,
+            "score_d4rl": normalised(result.achieved, d4rl),
+            "score_measured": normalised(result.achieved, measured),
+        }
+        for result in results
+    ]
+
+
+def environment(env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str) -> EnvSpec:
+    """The environment to play in: the one asked for, else the dataset's.
+
+    Raises:
+        InputError: it is unknown or cannot be made here, or there is none.
+    """
+    env = env_id or dataset_env
+    if env is None:
+        raise InputError(f"dataset {dataset_id} names no environment: give one with --env")
+    try:
+        made = make_env(env)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    made.close()
+    spec = made.spec
+    assert spec is not None
+    return spec
+
+
+def check_spaces(agent: SequenceAgent | BCAgent, env: EnvSpec) -> None:
+    """Raise InputError where an environment's spaces are not those the agent was trained for."""
+    made = make_env(env)
+    made.close()
+    for what, space, size in [
+        ("observation", made.observation_space, agent.normaliser.observation_size),
+        ("action", made.action_space, agent.normaliser.action_size),
+    ]:
+        if space.shape != (size,):
+            raise InputError(f"the {what} of {env.id} has shape {space.shape}: the agent was trained for ({size},)")
+
+
+def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[float]:
+    """Turn `best`, `pNN` and numbers into returns, each once; warn on stderr of those far from the data.
+
+    Args:
+        percentiles: the 0th to the 100th percentile of the dataset's episode returns.
+
+    Raises:
+        InputError: a word is none of these.
+    """
+    low, high = percentiles[0], percentiles[-1]
+    targets: list[float] = []
+    for word in words:
+        match = re.fullmatch(r"p(\d{1,2}|100)", word)
+        if word == "best" or match:
+            target = high if match is None else percentiles[int(match[1])]
+        else:
+            try:
+                target = float(word)
+            except ValueError:
+                target = float("nan")
+            if not np.isfinite(target):
+                raise InputError(f"target {word!r} is neither a number, nor pNN (0 to 100), nor best")
+            _warn_if_far(target, low, high)
+        if target not in targets:
+            targets.append(target)
+    return targets
+
+
+def _warn_if_far(target: float, low: float, high: float) -> None:
+    span = max(high - low, 1e-6)
+    if target < 0 < low or high < 0 < target:
+        trouble = "has the wrong sign"
+    elif target > high + span / 4 or target < low - span / 4:
+        trouble = "is far beyond the data"
+    else:
+        return
+    print(
+        f"warning: target {target:,.1f} {trouble}: returns in the dataset are {low:,.1f} to {high:,.1f}",
+        file=sys.stderr,
+    )
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """One line per target: what was asked, what came."""
+    lines = [f"{'target':>10} {'mean':>10} {'std':>9} {'IQM':>10} {'length':>8} {'D4RL score':>11} {'own score':>10}"]
+    for target in dict.fromkeys(row["target"] for row in rows):
+        mine = [row for row in rows if row["target"] == target]
+        returns = np.array([row["return"] for row in mine])
+        scores = [_mean_or_dash([row[name] for row in mine]) for name in ("score_d4rl", "score_measured")]
+        lines.append(
+            f"{target:>10,.1f} {returns.mean():>10,.1f} {returns.std():>9,.1f} {interquartile_mean(returns):>10,.1f}"
+            f" {np.mean([row['length'] for row in mine]):>8,.1f} {scores[0]:>11} {scores[1]:>10}"
+        )
+    return "\n".join(lines)
+
+
+def _mean_or_dash(scores: Sequence[float | None]) -> str:
+    known = [score for score in scores if score is not None]
+    return f"{np.mean(known):.1f}" if known else "-"
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one.
+
+    Raises:
+        InputError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used here: {cause(error)}") from error
+    return device

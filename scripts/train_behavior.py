@@ -1,0 +1,312 @@
+"""Train the policies that scripts.collect plays, and keep snapshots of them from the first step on.
+
+    python -m scripts.train_behavior hopper
+
+Needs the extra `flowrl[behavior]` (Stable-Baselines3). This script made the snapshots in `envs/policies/`; with the
+same seed, versions and kind of machine it makes them again, if it is not interrupted.
+"""
+
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+
+from envs.behavior import BehaviorPolicy, Player, snapshot_path
+from envs.vector import make_env
+from flowrl.errors import InputError
+from scripts.cli import parse, run
+
+MEASURING_SEED = 1_000_003  # no dataset is collected with it, so the figures are of other episodes
+STATE_EVERY = 10  # rollouts; about 20 s of training are lost with a kill
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """TRPO on one environment; the defaults are what RL Baselines3 Zoo tuned for MuJoCo."""
+
+    env_id: str
+    steps: int
+    """Training steps."""
+    snapshots: tuple[int, ...]
+    """After which steps the policy is kept: 0 first, then whole rollouts."""
+    early: int
+    """The snapshot that is far better than random and far from good."""
+    medium: int
+    """The snapshot at about half of the best return (D4RL's is at about 40 %); replay datasets end with it."""
+    expert: int
+    """The best snapshot."""
+    num_envs: int = 2
+    rollout: int = 1024
+    """Steps of each environment between two updates."""
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    """Of the critic; the policy's step is TRPO's."""
+    critic_updates: int = 20
+    cg_max_steps: int = 25
+    """Conjugate-gradient iterations a policy step."""
+    cg_damping: float = 0.1
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+
+    def __post_init__(self) -> None:
+        if uneven := [steps for steps in (self.steps, *self.snapshots) if steps % self.update]:
+            raise ValueError(f"steps and snapshots must be multiples of {self.update}, not {uneven}")
+        if missing := {0, self.early, self.medium, self.expert} - set(self.snapshots):
+            raise ValueError(f"stages must be snapshots; {sorted(missing)} are not")
+
+    @property
+    def update(self) -> int:
+        """Steps between two updates, all environments together."""
+        return self.num_envs * self.rollout
+
+
+# Densely while the policy learns to hop, since a replay dataset is made of these, then sparsely. From there on TRPO
+# goes up and down (sampled 1,700 to 3,300 between 540,000 and 610,000 steps): the training ends where it is good.
+# The stages were chosen by the returns that envs/policies/hopper/snapshots.json records.
+RECIPES = {
+    "hopper": Recipe(
+        "Hopper-v5",
+        steps=573_440,
+        snapshots=(*range(0, 163_841, 20_480), *range(245_760, 573_441, 81_920)),
+        early=40_960,
+        medium=245_760,
+        expert=573_440,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Train the behaviour policies of one environment and measure every snapshot."""
+
+    env: Annotated[str, tyro.conf.Positional]
+    """Which recipe: hopper."""
+    steps: int | None = None
+    """Stop after so many training steps, rounded up to whole rollouts; the recipe's number if not given."""
+    seed: int = 0
+    """Seed of the training."""
+    episodes: int = 100
+    """Episodes by which each snapshot is measured."""
+    out: Path = Path("envs/policies")
+    """The snapshots and their measurements are put in a folder per environment here, at the very end."""
+    run_dir: Path | None = None
+    """Saved state, snapshots and learning curve; runs/behavior/ENV if not given. A killed training goes on from it."""
+
+
+def main(args: Args) -> None:
+    """Train (or go on), measure each snapshot, then put all of them in place.
+
+    Raises:
+        InputError: unknown environment, a number below 1, or Stable-Baselines3 is missing.
+    """
+    if args.env not in RECIPES:
+        raise InputError(f"no recipe for {args.env!r}; known are {', '.join(RECIPES)}")
+    recipe = RECIPES[args.env]
+    steps = recipe.steps if args.steps is None else -(-args.steps // recipe.update) * recipe.update
+    if steps < 1 or args.episodes < 1:
+        raise InputError(f"--steps and --episodes must be at least 1, not {args.steps} and {args.episodes}")
+    run_dir = args.run_dir or Path("runs/behavior") / args.env
+    run_dir.mkdir(parents=True, exist_ok=True)
+    kept = [snapshot for snapshot in recipe.snapshots if snapshot < steps] + [steps]
+    train(recipe, steps, kept, args.seed, run_dir)
+    rows = [measure(recipe.env_id, run_dir, snapshot, args.episodes) for snapshot in kept]
+    command = f"python -m scripts.train_behavior {args.env} --steps {steps} --seed {args.seed}"
+    publish(recipe, rows, command, run_dir, args.out / args.env)
+
+
+def train(recipe: Recipe, steps: int, kept: Sequence[int], seed: int, run_dir: Path) -> None:
+    """Train up to `steps`, from the state saved in `run_dir` if there is one, saving the snapshots in `kept`.
+
+    A training that went on from a saved state starts new episodes there: good, but not bit-equal to one in one go.
+    """
+    TRPO, make_vec_env, VecNormalize = _stable_baselines()
+    torch.set_num_threads(1)
+    state = run_dir / "state"
+    if not state.exists() and (run_dir / "state.old").exists():
+        (run_dir / "state.old").rename(state)
+    simulators = make_vec_env(recipe.env_id, recipe.num_envs, seed=seed)
+    if state.exists():
+        env = VecNormalize.load(str(state / "normalizer.pkl"), simulators)
+        model = TRPO.load(state / "model.zip", env=env, device="cpu")
+        if model.seed != seed or model.num_timesteps > steps:
+            raise InputError(
+                f"{run_dir} holds a training with seed {model.seed} at step {model.num_timesteps:,}: "
+                "give another --run-dir, or that --seed and no fewer --steps"
+            )
+        curve = [row for row in _read_curve(run_dir / "curve.csv") if int(row[0]) <= model.num_timesteps]
+        print(f"{run_dir} goes on at step {model.num_timesteps:,}", flush=True)
+    else:
+        env = VecNormalize(simulators, gamma=recipe.discount)
+        model = TRPO(
+            "MlpPolicy",
+            env,
+            n_steps=recipe.rollout,
+            batch_size=recipe.batch_size,
+            learning_rate=recipe.learning_rate,
+            n_critic_updates=recipe.critic_updates,
+            cg_max_steps=recipe.cg_max_steps,
+            cg_damping=recipe.cg_damping,
+            gamma=recipe.discount,
+            gae_lambda=recipe.gae_lambda,
+            seed=seed,
+            device="cpu",
+        )
+        curve = []
+    began, first = time.monotonic(), model.num_timesteps
+    while True:
+        if model.num_timesteps in kept:
+            write_arrays(snapshot_path(run_dir, model.num_timesteps), policy_arrays(model, env))
+        if model.num_timesteps >= steps:
+            break
+        model.learn(recipe.update, reset_num_timesteps=False)
+        curve.append([model.num_timesteps, *(_recent(model, key) for key in ("r", "l"))])
+        _write_curve(run_dir / "curve.csv", curve)
+        if model.num_timesteps % (STATE_EVERY * recipe.update) == 0 or model.num_timesteps >= steps:
+            save_state(model, env, state)
+            speed = (model.num_timesteps - first) / (time.monotonic() - began)
+            left = (steps - model.num_timesteps) / speed
+            print(
+                f"step {model.num_timesteps:,} of {steps:,}  return {curve[-1][1]:,.0f}  length {curve[-1][2]:,.0f}"
+                f"  {speed:,.0f} steps/s  {left / 60:.1f} min left",
+                flush=True,
+            )
+    env.close()
+
+
+def policy_arrays(model: Any, env: Any) -> dict[str, np.ndarray]:
+    """What `envs.behavior.BehaviorPolicy` needs of an SB3 tanh policy and its VecNormalize."""
+    arrays = {
+        "log_std": model.policy.log_std.detach().numpy(),
+        "observation_mean": env.obs_rms.mean,
+        "observation_std": np.sqrt(env.obs_rms.var + env.epsilon),
+        "observation_clip": np.array(env.clip_obs),
+        "low": env.action_space.low,
+        "high": env.action_space.high,
+    }
+    for number, layer in enumerate([*model.policy.mlp_extractor.policy_net[::2], model.policy.action_net]):
+        arrays[f"weight_{number}"] = layer.weight.detach().numpy()
+        arrays[f"bias_{number}"] = layer.bias.detach().numpy()
+    return arrays
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` that is either whole or not there."""
+    temporary = path.with_suffix(".partial")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]
+    os.replace(temporary, path)
+
+
+def save_state(model: Any, env: Any, state: Path) -> None:
+    """Save model and normaliser together: a kill leaves the old pair or the new one, never half of each."""
+    temporary, old = state.with_name("state.partial"), state.with_name("state.old")
+    for folder in (temporary, old):
+        shutil.rmtree(folder, ignore_errors=True)
+    temporary.mkdir()
+    model.save(temporary / "model.zip")
+    env.save(str(temporary / "normalizer.pkl"))
+    if state.exists():
+        state.rename(old)
+    temporary.rename(state)
+
+
+def measure(env_id: str, run_dir: Path, steps: int, episodes: int) -> dict[str, float]:
+    """Returns of a snapshot over `episodes` sampled episodes, and a quarter as many deterministic ones."""
+    policy = BehaviorPolicy.read(snapshot_path(run_dir, steps))
+    player = Player(make_env(env_id))
+
+    def returns(count: int, sample: bool) -> np.ndarray:
+        return np.array([player.episode(policy, MEASURING_SEED, i, sample=sample).rewards.sum() for i in range(count)])
+
+    sampled, deterministic = returns(episodes, sample=True), returns(-(-episodes // 4), sample=False)
+    row = {
+        "steps": steps,
+        "episodes": episodes,
+        "sampled_mean": round(float(sampled.mean()), 1),
+        "sampled_std": round(float(sampled.std()), 1),
+        "deterministic_mean": round(float(deterministic.mean()), 1),
+    }
+    print(
+        f"snapshot {steps:,}: sampled {row['sampled_mean']:,} ± {row['sampled_std']:,}, "
+        f"deterministic {row['deterministic_mean']:,}",
+        flush=True,
+    )
+    return row
+
+
+def stages(recipe: Recipe, kept: Sequence[int]) -> dict[str, int]:
+    """The named stages; in a training that stopped before one, the last snapshot stands for it."""
+    wanted = {"random": 0, "early": recipe.early, "medium": recipe.medium, "expert": recipe.expert}
+    return {name: max(steps for steps in kept if steps <= due) for name, due in wanted.items()}
+
+
+def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, run_dir: Path, out: Path) -> None:
+    """Copy the snapshots from the run folder to `out` and write `snapshots.json` beside them, last."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("*.npz"):
+        old.unlink()
+    for row in rows:
+        shutil.copyfile(snapshot_path(run_dir, int(row["steps"])), snapshot_path(out, int(row["steps"])))
+    packages = ("gymnasium", "mujoco", "numpy", "sb3-contrib", "stable-baselines3", "torch")
+    index = {
+        "env_id": recipe.env_id,
+        "algorithm": "TRPO (sb3-contrib)",
+        "command": command,
+        "date": datetime.date.today().isoformat(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "recipe": asdict(recipe),
+        "stages": stages(recipe, [int(row["steps"]) for row in rows]),
+        "snapshots": list(rows),
+    }
+    temporary = out / "snapshots.partial"
+    temporary.write_text(json.dumps(index, indent=1) + "\n")
+    os.replace(temporary, out / "snapshots.json")
+    print(f"wrote {len(rows)} snapshots to {out}; stages {index['stages']}")
+    print(f"next: python -m scripts.collect flowrl/{out.name}/medium-replay-v0")
+
+
+def _stable_baselines() -> tuple[Any, Any, Any]:
+    try:
+        from sb3_contrib import TRPO
+        from stable_baselines3.common.env_util import make_vec_env
+        from stable_baselines3.common.vec_env import VecNormalize
+    except ImportError as error:
+        raise InputError(f"training behaviour policies needs `pip install -e .[behavior]` ({error})") from error
+    return TRPO, make_vec_env, VecNormalize
+
+
+def _recent(model: Any, key: str) -> float:
+    """Mean return ("r") or length ("l") of the last 100 training episodes."""
+    return round(float(np.mean([episode[key] for episode in model.ep_info_buffer])), 1)
+
+
+def _read_curve(path: Path) -> list[list[Any]]:
+    with path.open() as file:
+        return list(csv.reader(file))[1:]
+
+
+def _write_curve(path: Path, curve: Sequence[Sequence[Any]]) -> None:
+    temporary = path.with_suffix(".partial")
+    with temporary.open("w", newline="") as file:
+        csv.writer(file).writerows([["steps", "mean_return", "mean_length"], *curve])
+    os.replace(temporary, path)
+
+
+def start(argv: Sequence[str]) -> None:
+    """Run with the arguments of a command line."""
+    main(parse(Args, argv))
+
+
+if __name__ == "__main__":
+    run(start)
