@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import imageio.v3 as imageio
+import mujoco
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
@@ -50,7 +51,12 @@ def record_video(
     """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+    still = make_env(env)
+    still.close()
+    if "rgb_array" not in (modes := still.metadata.get("render_modes", [])):
+        raise ValueError(f"no video: {still.spec and still.spec.id} has no picture to render (its modes: {modes})")
     playing = make_env(env, render_mode="rgb_array")
+    _follow(playing)
     try:
         observation, _ = playing.reset(seed=seed)
         frames, reward, achieved, over = [_render(playing)], 0.0, 0.0, False
@@ -66,6 +72,13 @@ def record_video(
     return len(frames), achieved
 
 
+def _follow(env: gym.Env) -> None:
+    """Look through the model's own tracking camera, if it has one: Gymnasium's free camera lets the robot run away."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+
+
 def _render(env: gym.Env) -> np.ndarray:
     """One frame (height, width, 3)."""
     try:
@@ -76,8 +89,6 @@ def _render(env: gym.Env) -> np.ndarray:
             f"no video: the off-screen renderer does not start ({type(error).__name__}: {reason});"
             " on Debian or Ubuntu `apt install libegl1 libgl1` brings what it needs"
         ) from error
-    if frame is None:
-        raise ValueError(f"no video: environment {env.spec.id if env.spec else env} has no picture to render")
     return np.asarray(frame)
 
 

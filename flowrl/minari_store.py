@@ -250,6 +250,7 @@ def write_dataset(
                     for index, e in enumerate(episodes)
                 ],
                 env=env_spec,
+                eval_env=env_spec,
                 observation_space=observation_space,
                 action_space=action_space,
                 algorithm_name=algorithm,

@@ -69,6 +69,7 @@ def main(args: Args) -> None:
     rollouts = list(_reporting(rollout_episodes(env, recipe.policies, steps, args.seed), steps))
     seconds = time.monotonic() - began
     env.close()
+    print(f"writing {len(rollouts):,} episodes", flush=True)
     command = f"python -m scripts.collect {args.dataset_id} --steps {steps} --seed {args.seed}"
     versions = [f"{package}=={importlib.metadata.version(package)}" for package in ("gymnasium", "mujoco", "numpy")]
     reference = facts(recipe.env_id).measured

@@ -58,9 +58,9 @@ def main(args: Args) -> list[dict[str, Any]]:
     env = environment(args.env, None if spec is None else EnvSpec.from_json(spec), config["dataset"])
     check_spaces(agent, env)
     targets = resolve_targets(args.evaluation.targets, config["dataset_returns"]["percentiles"])
-    if args.video is not None:
-        _record(args, env, targets[-1])
     with folder.locked():  # a training run in progress owns its rows
+        if args.video is not None:
+            _record(args, env, targets[-1])
         rows = play(agent, env, targets, args.evaluation, device, kind="evaluate", step=step)
         folder.append("evaluations.jsonl", rows)
     how = f"{args.evaluation.episodes} episodes per target, {rows[0]['rollout']} rollout"

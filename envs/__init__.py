@@ -1,0 +1,31 @@
+"""Environments: vector envs that play one episode a slot, facts per id, our own tiny task, behaviour policies.
+
+Importing this package registers `flowrl/Reach-v0` with Gymnasium.
+"""
+
+import gymnasium as gym
+
+from envs.behavior import BehaviorPolicy, Player, Policy, Rollout, dataset_ids, mixture, rollout_episodes
+from envs.facts import EnvFacts, Measured, Reference, facts
+from envs.tiny import HORIZON
+from envs.vector import OneEpisode, make_env, make_vector_env
+
+__all__ = [
+    "BehaviorPolicy",
+    "EnvFacts",
+    "Measured",
+    "OneEpisode",
+    "Player",
+    "Policy",
+    "Reference",
+    "Rollout",
+    "dataset_ids",
+    "facts",
+    "make_env",
+    "make_vector_env",
+    "mixture",
+    "rollout_episodes",
+]
+
+if "flowrl/Reach-v0" not in gym.registry:
+    gym.register("flowrl/Reach-v0", entry_point="envs.tiny:Reach", max_episode_steps=HORIZON)

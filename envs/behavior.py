@@ -1,0 +1,283 @@
+"""The policies that our own datasets are played by, in plain numpy, and the mixtures that make up each dataset."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import gymnasium as gym
+import numpy as np
+
+from envs.tiny import ReachPolicy
+
+__all__ = [
+    "BehaviorPolicy",
+    "Mixture",
+    "Player",
+    "Policy",
+    "Rollout",
+    "dataset_ids",
+    "mixture",
+    "policy_records",
+    "rollout_episodes",
+    "snapshot_path",
+]
+
+POLICIES = Path(__file__).parent / "policies"
+
+
+class Policy(Protocol):
+    """Anything that acts on one observation."""
+
+    def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """Sample an action (a,) with `generator`; without one, the deterministic action."""
+        ...
+
+
+@dataclass(frozen=True)
+class BehaviorPolicy:
+    """A tanh network with a Gaussian head, as Stable-Baselines3 trains it: sampled, then clipped to the bounds.
+
+    observation (d,) → (observation − mean) / std, clipped → tanh layers → mean action → + exp(log_std) · normal.
+    """
+
+    weights: tuple[np.ndarray, ...]
+    """One matrix (out, in) a layer."""
+    biases: tuple[np.ndarray, ...]
+    """One vector (out,) a layer."""
+    log_std: np.ndarray
+    """(a,), the same for every observation."""
+    observation_mean: np.ndarray
+    """(d,), of the observations in training."""
+    observation_std: np.ndarray
+    """(d,), likewise."""
+    observation_clip: float
+    """Bound on a normalised observation."""
+    low: np.ndarray
+    """(a,), least action."""
+    high: np.ndarray
+    """(a,), greatest action."""
+    std: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "std", np.exp(self.log_std))
+
+    @classmethod
+    def load(cls, env_name: str, stage: str) -> "BehaviorPolicy":
+        """The shipped policy of a stage: `load("hopper", "medium")`, or of a training step: `load("hopper", "40960")`.
+
+        Raises:
+            ValueError: no such environment or stage; the message lists those that exist.
+        """
+        record = _record(env_name)
+        stages = {**record["stages"], **{str(row["steps"]): row["steps"] for row in record["snapshots"]}}
+        if stage not in stages:
+            raise ValueError(f"{env_name} has no stage {stage!r}; known are {', '.join(stages)}")
+        return cls.read(snapshot_path(POLICIES / env_name, stages[stage]))
+
+    @classmethod
+    def read(cls, path: Path) -> "BehaviorPolicy":
+        """The policy in an `.npz` of plain arrays (`scripts.train_behavior` writes it)."""
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name].astype(np.float64) for name in file.files}
+        layers = range(sum(name.startswith("weight_") for name in arrays))
+        return cls(
+            weights=tuple(arrays[f"weight_{layer}"] for layer in layers),
+            biases=tuple(arrays[f"bias_{layer}"] for layer in layers),
+            log_std=arrays["log_std"],
+            observation_mean=arrays["observation_mean"],
+            observation_std=arrays["observation_std"],
+            observation_clip=float(arrays["observation_clip"]),
+            low=arrays["low"],
+            high=arrays["high"],
+        )
+
+    def mean(self, observations: np.ndarray) -> np.ndarray:
+        """The mean actions (..., a) before clipping, for observations (..., d)."""
+        hidden = (observations - self.observation_mean) / self.observation_std
+        hidden = np.minimum(np.maximum(hidden, -self.observation_clip), self.observation_clip)  # np.clip is slower
+        for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            hidden = np.tanh(hidden @ weight.T + bias)
+        return hidden @ self.weights[-1].T + self.biases[-1]
+
+    def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """The action (a,), float32 and within the bounds, for one observation (d,); see `Policy`."""
+        action = self.mean(observation)
+        if generator is not None:
+            action += self.std * generator.standard_normal(action.shape)
+        return np.minimum(np.maximum(action, self.low), self.high).astype(np.float32)
+
+
+class Rollout(NamedTuple):
+    """One whole episode, raw: no normalisation of any kind."""
+
+    observations: np.ndarray
+    """(T+1, d), the last one is where the episode ended."""
+    actions: np.ndarray
+    """(T, a), float32, exactly as the simulator got them."""
+    rewards: np.ndarray
+    """(T,), float64."""
+    terminations: np.ndarray
+    """(T,), bool; the task ended (a fall, an arrival)."""
+    truncations: np.ndarray
+    """(T,), bool; the time was up."""
+    seed: int
+    """Seed of the environment's reset."""
+
+
+class Player:
+    """Plays whole episodes into buffers of the longest one's size, used again for each: no Python lists.
+
+    Raises:
+        ValueError: an environment without a time limit, or whose observations or actions are not arrays.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        if env.spec is None or env.spec.max_episode_steps is None:
+            raise ValueError(f"{env} has no time limit, so an episode might never end")
+        observation, action, horizon = env.observation_space, env.action_space, env.spec.max_episode_steps
+        if not isinstance(observation, gym.spaces.Box) or not isinstance(action, gym.spaces.Box):
+            raise ValueError(f"{env} has the spaces {observation} and {action}; Box spaces are supported")
+        self._env = env
+        self._observations = np.empty((horizon + 1, *observation.shape), observation.dtype)
+        self._actions = np.empty((horizon, *action.shape), np.float32)
+        self._rewards = np.empty(horizon)
+
+    def episode(self, policy: Policy, seed: int, index: int, *, sample: bool = True) -> Rollout:
+        """Episode `index` of the stream `seed`: it depends on (seed, index) and the policy alone.
+
+        One half of that seeds the environment's reset, the other the sampled actions (`sample=False`: none are).
+        """
+        for_reset, for_actions = np.random.SeedSequence((seed, index)).spawn(2)
+        reset_seed = int(for_reset.generate_state(1)[0])
+        generator = np.random.default_rng(for_actions) if sample else None
+        observation, _ = self._env.reset(seed=reset_seed)
+        self._observations[0] = observation
+        time, terminated, truncated = 0, False, False
+        while not (terminated or truncated):
+            action = policy.act(observation, generator)
+            observation, reward, terminated, truncated, _ = self._env.step(action)
+            self._actions[time], self._rewards[time] = action, reward
+            time += 1
+            self._observations[time] = observation
+        terminations, truncations = np.zeros(time, bool), np.zeros(time, bool)
+        terminations[-1], truncations[-1] = terminated, truncated
+        return Rollout(
+            self._observations[: time + 1].copy(),
+            self._actions[:time].copy(),
+            self._rewards[:time].copy(),
+            terminations,
+            truncations,
+            reset_seed,
+        )
+
+
+def rollout_episodes(env: gym.Env, policies: Sequence[Policy], steps: int, seed: int) -> Iterator[Rollout]:
+    """Play whole episodes with each policy in turn, each until its equal share of `steps` is reached.
+
+    Episodes are counted over all policies, and episode i depends on (seed, i) and its policy alone. The last episode
+    of a share is played to its end: rather more than `steps` steps in all, and at least one episode a policy.
+
+    Raises:
+        ValueError: `steps` below 1, no policy, or an environment that `Player` cannot play.
+    """
+    if steps < 1 or not policies:
+        raise ValueError(f"needs at least one step and one policy, not {steps} and {len(policies)}")
+    return _rollouts(Player(env), policies, -(-steps // len(policies)), seed)
+
+
+def _rollouts(player: Player, policies: Sequence[Policy], share: int, seed: int) -> Iterator[Rollout]:
+    index = count()
+    for policy in policies:
+        played = 0
+        while played < share:
+            rollout = player.episode(policy, seed, next(index))
+            played += len(rollout.rewards)
+            yield rollout
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """What one of our datasets is: an environment and the policies that share its steps equally, in this order."""
+
+    env_id: str
+    policies: tuple[Policy, ...]
+    algorithm: str
+    """How the policies were made, for the dataset's metadata."""
+    description: str
+    """What the dataset is, likewise."""
+    steps: int
+    """How many steps it has unless said otherwise."""
+
+
+def dataset_ids() -> list[str]:
+    """The ids of the datasets that `mixture` knows."""
+    return [f"flowrl/{name}/{level}-v0" for name, levels in _levels().items() for level in levels]
+
+
+def mixture(dataset_id: str) -> Mixture:
+    """The mixture that a dataset id stands for.
+
+    Raises:
+        ValueError: unknown id; the message lists the known ones.
+    """
+    if dataset_id not in dataset_ids():
+        raise ValueError(f"unknown dataset {dataset_id!r}; known are {', '.join(dataset_ids())}")
+    _, name, level = dataset_id.removesuffix("-v0").split("/")
+    about, members = _levels()[name][level]
+    if name == "reach":
+        policies = tuple(ReachPolicy(speed, noise=0.5) for speed in members)
+        how = f"scripted, at {', '.join(map(str, members))} times the optimal speed, noise 0.5"
+        return Mixture("flowrl/Reach-v0", policies, how, f"Reach: {about}.", 2_000)
+    record = _record(name)
+    policies = tuple(BehaviorPolicy.read(snapshot_path(POLICIES / name, int(steps))) for steps in members)
+    how = f"{record['algorithm']}, sampled; snapshots after {', '.join(f'{steps:,}' for steps in members)} steps"
+    return Mixture(record["env_id"], policies, how, f"{record['env_id']}: {about}.", 200_000)
+
+
+def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
+    """Environment → level → what it is, and its members: training steps of snapshots, or speeds of scripts."""
+    levels: dict[str, dict[str, tuple[str, Sequence[float]]]] = {}
+    for record in policy_records():
+        stage, steps = record["stages"], [row["steps"] for row in record["snapshots"]]
+        levels[record["name"]] = {
+            "random": ("the untrained policy", [stage["random"]]),
+            "medium": ("a policy stopped at about half of the best return", [stage["medium"]]),
+            "medium-replay": (
+                "every snapshot from the untrained to the medium policy, in equal shares of steps",
+                [step for step in steps if step <= stage["medium"]],
+            ),
+            "medium-expert": (
+                "the medium and the expert policy, half of the steps each",
+                [stage["medium"], stage["expert"]],
+            ),
+            "expert": ("the best policy", [stage["expert"]]),
+        }
+    levels["reach"] = {
+        "poor": ("policies that leave or dawdle, in equal shares of steps", (-1.0, -0.5, 0.0)),
+        "mixed": ("policies from leaving to the best, in equal shares of steps", (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0)),
+        "good": ("policies that arrive, half of the steps each", (0.75, 1.0)),
+    }
+    return levels
+
+
+def snapshot_path(folder: Path, steps: int) -> Path:
+    """Where the snapshot after `steps` training steps lies in an environment's folder of policies."""
+    return folder / f"{steps:07d}.npz"
+
+
+@cache
+def policy_records() -> list[dict[str, Any]]:
+    """What `scripts.train_behavior` recorded of each environment: recipe, versions, stages, measured returns."""
+    paths = sorted(POLICIES.glob("*/snapshots.json"))
+    return [{"name": path.parent.name, **json.loads(path.read_text(encoding="utf-8"))} for path in paths]
+
+
+def _record(env_name: str) -> dict[str, Any]:
+    records = {record["name"]: record for record in policy_records()}
+    if env_name not in records:
+        raise ValueError(f"no behaviour policies for {env_name!r}; known are {', '.join(records)}")
+    return records[env_name]

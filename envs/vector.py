@@ -1,0 +1,110 @@
+"""Vector environments for evaluation: every slot plays exactly one episode for each seed it is given."""
+
+import difflib
+import warnings
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec
+
+__all__ = ["OneEpisode", "make_env", "make_vector_env"]
+
+
+class OneEpisode(gym.Wrapper):
+    """Play one episode per seeded `reset`; after its end the simulator rests until the next seed.
+
+    Once the episode has ended, `step` and `reset()` without a seed (a vector environment's autoreset, whatever its
+    mode) return the last observation, reward 0 and no flag: the end is announced once, and no second episode starts.
+    The very first `reset` may come without a seed. Infos are dropped: merging them costs a vector environment
+    as much as a cheap simulator does.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self._observation: Any = None
+        self._over = True
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the episode of `seed`; without a seed, return the last observation and start nothing.
+
+        Raises:
+            ValueError: without a seed in the middle of an episode, which could mean either of the two.
+        """
+        if seed is None and self._observation is not None:
+            if not self._over:
+                raise ValueError("reset() without a seed in the middle of an episode; give a seed to start another")
+            return self._observation, {}
+        self._observation, _ = self.env.reset(seed=seed, options=options)
+        self._over = False
+        return self._observation, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step of the simulator, or nothing at all once the episode has ended."""
+        if self._over:
+            return self._observation, 0.0, False, False, {}
+        self._observation, reward, terminated, truncated, _ = self.env.step(action)
+        self._over = bool(terminated or truncated)
+        return self._observation, float(reward), bool(terminated), bool(truncated), {}
+
+
+def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
+    """`gymnasium.make` without its per-step checks, for an environment id or the spec a dataset carries.
+
+    Raises:
+        ValueError: the id is not registered (names the nearest ones), or a package it needs is missing.
+    """
+    keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+    with warnings.catch_warnings():
+        # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
+        warnings.filterwarnings("ignore", message=".*is out of date.*")
+        try:
+            return gym.make(env, disable_env_checker=True, **keywords)
+        except (gym.error.DependencyNotInstalled, ImportError) as error:
+            raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}") from error
+        except gym.error.Error:
+            raise ValueError(_unknown(_name(env))) from None
+
+
+def make_vector_env(
+    env: str | EnvSpec,
+    num_envs: int,
+    *,
+    mode: Literal["sync", "async"] = "sync",
+    render_mode: str | None = None,
+) -> gym.vector.VectorEnv:
+    """`num_envs` copies of one environment, each wrapped in `OneEpisode`.
+
+    Call `reset(seed=[...])` with one seed a slot, then `step(actions)`, actions (num_envs, a), until every slot has
+    announced its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
+    simulators that take milliseconds a step).
+
+    Raises:
+        ValueError: unknown environment (names the nearest ones), unknown mode, or `num_envs` below 1.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+    if mode not in ("sync", "async"):
+        raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
+    # A worker process would report a bad id as a traceback of its own: make one here first.
+    make_env(env).close()
+    makers = [partial(_one_episode, env, render_mode)] * num_envs
+    if mode == "sync":
+        return gym.vector.SyncVectorEnv(makers)
+    return gym.vector.AsyncVectorEnv(makers)
+
+
+def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:
+    return OneEpisode(make_env(env, render_mode=render_mode))
+
+
+def _name(env: str | EnvSpec) -> str:
+    return env if isinstance(env, str) else env.id
+
+
+def _unknown(name: str) -> str:
+    known = sorted(gym.registry)
+    folded = {known_id.casefold(): known_id for known_id in known}
+    near = [folded[match] for match in difflib.get_close_matches(name.casefold(), folded, n=4, cutoff=0.6)]
+    hint = f"near names are {', '.join(near)}" if near else f"examples are Hopper-v5, {known[-1]}"
+    return f"unknown environment {name!r}; {hint}"

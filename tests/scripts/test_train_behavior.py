@@ -1,0 +1,92 @@
+"""Behaviour policies are trained, killed, gone on with, measured and published; their numpy twin acts as SB3 does."""
+
+import csv
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from envs import BehaviorPolicy
+from envs.behavior import snapshot_path
+from flowrl.errors import InputError
+from scripts import train_behavior
+from scripts.train_behavior import RECIPES, Args, Recipe, main, stages
+
+TINY = Recipe("Hopper-v5", steps=4096, snapshots=(0, 2048, 4096), early=2048, medium=2048, expert=4096)
+
+
+def test_a_training_that_stopped_early_has_every_stage():
+    assert stages(TINY, [0, 2048, 4096]) == {"random": 0, "early": 2048, "medium": 2048, "expert": 4096}
+    assert stages(TINY, [0, 2048]) == {"random": 0, "early": 2048, "medium": 2048, "expert": 2048}
+
+
+def test_impossible_recipes_are_refused():
+    with pytest.raises(ValueError, match=r"multiples of 2048, not \[1000\]"):
+        replace(TINY, snapshots=(0, 1000, 2048, 4096))
+    with pytest.raises(ValueError, match=r"stages must be snapshots; \[6144\] are not"):
+        replace(TINY, medium=6144)
+
+
+def test_bad_requests_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no recipe for 'hoper'; known are hopper"):
+        main(Args("hoper"))
+    with pytest.raises(InputError, match="must be at least 1, not 0 and 100"):
+        main(Args("hopper", steps=0))
+
+
+def test_a_missing_extra_is_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    with pytest.raises(InputError, match=r"needs `pip install -e .\[behavior\]`"):
+        main(Args("hopper", run_dir=tmp_path / "run", out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_shipped_policies_are_this_recipes():
+    index = json.loads(Path("envs/policies/hopper/snapshots.json").read_text())
+    kept = [row["steps"] for row in index["snapshots"]]
+    assert kept == list(RECIPES["hopper"].snapshots)
+    assert stages(RECIPES["hopper"], kept) == index["stages"]
+    assert index["recipe"] == json.loads(json.dumps(asdict(RECIPES["hopper"])))
+
+
+@pytest.mark.slow
+def test_train_kill_go_on_measure_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("sb3_contrib")
+    monkeypatch.setattr(train_behavior, "STATE_EVERY", 1)
+    monkeypatch.setitem(RECIPES, "hopper", TINY)
+    run_dir, out = tmp_path / "run", tmp_path / "policies"
+    args = Args("hopper", episodes=2, out=out, run_dir=run_dir)
+
+    saves = []
+
+    def killed_after_the_first(*arguments):
+        original(*arguments)
+        saves.append(arguments)
+        raise KeyboardInterrupt
+
+    original = train_behavior.save_state
+    monkeypatch.setattr(train_behavior, "save_state", killed_after_the_first)
+    with pytest.raises(KeyboardInterrupt):
+        main(args)
+    assert not out.exists(), "nothing is published before the end"
+    monkeypatch.setattr(train_behavior, "save_state", original)
+    main(args)
+
+    with (run_dir / "curve.csv").open() as file:
+        assert [row["steps"] for row in csv.DictReader(file)] == ["2048", "4096"]
+    index = json.loads((out / "hopper/snapshots.json").read_text())
+    assert [row["steps"] for row in index["snapshots"]] == [0, 2048, 4096]
+    assert {"env_id", "algorithm", "command", "date", "versions", "recipe", "stages"} < set(index)
+    assert not list(tmp_path.rglob("*.partial"))
+    with pytest.raises(InputError, match="holds a training with seed 0 at step 4,096"):
+        main(Args("hopper", episodes=2, out=out, run_dir=run_dir, seed=1))
+
+    model, normalizer = saves[0][0], saves[0][1]
+    policy = BehaviorPolicy.read(snapshot_path(out / "hopper", 2048))
+    observations = np.random.default_rng(0).normal(size=(50, 11)) * 2
+    expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
+    actions = np.array([policy.act(observation) for observation in observations])
+    np.testing.assert_allclose(actions, expected, atol=1e-5)
