@@ -13,7 +13,7 @@ from agents.sequence import SequenceAgent, SequenceConfig
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
-from flowrl.training import load_weights
+from flowrl.training import isolated_rng, load_weights
 
 
 def load_policy(
@@ -45,13 +45,16 @@ def load_agent(
     try:
         agent_config = _agent_config(config["agent"], config["agent_config"])
         normaliser = Normaliser(config["observation_size"], config["action_size"])
-    except (KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{run.path / 'config.json'} is of another version of flowrl: {error}") from error
     if rollout is not None:
         if not isinstance(agent_config, SequenceConfig):
             raise InputError(f"agent {config['agent']} has no rollout to choose: it does not look back")
         agent_config = replace(agent_config, rollout=rollout)
-    agent = agent_config.build(normaliser).to(device)
+    with isolated_rng(0, device):  # the weights that are drawn here are replaced at once
+        agent = agent_config.build(normaliser).to(device)
     load_weights(agent, checkpoint, run)
     return agent, checkpoint["step"]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import gymnasium as gym
 import imageio.v3 as imageio
-import mujoco
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
@@ -76,7 +75,8 @@ def _follow(env: gym.Env) -> None:
     """Look through the model's own tracking camera, if it has one: Gymnasium's free camera lets the robot run away."""
     renderer = getattr(env.unwrapped, "mujoco_renderer", None)
     if renderer is not None:
-        renderer.camera_id = mujoco.mj_name2id(renderer.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        names = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
+        renderer.camera_id = names.index("track") if "track" in names else -1
 
 
 def _render(env: gym.Env) -> np.ndarray:

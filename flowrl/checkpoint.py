@@ -105,9 +105,10 @@ class RunFolder:
         file = self.path / "checkpoint.pt"
         if not file.exists():
             return None
+        content = io.BytesIO(file.read_bytes())
         try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+            checkpoint = torch.load(content, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
             raise InputError(f"{file} is damaged or no checkpoint of flowrl: {cause(error)}") from error
         if not isinstance(checkpoint, dict) or "agent" not in checkpoint or "step" not in checkpoint:
             raise InputError(f"{file} is no checkpoint of flowrl")

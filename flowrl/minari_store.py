@@ -52,9 +52,10 @@ class StoredArrays:
 
 def local_ids() -> list[str]:
     """The ids of the datasets in the local Minari root."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Minari warns of each folder that is no dataset
-        return list(minari.list_local_datasets())
+    # Minari's own list fails on a folder that is no dataset.
+    root = get_dataset_path()
+    found = (file.parent.parent.relative_to(root) for file in root.rglob("data/metadata.json"))
+    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
 
 
 def open_dataset(dataset: str) -> minari.MinariDataset:
@@ -119,7 +120,7 @@ def read_arrays(dataset: minari.MinariDataset) -> StoredArrays:
     try:
         if file.exists():
             return _read_hdf5(file, indices, *sizes)
-        return _join([_checked(e.id, e) for e in dataset.iterate_episodes(indices)], *sizes)
+        return _join([_checked(e, *sizes) for e in dataset.iterate_episodes(indices)], *sizes)
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"the data of {dataset.id} cannot be read: {cause(error)}") from error
 
@@ -156,11 +157,11 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation_size: int, action
     return arrays
 
 
-def _checked(index: int, episode: Any) -> Any:
+def _checked(episode: Any, observation_size: int, action_size: int) -> Any:
     length = len(episode.rewards)
-    observations, actions = np.shape(episode.observations), np.shape(episode.actions)
-    _check_shape(index, "observations", observations, (length + 1, *observations[1:]), length)
-    _check_shape(index, "actions", actions, (length, *actions[1:]), length)
+    _check_shape(episode.id, "observations", np.shape(episode.observations), (length + 1, observation_size), length)
+    _check_shape(episode.id, "actions", np.shape(episode.actions), (length, action_size), length)
+    _check_shape(episode.id, "terminations", np.shape(episode.terminations), (length,), length)
     return episode
 
 
@@ -239,7 +240,8 @@ def write_dataset(
     )
     partial = root / f".partial-{uuid.uuid4().hex}"
     try:
-        with _minari_root(partial):
+        with _minari_root(partial), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="(`eval_env` is set to None|env_spec is None)")  # so it may be
             minari.create_dataset_from_buffers(
                 dataset_id,
                 [
@@ -265,12 +267,22 @@ def write_dataset(
         namespace = dataset_id.rpartition("/")[0]
         if namespace and namespace not in list_local_namespaces():
             create_namespace(namespace)
-        if path.exists():
-            os.replace(path, partial / "replaced")
-        os.replace(partial / dataset_id, path)
+        _exchange(partial / dataset_id, path, partial / "replaced")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _exchange(new: Path, path: Path, old: Path) -> None:
+    """Put `new` in the place of `path`; what stood there goes to `old`, or stays if that fails."""
+    if path.exists():
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if old.exists():
+            os.replace(old, path)
+        raise
 
 
 def dataset_path(dataset_id: str) -> Path:

@@ -125,7 +125,7 @@ class Comparison:
         for agent in self.agents:
             of_agent = [self.metrics[agent, seed] for seed in self.seeds]
             speeds = [row["steps_per_second"] for rows_ in of_agent for row in rows_ if "steps_per_second" in row]
-            seconds = [rows_[-1]["evaluate/seconds"] for rows_ in of_agent]
+            seconds = [rows_[-1].get("evaluate/seconds", np.nan) for rows_ in of_agent if rows_]
             rows.append(
                 {
                     "agent": agent,
@@ -308,7 +308,7 @@ def draw_return_by_target(comparison: Comparison, path: Path) -> None:
         mine = [row for row in rows if row["agent"] == agent]
         means = np.array([row["mean"] for row in mine])
         errors = [means - [row["mean_low"] for row in mine], [row["mean_high"] for row in mine] - means]
-        style = {"color": colour, "marker": marker, "linestyle": dash}
+        style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dash}
         axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=agent, **style)
     _save(figure, axes, path, comparison)
 

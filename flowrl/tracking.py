@@ -1,6 +1,8 @@
 """What a run says while it runs: a line on the console, a row in `metrics.jsonl`, a point in TensorBoard."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -43,13 +45,18 @@ class Tracker:
         self.say(f"step {step:,}/{self.last_step:,}  {figures}  {speed:.1f} steps/s  {left} left")
 
     def record(self, step: int, metrics: dict[str, float], line: str) -> None:
-        """Record other figures at `step` with a console line of their own; their time is not counted as training."""
+        """Record other figures at `step` with a console line of their own."""
         self._write(step, metrics)
         self.say(line)
 
-    def resume_clock(self) -> None:
-        """Do not count the time since the last `progress` as training."""
-        self._time = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside is not counted as training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._time += time.perf_counter() - began
 
     def say(self, line: str) -> None:
         """A line on the console."""

@@ -20,7 +20,7 @@ from flowrl.windows import sample_windows
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How an agent is trained: AdamW on windows, linear warm-up, then a constant learning rate."""
+    """How an agent is trained: AdamW on windows, with linear warm-up."""
 
     steps: int = 10_000
     """Gradient steps."""
@@ -32,6 +32,8 @@ class TrainingConfig:
     """AdamW's weight decay."""
     warmup_steps: int = 500
     """Steps over which the learning rate rises linearly from 0."""
+    schedule: Literal["constant", "linear"] = "linear"
+    """After warm-up the learning rate stays, or falls linearly to 0 at the last step: its checkpoint is the result."""
     clip_norm: float = 0.25
     """Largest norm of the gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -48,13 +50,20 @@ class TrainingConfig:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         for name in ("weight_decay", "warmup_steps"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 0")
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"precision is {self.precision!r}: known are fp32, bf16")
+        for name, known in (("precision", ("fp32", "bf16")), ("schedule", ("constant", "linear"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: known are {', '.join(known)}")
+
+    def rate(self, step: int) -> float:
+        """The factor on the learning rate of the step after `step` steps, in (0, 1]."""
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
+        return warm if self.schedule == "constant" else min(warm, left)
 
 
 class Stopped(Exception):
@@ -96,7 +105,7 @@ def train(
             from torch's generator.
 
     Raises:
-        InputError: the checkpoint is of another architecture or dataset, or the loss is no longer finite.
+        InputError: the checkpoint is of another architecture or dataset, or training diverged.
         Stopped: a signal asked for the end; the checkpoint is saved.
     """
     assert isinstance(agent, nn.Module)
@@ -104,9 +113,7 @@ def train(
     optimiser = torch.optim.AdamW(
         agent.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimiser, lambda step: min(1.0, (step + 1) / max(1, config.warmup_steps))
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: config.rate(step))
     windows = torch.Generator().manual_seed(seed)
     loss_of = torch.compile(agent.loss) if config.compile else agent.loss
     parameters = list(agent.parameters())
@@ -116,8 +123,9 @@ def train(
             "step": step,
             "agent": agent.state_dict(),
             "optimiser": optimiser.state_dict(),
-            "schedule": {"last_epoch": schedule.last_epoch, "_step_count": schedule._step_count},
+            "schedule": schedule.state_dict(),
             "generators": {"windows": windows.get_state(), **_rng_state(device)},
+            "config": run.config(),
             "fingerprint": dataset.fingerprint,
         }
 
@@ -151,28 +159,26 @@ def train(
             loss_sum, loss_count = loss_sum + loss.detach(), loss_count + 1
 
             last = step == config.steps
-            if last or step % config.log_every == 0:
-                mean_loss = float(loss_sum) / loss_count
-                if not math.isfinite(mean_loss):
-                    raise InputError(
-                        f"the loss is {mean_loss} at step {step:,}: a lower --learning-rate may help;"
-                        " the last checkpoint is kept"
-                    )
-                tracker.progress(
-                    step,
-                    {
-                        "train/loss": mean_loss,
-                        "train/gradient_norm": float(norm),
-                        "train/learning_rate": float(rate),
-                    },
-                )
-                loss_sum, loss_count = torch.zeros((), device=device), 0
             if evaluate_every and (step % evaluate_every == 0) and not last:
-                evaluate(step, tracker)
-                tracker.resume_clock()
-            if last or caught or step % config.checkpoint_every == 0:
+                with tracker.paused():
+                    evaluate(step, tracker)
+            logging = last or step % config.log_every == 0
+            saving = last or step % config.checkpoint_every == 0
+            stopping = bool(caught)
+            if logging or saving or stopping:
+                mean_loss = float(loss_sum) / loss_count
+                if not (math.isfinite(mean_loss) and all(bool(p.isfinite().all()) for p in parameters)):
+                    raise InputError(
+                        f"training diverged by step {step:,} (the loss is {mean_loss:.4g}): a lower --learning-rate may"
+                        " help; the last checkpoint is kept"
+                    )
+                if logging:
+                    figures = {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": float(rate)}
+                    tracker.progress(step, {f"train/{name}": figure for name, figure in figures.items()})
+                    loss_sum, loss_count = torch.zeros((), device=device), 0
+            if saving or stopping:
                 run.save(snapshot(step))
-            if caught and not last:
+            if stopping:
                 raise Stopped(caught[0], step)
 
 
@@ -191,6 +197,11 @@ def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:
                 f"the checkpoint in {run.path} is of another architecture: {name} is {shapes[0]}, not {shapes[1]}"
             )
     agent.load_state_dict(weights)
+    # Agents of other attentions have the same tensors: only the configuration tells them apart.
+    for name in ("agent", "agent_config"):
+        was, is_ = ((config or {}).get(name) for config in (checkpoint["config"], run.config()))
+        if was != is_:
+            raise InputError(f"the checkpoint in {run.path} is of another agent: its {name} is {was}, not {is_}")
 
 
 @contextmanager
