@@ -20,6 +20,8 @@ from flowrl.errors import InputError, cause
 
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions"}
+# What follows from the data, which the fingerprint stands for.
+_DERIVED = {"dataset_returns", "observation_size", "action_size"}
 
 
 class RunFolder:
@@ -82,7 +84,7 @@ class RunFolder:
         differs = [
             f"{name} was {was!r} and is {value!r}"
             for name, was, value in _differences(before, now)
-            if name.partition(".")[0] not in _FREE_TO_CHANGE
+            if name.partition(".")[0] not in _FREE_TO_CHANGE | _DERIVED
         ]
         if differs:
             raise InputError(

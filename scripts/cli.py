@@ -5,8 +5,10 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
+from dataclasses import is_dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
@@ -64,10 +66,14 @@ def _fail(message: str, code: int) -> int:
 
 
 def _unboxed(box: str) -> str:
-    """The sentence inside tyro's box, without its frame and the help below the first rule."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("──")), len(lines))
-    return " ".join(line for line in lines[:rule] if line) + " (--help lists all options)"
+    """The sentence inside tyro's box: between its title and the next rule, without the frame."""
+    lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # the first one bears the title
+    said = dropwhile(_is_rule, lines)  # on a terminal without Unicode a rule stands below the title
+    return " ".join(takewhile(lambda line: not _is_rule(line), said)) + " (--help lists all options)"
+
+
+def _is_rule(line: str) -> bool:
+    return set(line) <= set("─-╰╯")
 
 
 def _nearest(word: str, args: object) -> str:
@@ -77,6 +83,12 @@ def _nearest(word: str, args: object) -> str:
 
 def _options(args: object) -> list[str]:
     """Every `--option` of a (nested) dataclass, flat."""
-    fields = getattr(args, "__dataclass_fields__", {})
-    found = ["--" + name.replace("_", "-") for name in fields]
-    return found + [option for name in fields for option in _options(getattr(args, name))]
+    found = []
+    for name, hint in get_type_hints(type(args), include_extras=True).items():
+        value = getattr(args, name)
+        marks = getattr(hint, "__metadata__", ())
+        if is_dataclass(value):
+            found += _options(value)
+        elif tyro.conf.Positional not in marks and tyro.conf.Suppress not in marks:
+            found.append("--" + name.replace("_", "-"))
+    return found

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
 
-from agents import BCAgent, SequenceAgent
 from envs import facts, make_env, make_vector_env
 from flowrl.errors import InputError, cause
 from flowrl.protocols import Agent
@@ -96,16 +95,16 @@ def environment(env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str
     return spec
 
 
-def check_spaces(agent: SequenceAgent | BCAgent, env: EnvSpec) -> None:
-    """Raise InputError where an environment's spaces are not those the agent was trained for."""
+def check_spaces(env: EnvSpec, observation_size: int, action_size: int) -> None:
+    """Raise InputError where an environment's spaces are not of the sizes in the data."""
     made = make_env(env)
     made.close()
     for what, space, size in [
-        ("observation", made.observation_space, agent.normaliser.observation_size),
-        ("action", made.action_space, agent.normaliser.action_size),
+        ("observation", made.observation_space, observation_size),
+        ("action", made.action_space, action_size),
     ]:
         if space.shape != (size,):
-            raise InputError(f"the {what} of {env.id} has shape {space.shape}: the agent was trained for ({size},)")
+            raise InputError(f"the {what} of {env.id} has shape {space.shape}: the data have ({size},)")
 
 
 def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[float]:
@@ -179,7 +178,7 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used here: {cause(error)}") from error
     return device

@@ -52,12 +52,14 @@ def main(args: Args) -> list[dict[str, Any]]:
     folder = RunFolder(args.run_dir)
     device = choose_device(args.device)
     agent, step = load_agent(folder, device, rollout=args.rollout)
-    config = folder.config()
-    assert config is not None
-    spec = config["env_spec"]
-    env = environment(args.env, None if spec is None else EnvSpec.from_json(spec), config["dataset"])
-    check_spaces(agent, env)
-    targets = resolve_targets(args.evaluation.targets, config["dataset_returns"]["percentiles"])
+    config = folder.config() or {}
+    try:
+        spec, dataset, percentiles = config["env_spec"], config["dataset"], config["dataset_returns"]["percentiles"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
+    env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
+    check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size)
+    targets = resolve_targets(args.evaluation.targets, percentiles)
     with folder.locked():  # a training run in progress owns its rows
         if args.video is not None:
             _record(args, env, targets[-1])

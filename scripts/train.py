@@ -70,17 +70,16 @@ def main(args: Args) -> Path:
         InputError: what the user gave cannot be used.
         flowrl.training.Stopped: a signal ended it early; it can be resumed.
     """
+    for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
+        if not least <= (value := getattr(args, name)) < 2**31:
+            raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = choose_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.evaluate_every < 0 or args.evaluate_episodes < 1:
-        raise InputError(
-            f"evaluate-every is {args.evaluate_every} and evaluate-episodes {args.evaluate_episodes}:"
-            " they must be at least 0 and 1"
-        )
     folder = RunFolder(args.run_dir or default_run_dir(args))
     dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
     env = environment(args.env, dataset.env_spec, dataset.id)
+    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1])
     percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
     targets = resolve_targets(args.evaluation.targets, percentiles)
     with folder.locked():
@@ -97,7 +96,6 @@ def main(args: Args) -> Path:
         dataset = dataset.to(device)
         with isolated_rng(args.seed, device):
             agent = args.config.build(Normaliser.of(dataset)).to(device)
-            check_spaces(agent, env)
 
             def evaluate(step: int, tracker: Tracker) -> None:
                 few = replace(args.evaluation, episodes=args.evaluate_episodes)
@@ -175,7 +173,7 @@ def _evaluation_figures(rows: list[dict[str, Any]], step: int, seconds: float) -
         target: float(np.mean([r["return"] for r in rows if r["target"] == target]))
         for target in dict.fromkeys(r["target"] for r in rows)
     }
-    figures = {f"return/target_{target:.0f}": mean for target, mean in means.items()}
+    figures = {f"return/target_{target:g}": mean for target, mean in means.items()}
     told = "  ".join(f"{target:,.0f} → {mean:,.0f}" for target, mean in means.items())
     return figures | {
         "evaluate/seconds": seconds
