@@ -8,7 +8,8 @@ DATASET := flowrl/hopper/medium-replay-v0
 
 demo: .venv/installed
 	$(BIN)/python -m scripts.collect $(DATASET) --if-missing
-	$(BIN)/python -m scripts.compare --datasets $(DATASET) --agents flow dt --steps 2500 --precision bf16 --out runs/demo
+	$(BIN)/python -m scripts.compare --datasets $(DATASET) --agents flow dt \
+		--targets p75 p90 2000 2700 best --steps 1500 --evaluate-every 500 --precision bf16 --out runs/demo
 
 test: .venv/installed-test
 	$(BIN)/ruff format --check .

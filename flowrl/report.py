@@ -125,13 +125,13 @@ class Comparison:
         for agent in self.agents:
             of_agent = [self.metrics[agent, seed] for seed in self.seeds]
             speeds = [row["steps_per_second"] for rows_ in of_agent for row in rows_ if "steps_per_second" in row]
-            seconds = [rows_[-1].get("evaluate/seconds", np.nan) for rows_ in of_agent if rows_]
+            seconds = [rows_[-1]["evaluate/seconds"] for rows_ in of_agent if "evaluate/seconds" in rows_[-1]]
             rows.append(
                 {
                     "agent": agent,
                     "steps": self.configs[agent]["training"]["steps"],
                     "steps_per_second": float(np.median(speeds)),
-                    "evaluation_seconds": float(np.median(seconds)),
+                    "evaluation_seconds": float(np.median(seconds)) if seconds else None,
                 }
             )
         return rows
@@ -202,7 +202,8 @@ def cost_table(comparison: Comparison) -> list[list[str]]:
     """Training speed and evaluation time as text, header first."""
     table = [["agent", "training steps", "steps/s", "final evaluation"]]
     for row in comparison.cost_rows():
-        speed, seconds = f"{row['steps_per_second']:.2f}", f"{row['evaluation_seconds']:.0f} s"
+        speed = f"{row['steps_per_second']:.2f}"
+        seconds = "-" if row["evaluation_seconds"] is None else f"{row['evaluation_seconds']:.0f} s"
         table.append([row["agent"], f"{row['steps']:,}", speed, seconds])
     return table
 
@@ -268,7 +269,7 @@ def _page(comparison: Comparison, curves: Path, calibration: Path) -> list[str]:
         "",
         markdown(dataset_table(comparison)),
         "",
-        f"Returns of the agents, {evaluation['episodes']} episodes × {len(comparison.seeds)} training seed(s) each:",
+        f"Returns of the agents, {evaluation['episodes']} episodes × {len(comparison.seeds)} training seed(s) a target:",
         "",
         markdown(score_table(comparison)),
         "",
@@ -310,7 +311,8 @@ def draw_return_by_target(comparison: Comparison, path: Path) -> None:
         errors = [means - [row["mean_low"] for row in mine], [row["mean_high"] for row in mine] - means]
         style: dict[str, Any] = {"color": colour, "marker": marker, "linestyle": dash}
         axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=agent, **style)
-    _save(figure, axes, path, comparison)
+    episodes = comparison.configs[comparison.agents[0]]["evaluation"]["episodes"]
+    _save(figure, axes, path, comparison, f"{episodes} episodes a point")
 
 
 def draw_learning_curves(comparison: Comparison, path: Path) -> None:
@@ -329,7 +331,9 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> None:
         means = [np.mean([curve[step] for curve in curves]) for step in steps]
         axes.plot(steps, means, color=colour, marker=marker, linestyle=dash, label=agent)
     axes.set_xlim(left=0)
-    _save(figure, axes, path, comparison)
+    config = comparison.configs[comparison.agents[0]]
+    episodes = f"{config['evaluate_episodes']} episodes a point, {config['evaluation']['episodes']} at the last"
+    _save(figure, axes, path, comparison, episodes)
 
 
 def _curve(rows: Sequence[dict[str, Any]], target: float) -> dict[int, float]:
@@ -354,14 +358,11 @@ def _figure(title: str, x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _save(figure: Figure, axes: Axes, path: Path, comparison: Comparison) -> None:
+def _save(figure: Figure, axes: Axes, path: Path, comparison: Comparison, episodes: str) -> None:
     axes.legend(frameon=False)
     steps = comparison.configs[comparison.agents[0]]["training"]["steps"]
-    episodes = comparison.configs[comparison.agents[0]]["evaluation"]["episodes"]
-    figure.supxlabel(
-        f"{comparison.dataset}, {steps:,} steps, {len(comparison.seeds)} training seed(s), {episodes} episodes a point",
-        fontsize=7, color="0.35",
-    )  # fmt: skip
+    seeds = "1 training seed" if len(comparison.seeds) == 1 else f"{len(comparison.seeds)} training seeds"
+    figure.supxlabel(f"{comparison.dataset}, {steps:,} steps, {seeds}, {episodes}", fontsize=7, color="0.35")
     partial = path.with_name(f".{path.name}")
     figure.savefig(partial, format="png")
     partial.replace(path)
