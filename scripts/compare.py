@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ def _run_side_by_side(cells: list[Cell], jobs: int) -> list[str]:
     context = multiprocessing.get_context("spawn")
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_die_with_parent) as pool:
             futures = [pool.submit(_failure_of, cell) for cell in cells]
             try:
                 return [failure for future in as_completed(futures) if (failure := future.result())]
@@ -158,6 +159,18 @@ def _run_side_by_side(cells: list[Cell], jobs: int) -> list[str]:
                 raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _die_with_parent() -> None:
+    """Stop this worker, its checkpoint saved, when the process that started it is gone, however that died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _failure_of(cell: Cell) -> str | None:
