@@ -50,9 +50,8 @@ class BCAgent(nn.Module):
 
     def loss(self, batch: Batch) -> Tensor:
         """Mean squared error of the actions over real steps, each scaled to [-1, 1]."""
-        real = ~batch.is_pad
-        predicted = self.network(self.normaliser.observations(batch.observations[real]))
-        return (predicted.float() - self.normaliser.actions(batch.actions[real])).square().mean()
+        predicted = self.network(self.normaliser.observations(batch.observations)).float()
+        return batch.mean((predicted - self.normaliser.actions(batch.actions)).square())
 
     def initial(self, targets: Tensor) -> None:
         """It carries nothing: neither the past nor the target enters."""

@@ -64,7 +64,7 @@ class SequenceAgent(nn.Module):
         """Mean squared error of the predicted actions over real steps, each action scaled to [-1, 1]."""
         predicted = self.model(batch.returns_to_go, batch.observations, batch.actions, batch.timesteps)
         error = self.normaliser.actions(predicted) - self.normaliser.actions(batch.actions)
-        return error[~batch.is_pad].square().mean()
+        return batch.mean(error.square())
 
     def initial(self, targets: Tensor) -> WindowCarry | RecurrentCarry:
         """See `flowrl.protocols.Agent`."""

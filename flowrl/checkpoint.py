@@ -112,14 +112,19 @@ class RunFolder:
             checkpoint = torch.load(content, map_location="cpu", weights_only=True)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
             raise InputError(f"{file} is damaged or no checkpoint of flowrl: {cause(error)}") from error
-        if not isinstance(checkpoint, dict) or "agent" not in checkpoint or "step" not in checkpoint:
+        if not isinstance(checkpoint, dict) or not {"agent", "step", "config", "fingerprint"} <= checkpoint.keys():
             raise InputError(f"{file} is no checkpoint of flowrl")
         return checkpoint
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
-        """Append rows to the JSON-lines file `name`, in one write."""
-        with open(self.path / name, "a") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+        """Append rows to the JSON-lines file `name`, in one write; a line cut short by a kill goes."""
+        with open(self.path / name, "ab+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            if file.read(1) not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
 
     def rows(self, name: str) -> list[dict[str, Any]]:
         """The rows of a JSON-lines file; none if there is no file. A last line cut short by a kill is left out.

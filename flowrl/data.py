@@ -145,9 +145,18 @@ class TrajectoryDataset:
         return float(torch.quantile(self.returns, fraction))
 
 
+def _spread(values: Tensor, otherwise: float) -> Tensor:
+    """Standard deviation of (N, ...) over N; `otherwise` where rounding alone makes a constant vary."""
+    values = values.double()
+    std = values.std(0, correction=0)
+    return std.masked_fill(std <= 1e-6 * values.abs().amax(0).clamp(min=1.0), otherwise)
+
+
 def _check_finite(name: str, array: NDArray[np.floating], episode_of: NDArray[np.int64]) -> None:
     # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
-    if np.isfinite(array.sum(dtype=np.float64)):
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        total = array.sum(dtype=np.float64)
+    if np.isfinite(total):
         return
     bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
     if bad.any():
@@ -187,17 +196,13 @@ class Normaliser(nn.Module):
     def of(cls, dataset: TrajectoryDataset) -> "Normaliser":
         """Statistics over every step of `dataset`, each once."""
         self = cls(dataset.observations.shape[1], dataset.actions.shape[1])
-        observations = dataset.observations.double()
-        std = observations.std(0, correction=0)
-        # Rounding leaves a constant feature a tiny spread, which must not be blown up.
-        constant = std <= 1e-6 * observations.abs().amax(0).clamp(min=1.0)
-        self.observation_mean.copy_(observations.mean(0))
-        self.observation_std.copy_(std.masked_fill(constant, 1.0))
+        self.observation_mean.copy_(dataset.observations.double().mean(0))
+        self.observation_std.copy_(_spread(dataset.observations, otherwise=1.0))
         self.action_centre.copy_((dataset.action_high + dataset.action_low) / 2)
         half_range = (dataset.action_high - dataset.action_low) / 2
         self.action_half_range.copy_(half_range.masked_fill(half_range == 0, 1.0))
-        scale = dataset.returns_to_go.double().std(correction=0)
-        self.return_scale.copy_(scale if scale > 0 else dataset.returns_to_go.abs().max().clamp(min=1e-6))
+        largest = float(dataset.returns_to_go.abs().max())
+        self.return_scale.copy_(_spread(dataset.returns_to_go, otherwise=largest or 1.0))
         return self
 
     @property

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,7 @@ class Comparison:
 
         return np.array([row_values(seed) for seed in self.seeds], dtype=np.float64)
 
+    @cached_property
     def score_rows(self) -> list[dict[str, Any]]:
         """One row per target and agent: what it returned, with an interval, and its scores."""
         rows = []
@@ -105,6 +107,7 @@ class Comparison:
                 rows.append(row)
         return rows
 
+    @cached_property
     def difference_rows(self) -> list[dict[str, Any]]:
         """One row per target and rival of the baseline: the paired difference, and its interval."""
         rows = []
@@ -138,7 +141,7 @@ class Comparison:
 
     def summary(self) -> str:
         """The result in plain words."""
-        scores = {(row["target"], row["agent"]): row for row in self.score_rows()}
+        scores = {(row["target"], row["agent"]): row for row in self.score_rows}
         average = self.dataset_returns["mean"]
         parts = []
         for agent in self.agents:
@@ -153,7 +156,7 @@ class Comparison:
         for agent in self.agents:
             if agent == self.baseline:
                 continue
-            rows = [row for row in self.difference_rows() if row["agent"] == agent]
+            rows = [row for row in self.difference_rows if row["agent"] == agent]
             ahead = sum(row["low"] > 0 for row in rows)
             behind = sum(row["high"] < 0 for row in rows)
             told.append(
@@ -171,7 +174,7 @@ class Comparison:
 def score_table(comparison: Comparison) -> list[list[str]]:
     """The scores as text, header first."""
     table = [["target", "agent", "mean", "95 % interval", "IQM", "length", "D4RL score", "own score"]]
-    for row in comparison.score_rows():
+    for row in comparison.score_rows:
         interval = f"[{_number(row['mean_low'])}, {_number(row['mean_high'])}]"
         scores = ["-" if row[name] is None else f"{row[name]:.1f}" for name in ("score_d4rl", "score_measured")]
         figures = [_number(row["mean"]), interval, _number(row["iqm"]), f"{row['length']:,.0f}"]
@@ -182,7 +185,7 @@ def score_table(comparison: Comparison) -> list[list[str]]:
 def difference_table(comparison: Comparison) -> list[list[str]]:
     """The paired differences as text, header first."""
     table = [["target", "difference", "mean", "95 % interval"]]
-    for row in comparison.difference_rows():
+    for row in comparison.difference_rows:
         interval = f"[{_number(row['low'])}, {_number(row['high'])}]"
         name = f"{row['agent']} − {comparison.baseline}"
         table.append([_number(row["target"]), name, _number(row["difference"], sign=True), interval])
@@ -243,8 +246,8 @@ def write_report(comparisons: Sequence[Comparison], out: Path, commands: Sequenc
                 "dataset": comparison.dataset,
                 "dataset_returns": comparison.dataset_returns,
                 "summary": comparison.summary(),
-                "scores": comparison.score_rows(),
-                "differences": comparison.difference_rows(),
+                "scores": comparison.score_rows,
+                "differences": comparison.difference_rows,
                 "costs": comparison.cost_rows(),
                 "configs": comparison.configs,
             }
@@ -269,7 +272,7 @@ def _page(comparison: Comparison, curves: Path, calibration: Path) -> list[str]:
         "",
         markdown(dataset_table(comparison)),
         "",
-        f"Returns of the agents, {evaluation['episodes']} episodes × {len(comparison.seeds)} training seed(s) a target:",
+        f"Returns of the agents, {evaluation['episodes']} episodes × {len(comparison.seeds)} seed(s) a target:",
         "",
         markdown(score_table(comparison)),
         "",
@@ -304,7 +307,7 @@ def draw_return_by_target(comparison: Comparison, path: Path) -> None:
     low, high = min(comparison.targets), max(comparison.targets)
     axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="as asked")
     axes.axhline(returns["mean"], color="0.4", linewidth=1, linestyle=(0, (1, 2)), label="mean of the dataset")
-    rows = comparison.score_rows()
+    rows = comparison.score_rows
     for agent, (colour, marker, dash) in zip(comparison.agents, _styles(comparison), strict=True):
         mine = [row for row in rows if row["agent"] == agent]
         means = np.array([row["mean"] for row in mine])

@@ -18,6 +18,13 @@ class Batch(NamedTuple):
     timesteps: Tensor  # (B, K) int64
     is_pad: Tensor  # (B, K) bool, True at padding
 
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of `values` (B, K, ...) over real steps, each once; padding enters neither sum nor divisor."""
+        real = (~self.is_pad).view(
+            *self.is_pad.shape, *(1,) * (values.ndim - 2)
+        )  # a product: indexing would sync a GPU
+        return (values * real).sum() / (real.sum() * (values.numel() // self.is_pad.numel()))
+
 
 def sample_windows(dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator) -> Batch:
     """Windows whose first steps are drawn uniformly, with replacement, from all steps of the dataset.

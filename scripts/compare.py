@@ -11,6 +11,7 @@ import shlex
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +49,8 @@ class Args:
     """cpu, cuda, or auto for a GPU where there is one."""
     jobs: int = 0
     """Cells trained side by side; 0 for as many as there are CPU cores (one on a GPU)."""
+    threads: int = 1
+    """CPU threads of each cell; the last bits of a result depend on it, and on nothing else here."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +81,19 @@ def main(args: Args) -> list[Path]:
         )
     device = choose_device(args.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cells_in_all = len(args.datasets) * len(args.agents) * args.seeds
-    jobs = args.jobs or (1 if device.type == "cuda" else min(cores, cells_in_all))
-    cells = _cells(args, threads=max(1, cores // jobs))
-    for cell in cells:
-        train.parse_args(list(cell.argv))  # every mistake is told before the first cell starts
+    cells = _cells(args)
+    jobs = args.jobs or (1 if device.type == "cuda" else min(cores, len(cells)))
+    # Every mistake is told before the first cell starts.
+    first_of = {cell.dataset: train.parse_args(list(cell.argv)) for cell in reversed(cells)}
+    for first in first_of.values():
+        train.prepare(first)
 
     print(f"{len(cells)} runs on {device}, {jobs} at a time; each is a command that can be typed alone:")
     print("\n".join(f"  {cell.command}" for cell in cells), flush=True)
     _run_all(cells, jobs)
     comparisons = [
         Comparison.load({(c.agent, c.seed): RunFolder(c.run_dir) for c in cells if c.dataset == dataset})
-        for dataset in args.datasets
+        for dataset in dict.fromkeys(args.datasets)
     ]
     made = write_report(comparisons, args.out, [cell.command for cell in cells])
     for comparison in comparisons:
@@ -100,19 +104,19 @@ def main(args: Args) -> list[Path]:
         print(f"\ncost\n{console(cost_table(comparison))}\n\n{comparison.summary()}")
     print("\nwritten:")
     print("\n".join(f"  {path}" for path in made))
-    first = cells[0].run_dir
+    example = cells[0].run_dir
     print("\nnext:")
-    print(f"  python -m scripts.evaluate {first} --episodes 100 --targets best    # more episodes, other targets")
-    print(f"  python -m scripts.evaluate {first} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")
+    print(f"  python -m scripts.evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
+    print(f"  python -m scripts.evaluate {example} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")
     print(f"  tensorboard --logdir {args.out}    # the training curves")
     return made
 
 
-def _cells(args: Args, threads: int) -> list[Cell]:
+def _cells(args: Args) -> list[Cell]:
     cells = []
-    for dataset in args.datasets:
+    for dataset in dict.fromkeys(args.datasets):
         for seed in range(args.seeds):
-            for agent in args.agents:
+            for agent in dict.fromkeys(args.agents):
                 run_dir = args.out / dataset.strip("/").replace("/", "-") / f"{agent}-seed{seed}"
                 evaluation = args.evaluation
                 options = {
@@ -126,7 +130,7 @@ def _cells(args: Args, threads: int) -> list[Cell]:
                     "episode-seed": evaluation.episode_seed,
                     "vector": evaluation.vector,
                     "device": args.device,
-                    "threads": threads,
+                    "threads": args.threads,
                     "run-dir": run_dir,
                 }
                 words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -152,6 +156,10 @@ def _run_side_by_side(cells: list[Cell], jobs: int) -> list[str]:
             futures = [pool.submit(_failure_of, cell) for cell in cells]
             try:
                 return [failure for future in as_completed(futures) if (failure := future.result())]
+            except BrokenProcessPool:
+                raise InputError(
+                    "a training process was killed: the same command goes on from its checkpoint"
+                ) from None
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 for worker in multiprocessing.active_children():

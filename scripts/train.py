@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,18 +70,10 @@ def main(args: Args) -> Path:
         InputError: what the user gave cannot be used.
         flowrl.training.Stopped: a signal ended it early; it can be resumed.
     """
-    for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
-        if not least <= (value := getattr(args, name)) < 2**31:
-            raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
-    device = choose_device(args.device)
+    dataset, env, targets, percentiles, device = prepare(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = RunFolder(args.run_dir or default_run_dir(args))
-    dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
-    env = environment(args.env, dataset.env_spec, dataset.id)
-    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1])
-    percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
-    targets = resolve_targets(args.evaluation.targets, percentiles)
     with folder.locked():
         folder.begin(describe(args, dataset, env, targets, percentiles, device))
         name = f"{args.agent} seed {args.seed}"
@@ -121,6 +113,33 @@ def main(args: Args) -> Path:
         print(table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path
+
+
+class Prepared(NamedTuple):
+    """What a run needs, found and checked before it begins."""
+
+    dataset: TrajectoryDataset  # on the CPU
+    env: EnvSpec
+    targets: list[float]
+    percentiles: list[float]  # 0 to 100, of the dataset's episode returns
+    device: torch.device
+
+
+def prepare(args: Args) -> Prepared:
+    """Check what the user gave and load the data; nothing is written.
+
+    Raises:
+        InputError: what the user gave cannot be used.
+    """
+    for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
+        if not least <= (value := getattr(args, name)) < 2**31:
+            raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
+    device = choose_device(args.device)
+    dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
+    env = environment(args.env, dataset.env_spec, dataset.id)
+    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1])
+    percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
+    return Prepared(dataset, env, resolve_targets(args.evaluation.targets, percentiles), percentiles, device)
 
 
 def default_run_dir(args: Args) -> Path:

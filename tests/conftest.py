@@ -1,11 +1,26 @@
-"""What every test stands on: an own Minari root, one CPU thread, no network."""
+"""What every test stands on: an own Minari root, one CPU thread, no network; tiny datasets and runs."""
 
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
+import envs  # noqa: F401  (registers flowrl/Reach-v0)
+from flowrl.data import TrajectoryDataset
+from flowrl.minari_store import Episode, StoredArrays, write_dataset
+from scripts import collect, train
+
 torch.set_num_threads(1)
+
+REACH = "flowrl/reach/mixed-v0"
+TINY = [
+    *("--dataset", REACH, "--steps", "20", "--width", "16", "--layers", "1", "--context", "5", "--batch-size", "8"),
+    *("--episodes", "3", "--log-every", "5", "--checkpoint-every", "10", "--warmup-steps", "5", "--device", "cpu"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +30,147 @@ def minari_root(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """`--threads` sets torch's threads for the whole process: set them back."""
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def reach_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Minari root that holds `flowrl/reach/mixed-v0`, some 400 steps of it."""
+    root = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        collect.main(collect.Args(REACH, steps=400))
+    return root
+
+
+@pytest.fixture
+def reach_dataset(reach_template: Path, minari_root: Path) -> str:
+    """The id of `flowrl/reach/mixed-v0`, which is in the test's own root."""
+    shutil.copytree(reach_template, minari_root, dirs_exist_ok=True)
+    return REACH
+
+
+@pytest.fixture
+def reach(reach_dataset: str) -> TrajectoryDataset:
+    """The same, loaded."""
+    return TrajectoryDataset.from_minari(reach_dataset)
+
+
+def tiny_argv(agent: str, run_dir: Path, *options: str) -> list[str]:
+    """The command line of a tiny run; `options` come last and so override."""
+    heads = [] if agent == "bc" else ["--heads", "2"]
+    return [agent, *TINY, *heads, "--run-dir", str(run_dir), *options]
+
+
+@pytest.fixture(name="tiny_argv")
+def tiny_argv_fixture() -> Callable[..., list[str]]:
+    """`tiny_argv` of this file."""
+    return tiny_argv
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory, reach_template: Path) -> Path:
+    """A folder with the finished tiny runs `flow`, `dt` and `bc`."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(reach_template))
+        for agent in ("flow", "dt", "bc"):
+            train.start(tiny_argv(agent, folder / agent))
+    return folder
+
+
+@pytest.fixture(params=["flow", "dt", "bc"])
+def any_tiny_run(request: pytest.FixtureRequest, tiny_runs: Path, tmp_path: Path) -> Path:
+    """A copy of a finished tiny run of every agent."""
+    return shutil.copytree(tiny_runs / request.param, tmp_path / request.param)
+
+
+@pytest.fixture
+def tiny_run(tiny_runs: Path, tmp_path: Path) -> Path:
+    """A copy of a finished tiny run of `flow`."""
+    return shutil.copytree(tiny_runs / "flow", tmp_path / "flow")
+
+
+def random_arrays(
+    lengths: Sequence[int], observation_size: int = 3, action_size: int = 2, seed: int = 0
+) -> StoredArrays:
+    """Episodes of these lengths; rewards are quarters, so that sums of them are exact in float32."""
+    generator = np.random.default_rng(seed)
+    steps, episodes = sum(lengths), len(lengths)
+    return StoredArrays(
+        generator.normal(size=(steps + episodes, observation_size)).astype(np.float32),
+        generator.uniform(-1, 1, size=(steps, action_size)).astype(np.float32),
+        (generator.integers(-8, 9, size=steps) / 4).astype(np.float32),
+        generator.random(steps) < 0.1,
+        np.array(lengths, np.int64),
+    )
+
+
+@pytest.fixture(name="random_arrays")
+def random_arrays_fixture() -> Callable[..., StoredArrays]:
+    """`random_arrays` of this file."""
+    return random_arrays
+
+
+@pytest.fixture
+def random_dataset() -> Callable[..., TrajectoryDataset]:
+    """Makes a dataset of random episodes whose actions lie in Reach's bounds, which are off centre."""
+
+    def make(lengths: Sequence[int], observation_size: int = 3, seed: int = 0) -> TrajectoryDataset:
+        return TrajectoryDataset.from_arrays(
+            "random",
+            random_arrays(lengths, observation_size, 2, seed),
+            action_low=np.array([-2.0, -1.0]),
+            action_high=np.array([3.0, 2.0]),
+        )
+
+    return make
+
+
+def numbered_episode(number: int, length: int, *, terminated: bool = True) -> Episode:
+    """Every figure names its episode and step: observation 100·e + t, action that + 0.5, reward that + 0.25."""
+    steps = 100.0 * number + np.arange(length + 1)
+    last = np.arange(length) == length - 1
+    return Episode(
+        observations=np.stack([steps, -steps, 2 * steps], 1),
+        actions=np.stack([steps[:-1] + 0.5, -steps[:-1] - 0.5], 1).astype(np.float32),
+        rewards=steps[:-1] + 0.25,
+        terminations=last & terminated,
+        truncations=last & (not terminated),
+        seed=number,
+    )
+
+
+@pytest.fixture(name="numbered_episode")
+def numbered_episode_fixture() -> Callable[..., Episode]:
+    """`numbered_episode` of this file."""
+    return numbered_episode
+
+
+@pytest.fixture
+def write() -> Callable[..., Path]:
+    """Writes episodes with observations (3,) and actions (2,) as the Minari dataset of an id."""
+
+    def write_reach(dataset_id: str, episodes: Sequence[Episode], **keywords) -> Path:
+        spaces = {
+            "observation_space": gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
+            "action_space": gym.spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            "env_spec": gym.spec("flowrl/Reach-v0"),
+        }
+        return write_dataset(
+            dataset_id, episodes, algorithm="none", description="made by a test", **(spaces | keywords)
+        )
+
+    return write_reach
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent

@@ -162,8 +162,6 @@ def _tile(
         incoming = incoming + _column(q, past.k) + eps * past.k.sum(-1, keepdim=True)
         outgoing = outgoing + _column(k, past.q) + eps * past.q.sum(-1, keepdim=True)
     per_incoming, per_outgoing = n / incoming, n / outgoing
-    if real is not None:
-        per_incoming, per_outgoing = per_incoming * real, per_outgoing * real
 
     conserved_in = _column(to_sinks, per_outgoing) + eps * (q_sum + (k_sum * per_outgoing).cumsum(-1)) + d * eps**2
     conserved_out = _row(per_incoming, from_sources) + eps * (k_sum + (q_sum * per_incoming).cumsum(-1)) + d * eps**2

@@ -1,0 +1,282 @@
+"""Agents: their presets, their losses, and how other programs play them."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from agents import AGENTS, BCConfig, Policy, SequenceConfig, load_agent, load_policy
+from envs import make_env
+from flowrl.attention import ATTENTION
+from flowrl.checkpoint import RunFolder
+from flowrl.data import Normaliser
+from flowrl.errors import InputError
+from flowrl.windows import windows_at
+
+SMALL = {"width": 16, "layers": 1, "context": 5}
+
+
+def built(name, dataset, **options):
+    torch.manual_seed(0)
+    return replace(AGENTS[name].config, **(SMALL | options)).build(Normaliser.of(dataset))
+
+
+@pytest.fixture
+def dataset(random_dataset):
+    return random_dataset([9, 4, 17])
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("flow", "dt"), ("flow-paper", "dt-paper")])
+def test_flow_and_dt_differ_in_their_attention_alone(ours, theirs):
+    one, two = AGENTS[ours], AGENTS[theirs]
+    assert asdict(one.config) == asdict(two.config) | {"attention": "flow"}
+    assert two.config.attention == "softmax"
+    assert one.training == two.training
+
+
+def test_the_presets_are_the_literatures():
+    config, training = AGENTS["flow"].config, AGENTS["flow"].training
+    assert (config.context, config.width, config.layers, config.dropout) == (20, 128, 3, 0.1)
+    assert training.clip_norm == 0.25
+    assert training.warmup_steps > 0
+    paper = AGENTS["flow-paper"]
+    assert (paper.config.width, paper.config.heads, paper.training.learning_rate) == (256, 4, 1e-3)
+    assert {"flow", "dt", "bc", "flow-paper", "dt-paper"} <= AGENTS.keys()
+    assert all(preset.description for preset in AGENTS.values())
+
+
+def test_flow_and_dt_begin_with_the_same_weights(dataset):
+    flow, dt = (built(name, dataset, heads=2).state_dict() for name in ("flow", "dt"))
+    assert flow.keys() == dt.keys()
+    assert all(torch.equal(flow[name], dt[name]) for name in flow)
+
+
+@pytest.mark.parametrize("name", ["flow", "dt", "bc"])
+def test_every_parameter_gets_a_gradient_from_the_loss(name, dataset):
+    agent = built(name, dataset)
+    agent.loss(windows_at(dataset, torch.tensor([0, 5, 11]), 5)).backward()
+    for parameter_name, parameter in agent.named_parameters():
+        assert parameter.grad is not None, parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", ["flow", "dt", "bc"])
+def test_a_loss_of_zero_is_the_right_action(name, dataset, monkeypatch):
+    agent = built(name, dataset)
+    batch = windows_at(dataset, torch.tensor([0, 5, 11]), 5)
+    right = agent.normaliser.actions(batch.actions)
+    if name == "bc":
+        monkeypatch.setattr(agent, "network", Stub(right, agent.normaliser))
+    else:
+        monkeypatch.setattr(agent, "model", Stub(batch.actions, agent.normaliser))
+    assert float(agent.loss(batch)) == pytest.approx(0, abs=1e-12)
+
+
+class Stub(torch.nn.Module):
+    def __init__(self, actions, normaliser):
+        super().__init__()
+        self.actions, self.normaliser = actions, normaliser
+
+    def forward(self, *arguments):
+        return self.actions
+
+
+@pytest.mark.parametrize("name", ["flow", "dt", "bc"])
+def test_bfloat16_losses_are_summed_in_float32(name, dataset):
+    agent = built(name, dataset)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = agent.loss(windows_at(dataset, torch.tensor([0, 5, 11]), 5))
+    assert loss.dtype == torch.float32
+
+
+def test_bc_asks_for_neither_target_nor_past(dataset):
+    agent = built("bc", dataset).eval()
+    carry, observations = agent.initial(torch.tensor([1.0, 500.0])), torch.ones(2, 3)
+    _, actions = agent.act(carry, observations, torch.tensor([0.0, 9.0]))
+    assert torch.equal(actions[0], actions[1])
+
+
+@pytest.mark.parametrize("name", ["flow", "dt"])
+def test_the_return_asked_for_steers_and_rewards_use_it_up(name, dataset):
+    agent = built(name, dataset).eval()
+    torch.nn.init.normal_(agent.model.action_head.weight, std=1.0)
+    observations, rewards = torch.ones(2, 3), torch.zeros(2)
+    carry, actions = agent.act(agent.initial(torch.tensor([1.0, 50.0])), observations, rewards)
+    assert (actions[0] - actions[1]).abs().max() > 1e-4
+    carry, _ = agent.act(carry, observations, torch.tensor([0.25, -4.0]))
+    assert carry.returns_to_go[:, -1].tolist() == [0.75, 54.0]
+    assert carry.returns_to_go[:, 0].tolist() == [1.0, 50.0]
+
+
+@pytest.mark.parametrize("name", ["flow", "dt", "bc"])
+def test_actions_fill_reachs_off_centre_bounds_and_stay_inside(name, dataset):
+    agent = built(name, dataset).eval()
+    head = agent.network[-2] if name == "bc" else agent.model.action_head
+    torch.nn.init.normal_(head.weight, std=100.0)
+    observations = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        _, actions = agent.act(agent.initial(torch.zeros(500)), observations, torch.zeros(500))
+    low, high = torch.tensor([-2.0, -1.0]), torch.tensor([3.0, 2.0])
+    assert ((actions >= low) & (actions <= high)).all()
+    torch.testing.assert_close(actions.amin(0), low, rtol=0, atol=1e-3)
+    torch.testing.assert_close(actions.amax(0), high, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize("rollout", ["window", "recurrent"])
+def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
+    agent = built("flow", dataset, attention=attention, rollout=rollout).eval()
+    generator = torch.Generator().manual_seed(0)
+    carry = agent.initial(torch.tensor([3.0]))
+    for _ in range(7):
+        carry, _ = agent.act(carry, torch.randn(1, 3, generator=generator), torch.ones(1))
+    observation = torch.randn(1, 3, generator=generator)
+    one, two = (agent.act(carry, observation, torch.ones(1))[1] for _ in range(2))
+    assert torch.equal(one, two)
+
+
+# Policies
+
+
+def played(policy, steps=8, seed=0):
+    env = make_env("flowrl/Reach-v0")
+    observation, _ = env.reset(seed=seed)
+    policy.reset(14.0)
+    reward, actions = 123.0, []  # before the first step there is no reward: what is given is ignored
+    for _ in range(steps):
+        actions.append(policy.act(observation, reward))
+        observation, reward, over, cut, _ = env.step(actions[-1])
+        if over or cut:
+            break
+    return np.array(actions)
+
+
+def test_a_policy_is_loaded_without_a_dataset(any_tiny_run, minari_root):
+    assert not list(minari_root.iterdir())
+    policy = load_policy(any_tiny_run)
+    assert isinstance(policy, Policy)
+    actions = played(policy)
+    assert actions.shape[1:] == (2,)
+    assert actions.dtype == np.float32
+    assert ((actions >= [-2, -1]) & (actions <= [3, 2])).all()
+    # A second episode begins anew, and a path may be a string.
+    np.testing.assert_array_equal(played(policy), actions)
+    np.testing.assert_array_equal(played(load_policy(str(any_tiny_run))), actions)
+    assert len(played(policy, seed=1)) > 0
+
+
+def test_several_episodes_at_once_are_those_one_by_one(any_tiny_run):
+    policy, single = load_policy(any_tiny_run), load_policy(any_tiny_run)
+    observations = np.random.default_rng(0).normal(size=(7, 3, 3))
+    policy.reset([1.0, 5.0, 14.0])
+    together = np.array([policy.act(observations[t], [0.5, 0.25, 0.0]) for t in range(7)])
+    assert together.shape == (7, 3, 2)
+    for slot, (target, reward) in enumerate([(1.0, 0.5), (5.0, 0.25), (14.0, 0.0)]):
+        single.reset(target)
+        alone = np.array([single.act(observations[t, slot], reward) for t in range(7)])
+        np.testing.assert_allclose(together[:, slot], alone, atol=1e-5)
+
+
+def test_dropout_is_off_and_no_generator_is_drawn_from(any_tiny_run):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    one = played(load_policy(any_tiny_run))
+    assert torch.equal(torch.get_rng_state(), before)
+    np.testing.assert_array_equal(one, played(load_policy(any_tiny_run)))
+
+
+def test_the_rollout_can_be_chosen(tiny_run):
+    assert load_agent(RunFolder(tiny_run), torch.device("cpu"))[0].config.rollout == "window"
+    agent, step = load_agent(RunFolder(tiny_run), torch.device("cpu"), rollout="recurrent")
+    assert (agent.config.rollout, step) == ("recurrent", 20)
+    window, recurrent = played(load_policy(tiny_run)), played(load_policy(tiny_run, rollout="recurrent"))
+    np.testing.assert_allclose(window[:5], recurrent[:5], atol=1e-5)
+
+
+def test_bc_has_no_rollout_to_choose(tiny_runs):
+    with pytest.raises(InputError, match="agent bc has no rollout to choose"):
+        load_policy(tiny_runs / "bc", rollout="recurrent")
+
+
+def test_misuse_of_a_policy_is_told(any_tiny_run):
+    policy = load_policy(any_tiny_run)
+    with pytest.raises(RuntimeError, match="call reset"):
+        policy.act(np.zeros(3))
+    policy.reset([1.0, 2.0])
+    with pytest.raises(ValueError, match=r"observation has shape \(3,\)"):
+        policy.act(np.zeros(3))
+    with pytest.raises(ValueError, match="targets must be"):
+        policy.reset([])
+    with pytest.raises(ValueError, match="targets must be"):
+        policy.reset([[1.0]])
+
+
+def edit_config(run, **changes):
+    file = run / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_what_is_no_run_is_refused(tmp_path, tiny_run):
+    with pytest.raises(InputError, match="is no run folder"):
+        load_policy(tmp_path / "nowhere")
+    (tiny_run / "checkpoint.pt").unlink()
+    with pytest.raises(InputError, match="holds no checkpoint yet"):
+        load_policy(tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"agent": "decision-mamba"}, "unknown agent 'decision-mamba': known are .*flow"),
+        ({"agent_config": None}, "config.json"),
+        ({"agent_config": {"width": 16, "color": "red"}}, "config.json"),
+        ({"agent_config": {"attention": "hyena"}}, "hyena"),
+        ({"observation_size": "three"}, "config.json"),
+    ],
+)
+def test_a_configuration_of_another_version_is_refused(tiny_run, changes, message):
+    edit_config(tiny_run, **changes)
+    with pytest.raises(InputError, match=message):
+        load_policy(tiny_run)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny_runs, tiny_run):
+    config = json.loads((tiny_run / "config.json").read_text())
+    edit_config(tiny_run, agent_config=config["agent_config"] | {"width": 32})
+    with pytest.raises(InputError, match="of another architecture: .* is .*16.*32"):
+        load_policy(tiny_run)
+
+
+def test_a_checkpoint_of_another_agent_with_the_same_shapes_is_refused(tiny_runs, tiny_run):
+    """flow and dt have the same tensors: only a configuration inside the checkpoint tells them apart."""
+    (tiny_run / "checkpoint.pt").write_bytes((tiny_runs / "dt/checkpoint.pt").read_bytes())
+    with pytest.raises(InputError, match="another"):
+        load_policy(tiny_run)
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "message"),
+    [
+        (BCConfig, {"width": 0}, "width is 0"),
+        (BCConfig, {"layers": 0}, "layers is 0"),
+        (BCConfig, {"context": 0}, "context is 0"),
+        (BCConfig, {"dropout": 1.0}, "dropout is 1.0"),
+        (SequenceConfig, {"rollout": "tree"}, "rollout is 'tree': known are window, recurrent"),
+        (SequenceConfig, {"heads": 5}, "width must be a multiple of heads"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(config, options, message):
+    with pytest.raises(ValueError, match=message):
+        config(**options)
+
+
+def test_every_field_explains_itself():
+    """`--help` shows the sentence under each field."""
+    import inspect
+
+    for config in (SequenceConfig, BCConfig):
+        source = "".join(inspect.getsource(c) for c in config.__mro__ if c is not object)
+        for field in fields(config):
+            assert f"    {field.name}: " in source

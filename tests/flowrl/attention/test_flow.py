@@ -1,0 +1,257 @@
+"""Flow-Attention against the slowest transcription of its equations, in value, gradient, padding and recurrence."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrl.attention.flow import FlowAttention, FlowState, flow_attention, flow_attention_step
+
+B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
+LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 150]
+
+
+def literal(q, k, v, *, clip=10.0, eps=1e-6):
+    """DESIGN section 3, sum by sum and token by token; returns y (B, H, T, M) and Ô before its clamp (B, H, T)."""
+    q, k, v = q.sigmoid().unbind(2), k.sigmoid().unbind(2), v.unbind(2)
+    tokens = range(len(q))
+    n = [t + 1 for t in tokens]
+
+    def dot(a, b):
+        return (a * b).sum(-1, keepdim=True)
+
+    def upto(last, terms):
+        return torch.stack(terms[: last + 1]).sum(0)
+
+    incoming = [dot(q[i] + eps, upto(i, k) + eps) for i in tokens]
+    outgoing = [dot(k[j] + eps, upto(j, q) + eps) for j in tokens]
+    k_per_flow = [k[j] * n[j] / outgoing[j] for j in tokens]
+    q_per_flow = [q[i] * n[i] / incoming[i] for i in tokens]
+    conserved_in = [dot(q[i] + eps, upto(i, k_per_flow) + eps) / n[i] for i in tokens]
+    conserved_out = [dot(k[j] + eps, upto(j, q_per_flow) + eps) / n[j] for j in tokens]
+    exponentials = [flow.clamp(-clip, clip).exp() for flow in conserved_out]
+    competition = [n[j] * exponentials[j] / upto(j, exponentials) for j in tokens]
+    carried = [competition[j] * v[j] for j in tokens]
+    y = [
+        conserved_in[i].sigmoid()
+        / incoming[i]
+        * (dot(q[i], torch.stack(k[: i + 1])) * torch.stack(carried[: i + 1])).sum(0)
+        for i in tokens
+    ]
+    return torch.stack(y, 2), torch.cat(conserved_out, -1)
+
+
+def inputs(tokens, *, scale=1.0, seed=0, dtype=torch.float64, batch=B):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(batch, H, tokens, D), (batch, H, tokens, D), (batch, H, tokens, M)]
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    return [(scale * q).to(dtype), (scale * k).to(dtype), v.to(dtype)]
+
+
+def assert_close(found, expected, tolerance=1e-11):
+    """Within `tolerance` of the largest magnitude: float64 leaves 1e-15 a sum and a few hundred terms."""
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-300)
+
+
+@pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
+@pytest.mark.parametrize("tokens", LENGTHS)
+def test_values_and_gradients_are_those_of_the_equations(tokens, scale):
+    ours, theirs = (
+        [x.requires_grad_() for x in inputs(tokens, scale=scale)],
+        [x.requires_grad_() for x in inputs(tokens, scale=scale)],
+    )
+    expected, conserved_out = literal(*theirs)
+    if tokens > 2:
+        assert bool((conserved_out.abs() > 10).any()) == (scale > 1), "the clamp should be active in one of the two"
+    found = flow_attention(*ours)
+    assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name, g, e in zip(
+        "qkv", torch.autograd.grad(found, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
+    ):
+        assert e.abs().max() > 0, name
+        assert_close(g, e, 1e-9)
+
+
+def test_clip_and_eps_are_used():
+    x = inputs(40)
+    for options in ({"clip": 0.3}, {"eps": 1e-2}, {"clip": 0.5, "eps": 0.1}):
+        assert_close(flow_attention(*x, **options), literal(*x, **options)[0])
+        assert_close(flow_attention_step(*x, None, tile=7, **options)[0], literal(*x, **options)[0])
+        assert (flow_attention(*x, **options) - flow_attention(*x)).abs().max() > 1e-4
+
+
+def test_gradcheck_of_one_tile_and_of_a_row_of_them():
+    x = [t[:, :1, :, :3].clone().requires_grad_() for t in inputs(5)]
+    assert torch.autograd.gradcheck(flow_attention, x)
+    assert torch.autograd.gradcheck(lambda *qkv: flow_attention_step(*qkv, None, tile=2)[0], x)
+    is_pad = torch.tensor([[True, False, True, False, False], [False, False, False, True, True]])
+    assert torch.autograd.gradcheck(lambda *qkv: flow_attention(*qkv, is_pad=is_pad), x)
+
+
+@pytest.mark.parametrize("tile", [1, 2, 3, 64, 65, 1000])
+def test_the_tile_changes_nothing(tile):
+    x = inputs(130)
+    assert_close(flow_attention_step(*x, None, tile=tile)[0], flow_attention_step(*x, None, tile=130)[0])
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 150), st.lists(st.integers(1, 149), max_size=6), st.sampled_from([1, 3, 64]))
+def test_a_sequence_resumed_anywhere_is_the_whole(tokens, cuts, tile):
+    q, k, v = inputs(tokens, seed=tokens)
+    borders = sorted({0, tokens, *(cut for cut in cuts if cut < tokens)})
+    state, parts = None, []
+    for start, end in pairwise(borders):
+        part, state = flow_attention_step(q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], state, tile=tile)
+        parts.append(part)
+    assert_close(torch.cat(parts, 2), flow_attention(q, k, v))
+    _, whole = flow_attention_step(q, k, v, None)
+    assert torch.equal(state.n, torch.full((B, 1), float(tokens), dtype=torch.float64))
+    for found, expected in zip(state, whole, strict=True):
+        assert_close(found, expected)
+
+
+def test_the_state_holds_the_sums_it_names():
+    q, k, v = inputs(9)
+    _, state = flow_attention_step(q, k, v, None, tile=4)
+    assert_close(state.k, k.sigmoid().sum(2))
+    assert_close(state.q, q.sigmoid().sum(2))
+    assert state.n.tolist() == [[9.0]] * B
+
+
+@pytest.mark.parametrize("tokens", [1, 10, 200])
+def test_the_state_is_dm_plus_4d_plus_2_numbers_a_head_however_long_the_past(tokens):
+    q, k, v = (x[:1, :1] for x in inputs(tokens))
+    _, state = flow_attention_step(q, k, v, None)
+    assert sum(tensor.numel() for tensor in state) == D * M + 4 * D + 2
+    start = FlowState.zeros(1, 1, D, M, device=torch.device("cpu"), dtype=torch.float32)
+    assert [tensor.shape for tensor in state] == [tensor.shape for tensor in start]
+
+
+def paddings(tokens):
+    """(name, (B, T) is_pad): on the left, on the right, and with holes, other ones in each row."""
+    left, right = torch.zeros(B, tokens, dtype=torch.bool), torch.zeros(B, tokens, dtype=torch.bool)
+    left[0, : tokens // 3], left[1, : tokens - 1] = True, True
+    right[0, -(tokens // 3) :], right[1, 1:] = True, True
+    holes = torch.rand(B, tokens, generator=torch.Generator().manual_seed(5)) < 0.5
+    holes[:, tokens // 2] = False
+    whole = torch.zeros(B, tokens, dtype=torch.bool)
+    return {"left": left, "right": right, "holes": holes, "none": whole}
+
+
+@pytest.mark.parametrize("where", ["left", "right", "holes", "none"])
+@pytest.mark.parametrize("tokens", [6, 64, 128, 129, 150])
+@pytest.mark.parametrize("scale", [1.0, 25.0])
+def test_padding_equals_dropping_the_padded_tokens(where, tokens, scale):
+    is_pad = paddings(tokens)[where]
+    x = [t.requires_grad_() for t in inputs(tokens, scale=scale)]
+    found = flow_attention(*x, is_pad=is_pad)
+    assert found.isfinite().all()
+    for row in range(B):
+        real = ~is_pad[row]
+        dropped = flow_attention(*(t[row : row + 1, :, real] for t in x))
+        assert_close(found[row : row + 1, :, real], dropped)
+    gradients = torch.autograd.grad(found.masked_fill(is_pad[:, None, :, None], 0).square().sum(), x)
+    for gradient in gradients:
+        assert gradient.isfinite().all()
+        assert (gradient.masked_select(is_pad[:, None, :, None]) == 0).all()
+
+
+def test_padding_in_float32_is_finite_where_nothing_real_came_before():
+    is_pad = torch.tensor([[True] * 6, [True] * 5 + [False]])
+    x = [t.requires_grad_() for t in inputs(6, dtype=torch.float32)]
+    y = flow_attention(*x, is_pad=is_pad)
+    assert y.isfinite().all()
+    for gradient in torch.autograd.grad(y.square().sum(), x):
+        assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("tile", [3, 64])
+def test_padding_is_exact_across_tiles_and_steps(tile):
+    is_pad = paddings(20)["holes"]
+    x = inputs(20)
+    whole, state = flow_attention_step(*x, None, is_pad=is_pad, tile=tile)
+    first, middle = flow_attention_step(*(t[:, :, :8] for t in x), None, is_pad=is_pad[:, :8])
+    second, resumed = flow_attention_step(*(t[:, :, 8:] for t in x), middle, is_pad=is_pad[:, 8:])
+    real = ~is_pad[:, None, :, None].expand_as(whole)
+    assert_close(torch.cat([first, second], 2)[real], whole[real])
+    assert state.n.flatten().tolist() == (~is_pad).sum(1).tolist()
+    for found, expected in zip(resumed, state, strict=True):
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 50.0])
+def test_long_sequences_and_large_logits_stay_finite_in_float32(scale):
+    q, k, v = inputs(3000, dtype=torch.float32, batch=1)
+    if scale > 1:
+        q, k = scale * q.sign(), scale * k.sign()
+    x = [t.requires_grad_() for t in (q, k, v)]
+    y = flow_attention(*x)
+    assert y.isfinite().all()
+    for name, gradient in zip("qkv", torch.autograd.grad(y.sum(), x), strict=True):
+        assert gradient.isfinite().all(), name
+
+
+@pytest.mark.parametrize("value", [-50.0, 50.0])
+def test_all_logits_at_one_extreme_stay_finite(value):
+    v = inputs(200, dtype=torch.float32)[2]
+    q = torch.full((B, H, 200, D), value, requires_grad=True)
+    k = torch.full((B, H, 200, D), value, requires_grad=True)
+    y = flow_attention(q, k, v)
+    assert y.isfinite().all()
+    for gradient in torch.autograd.grad(y.square().sum(), [q, k]):
+        assert gradient.isfinite().all()
+
+
+def test_float32_is_near_float64_over_a_long_sequence():
+    exact = flow_attention(*inputs(2000, batch=1))
+    single = flow_attention(*inputs(2000, batch=1, dtype=torch.float32))
+    assert single.dtype == torch.float32
+    # Sums of 2,000 float32 terms lose about 2,000 · 6e-8 of their size at the worst.
+    assert_close(single.double(), exact, 1e-4)
+
+
+def test_bfloat16_inputs_are_summed_in_float32():
+    x = inputs(600, dtype=torch.bfloat16)
+    y, state = flow_attention_step(*x, None)
+    assert y.dtype == torch.bfloat16
+    assert {tensor.dtype for tensor in state} == {torch.float32}
+    exact = flow_attention(*(t.double() for t in x))
+    # The rounding of the output alone: 2^-8 of each value.
+    assert ((y.double() - exact).abs() <= 2**-8 * exact.abs() + 1e-4).all()
+
+
+def test_under_autocast_flows_states_and_the_count_are_float32():
+    torch.manual_seed(0)
+    attention = FlowAttention(12, 3)
+    x = torch.randn(2, 700, 12)
+    exact, exact_state = attention.step(x, attention.initial_state(2))
+    state, parts = attention.initial_state(2), []
+    with torch.autocast("cpu", torch.bfloat16):
+        for start in range(0, 700, 7):
+            y, state = attention.step(x[:, start : start + 7], state)
+            parts.append(y)
+        whole = attention(x)
+    assert {tensor.dtype for tensor in state} == {torch.float32}
+    # bfloat16 counts to 256 and no further.
+    assert state.n.tolist() == [[700.0], [700.0]]
+    assert_close(state.k, exact_state.k, 2e-3)
+    assert_close(state.memory, exact_state.memory, 2e-2)
+    stepped = torch.cat(parts, 1)
+    for found in (stepped, whole):
+        # Projections in bfloat16 (8 bits) of some ten terms: a few hundredths of the largest output.
+        assert_close(found.float(), exact, 3e-2)
+
+
+def test_the_state_given_is_not_changed():
+    attention = FlowAttention(12, 3).double()
+    x = torch.randn(1, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    _, state = attention.step(x[:, :4], attention.initial_state(1))
+    before = [tensor.clone() for tensor in state]
+    first, _ = attention.step(x[:, 4:], state)
+    second, _ = attention.step(x[:, 4:], state)
+    assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+    assert torch.equal(first, second)

@@ -1,0 +1,224 @@
+"""The run folder: written whole, read safely, owned by one process."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowrl import checkpoint
+from flowrl.checkpoint import RunFolder, write_atomically
+from flowrl.errors import InputError
+
+CHECKPOINT = {
+    "step": 3,
+    "config": None,
+    "fingerprint": "f",
+    "agent": {"weight": torch.arange(5000.0)},
+    "fingerprint": "x",
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def begun(run):
+    with run.locked():
+        run.begin({"agent": "flow", "training": {"steps": 5, "rate": 0.1}, "device": "cpu", "list": [1, 2]})
+        run.save(CHECKPOINT)
+    return run
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_checkpoint_comes_back_as_plain_tensors(begun):
+    found = begun.load()
+    assert found["step"] == 3
+    assert torch.equal(found["agent"]["weight"], torch.arange(5000.0))
+    raw = torch.load(begun.path / "checkpoint.pt", weights_only=True)
+    assert raw.keys() == CHECKPOINT.keys()
+    assert files(begun.path) - {".lock"} == {"config.json", "checkpoint.pt"}
+
+
+def test_nothing_is_there_before_it_is_made(run):
+    assert run.config() is None
+    assert run.load() is None
+    assert run.rows("metrics.jsonl") == []
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_checkpoint_is_refused_in_one_sentence(begun, share):
+    file = begun.path / "checkpoint.pt"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match="checkpoint.pt is ") as caught:
+        begun.load()
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("content", [b"garbage", b"\x80\x02K\x03.", b"PK\x03\x04 no zip", b"\n\n\n"])
+def test_a_file_that_is_no_checkpoint_is_refused(begun, content):
+    (begun.path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InputError, match="checkpoint.pt is "):
+        begun.load()
+
+
+@pytest.mark.parametrize("other", [[1, 2], {"weights": torch.zeros(2)}, torch.zeros(3), {"step": 3}])
+def test_another_programs_file_is_refused(begun, other):
+    torch.save(other, begun.path / "checkpoint.pt")
+    with pytest.raises(InputError, match="no checkpoint of flowrl"):
+        begun.load()
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch pwned",)
+
+
+def test_a_checkpoint_that_would_run_code_is_refused(begun, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"step": 1, "agent": Evil()}, begun.path / "checkpoint.pt")
+    with pytest.raises(InputError, match="checkpoint.pt is "):
+        begun.load()
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_the_same_configuration_goes_on(begun):
+    config = begun.config()
+    begun.begin({"agent": "flow", "training": {"steps": 5, "rate": 0.1}, "device": "cuda", "list": (1, 2)})
+    assert begun.config() == config
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"agent": "dt"}, "agent was 'flow' and is 'dt'"),
+        ({"training": {"steps": 6, "rate": 0.1}}, "training.steps was 5 and is 6"),
+        ({"training": {"steps": 5}}, "training.rate was 0.1 and is None"),
+        ({"list": [1, 2, 3]}, "list was [1, 2] and is [1, 2, 3]"),
+        ({"new": 1}, "new was None and is 1"),
+    ],
+)
+def test_another_configuration_is_refused_naming_the_field(begun, change, said):
+    before = begun.config()
+    with pytest.raises(InputError) as caught:
+        begun.begin({**before, **change})
+    assert said in str(caught.value)
+    assert str(begun.path) in str(caught.value)
+    assert begun.config() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", '"x"'])
+def test_a_damaged_configuration_is_refused(begun, content):
+    (begun.path / "config.json").write_text(content)
+    with pytest.raises(InputError, match="config.json is damaged"):
+        begun.config()
+
+
+def test_rows_are_appended_and_read(begun):
+    begun.append("metrics.jsonl", [{"step": 1}, {"step": 2, "x": None}])
+    begun.append("metrics.jsonl", [{"step": 3}])
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 2, "x": None}, {"step": 3}]
+
+
+def test_a_last_row_cut_short_by_a_kill_is_left_out(begun):
+    begun.append("metrics.jsonl", [{"step": 1}])
+    with open(begun.path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2, "los')
+    assert begun.rows("metrics.jsonl") == [{"step": 1}]
+
+
+def test_rows_after_one_that_was_cut_short_are_not_lost(begun):
+    begun.append("evaluations.jsonl", [{"step": 1}])
+    with open(begun.path / "evaluations.jsonl", "a") as file:
+        file.write('{"step": 2, "ret')
+    begun.append("evaluations.jsonl", [{"step": 3}])
+    begun.append("evaluations.jsonl", [{"step": 4}])
+    assert begun.rows("evaluations.jsonl") == [{"step": 1}, {"step": 3}, {"step": 4}]
+
+
+def test_damage_in_the_middle_is_told_with_its_line(begun):
+    (begun.path / "metrics.jsonl").write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
+    with pytest.raises(InputError, match="metrics.jsonl is damaged at line 2"):
+        begun.rows("metrics.jsonl")
+
+
+def test_rewinding_drops_later_rows_and_a_final_evaluation(begun):
+    begun.append("metrics.jsonl", [{"step": step} for step in (1, 2, 3)])
+    begun.append(
+        "evaluations.jsonl",
+        [{"step": 1, "kind": "training"}, {"step": 2, "kind": "final"}, {"step": 3, "kind": "training"}],
+    )
+    begun.rewind(2)
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    assert begun.rows("evaluations.jsonl") == [{"step": 1, "kind": "training"}]
+
+
+def no_space(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_checkpoint_and_nothing_else(begun, monkeypatch, call):
+    before = {path: path.read_bytes() for path in begun.path.iterdir()}
+    monkeypatch.setattr(checkpoint.os, call, no_space)
+    with pytest.raises(OSError, match="No space left"):
+        begun.save(CHECKPOINT | {"step": 4})
+    assert {path: path.read_bytes() for path in begun.path.iterdir()} == before
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
+    write_atomically(tmp_path / "file", b"old")
+
+    def interrupted(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint.os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert files(tmp_path) == {"file"}
+
+
+def test_a_run_folder_below_a_file_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"), RunFolder(tmp_path / "file/run").locked():
+        pass
+
+
+HOLD = """
+import sys
+from flowrl.checkpoint import RunFolder
+with RunFolder(sys.argv[1]).locked():
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_one_process_at_a_time(run, repository):
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=repository,
+    )  # fmt: skip
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"run is in use by another process"), run.locked():
+            pass
+        holder.kill()  # the lock falls with the process
+        holder.wait()
+        with run.locked():
+            run.begin({"agent": "flow"})
+    finally:
+        holder.kill()
+        holder.communicate()
+    with run.locked():
+        assert run.config() == {"agent": "flow"}

@@ -1,0 +1,213 @@
+"""What reaches a prediction and what does not, in training's parallel form and in acting's steps."""
+
+import pytest
+import torch
+
+from flowrl.attention import ATTENTION
+from flowrl.data import Normaliser
+from flowrl.model import ModelConfig, TimestepEmbedding, TrajectoryModel
+
+every_attention = pytest.mark.parametrize("attention", ATTENTION)
+
+
+@pytest.fixture
+def normaliser(random_dataset):
+    return Normaliser.of(random_dataset([30, 7, 41]))
+
+
+def made(attention, normaliser, **options):
+    torch.manual_seed(0)
+    config = ModelConfig(attention, width=12, layers=2, heads=3, context=5, dropout=0.0)
+    model = TrajectoryModel(config, normaliser)
+    for name, value in options.items():
+        setattr(model, name, value)
+    # At std 0.02 the blocks hardly act on their input: larger weights show what they let through.
+    for parameter in model.blocks.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    torch.nn.init.normal_(model.action_head.weight, std=0.3)
+    return model.double()
+
+
+def episodes(steps, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    timesteps = torch.arange(steps).expand(batch, steps)
+    return 5 * draw(batch, steps), draw(batch, steps, 3), draw(batch, steps, 2).tanh(), timesteps
+
+
+@every_attention
+def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_the_future(attention, normaliser):
+    model = made(attention, normaliser)
+    returns, observations, actions, timesteps = episodes(9)
+    x = [t.requires_grad_() for t in (returns, observations, actions)]
+    for t in (0, 4, 8):
+        predicted = model(*x, timesteps)[:, t]
+        of_return, of_observation, of_action = torch.autograd.grad(predicted.square().sum(), x, allow_unused=True)
+        assert (of_return[:, : t + 1] != 0).all()
+        assert (of_observation[:, : t + 1].abs().sum(-1) > 0).all()
+        assert (of_return[:, t + 1 :] == 0).all()
+        assert (of_observation[:, t + 1 :] == 0).all()
+        assert (of_action[:, :t].abs().sum(-1) > 0).all()
+        assert (of_action[:, t:] == 0).all()
+
+
+@every_attention
+def test_a_timestep_reaches_its_own_and_later_predictions_alone(attention, normaliser):
+    model = made(attention, normaliser)
+    *x, timesteps = episodes(8)
+    moved = timesteps.clone()
+    moved[:, 5] += 3
+    change = (model(*x, moved) - model(*x, timesteps)).abs().amax(dim=(0, 2))
+    assert (change[:5] == 0).all()
+    assert (change[5:] > 1e-6).all()
+
+
+@every_attention
+@pytest.mark.parametrize("steps", [1, 2, 21, 60])
+def test_steps_chained_equal_forward_over_the_episode(attention, normaliser, steps):
+    model = made(attention, normaliser)
+    returns, observations, actions, timesteps = episodes(steps)
+    expected = model(returns, observations, actions, timesteps)
+    state, previous, found = model.initial_state(2), None, []
+    for t in range(steps):
+        action, state = model.step(previous, returns[:, t], observations[:, t], t, state)
+        found.append(action)
+        previous = actions[:, t]
+    # The action head rounds to float32, whose last digit is 6e-8 of the largest action.
+    torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=5e-7)
+
+
+@every_attention
+def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
+    model = made(attention, normaliser)
+    x = episodes(7)
+    padded = [torch.cat([t, torch.zeros(2, 4, *t.shape[2:], dtype=t.dtype)], 1) for t in x]
+    is_pad = torch.arange(11).expand(2, 11) >= 7
+    expected = model(*x)
+    torch.testing.assert_close(model(*padded)[:, :7], expected, rtol=0, atol=5e-7)
+    torch.testing.assert_close(model(*padded, is_pad)[:, :7], expected, rtol=0, atol=5e-7)
+
+
+@every_attention
+def test_masked_left_padding_changes_nothing(attention, normaliser):
+    model = made(attention, normaliser)
+    x = episodes(7)
+    padded = [torch.cat([torch.zeros(2, 4, *t.shape[2:], dtype=t.dtype), t], 1) for t in x]
+    is_pad = torch.arange(11).expand(2, 11) < 4
+    torch.testing.assert_close(model(*padded, is_pad)[:, 4:], model(*x), rtol=0, atol=5e-7)
+
+
+@every_attention
+def test_no_timestep_is_beyond_the_model(attention, normaliser):
+    model = made(attention, normaliser)
+    *x, timesteps = episodes(4)
+    late = [model(*x, timesteps + start) for start in (0, 1001, 10_000, 1_000_000)]
+    assert all(actions.isfinite().all() for actions in late)
+    assert (late[1] - late[2]).abs().max() > 1e-4
+    state = model.initial_state(2)
+    action, _ = model.step(None, x[0][:, 0], x[1][:, 0], 10_000, state)
+    assert action.isfinite().all()
+
+
+def test_neighbouring_timesteps_differ_far_out():
+    torch.manual_seed(0)
+    embedding = TimestepEmbedding(16)
+    rows = embedding(torch.arange(20_000))
+    assert (rows[1:] - rows[:-1]).abs().amax(1).min() > 1e-2
+    assert TimestepEmbedding(1)(torch.arange(3)).shape == (3, 1)
+
+
+@every_attention
+def test_actions_fill_their_off_centre_bounds_and_stay_inside(attention, normaliser):
+    low, high = torch.tensor([-2.0, -1.0]), torch.tensor([3.0, 2.0])
+    model = made(attention, normaliser).float()
+    torch.nn.init.normal_(model.action_head.weight, std=100.0)
+    returns, observations, actions, timesteps = episodes(200)
+    predicted = model(returns.float(), observations.float(), actions.float(), timesteps)
+    assert (predicted >= low).all()
+    assert (predicted <= high).all()
+    torch.testing.assert_close(predicted.amin(dim=(0, 1)), low)
+    torch.testing.assert_close(predicted.amax(dim=(0, 1)), high)
+
+
+def test_raw_units_enter_and_leave(normaliser):
+    """Scaling the data and the normaliser together scales nothing inside."""
+    model = made("flow", normaliser)
+    returns, observations, actions, timesteps = episodes(6)
+    expected = model(returns, observations, actions, timesteps)
+    other = made("flow", normaliser)
+    other.normaliser = Normaliser(3, 2).double()
+    other.normaliser.observation_mean.copy_(7 + 10 * normaliser.observation_mean)
+    other.normaliser.observation_std.copy_(10 * normaliser.observation_std)
+    other.normaliser.return_scale.copy_(4 * normaliser.return_scale)
+    other.normaliser.action_centre.copy_(1 + 2 * normaliser.action_centre)
+    other.normaliser.action_half_range.copy_(2 * normaliser.action_half_range)
+    found = other(4 * returns, 7 + 10 * observations, 1 + 2 * actions, timesteps)
+    torch.testing.assert_close(found, 1 + 2 * expected, rtol=0, atol=2e-6)
+
+
+@every_attention
+def test_every_parameter_gets_a_gradient(attention, normaliser):
+    model = made(attention, normaliser)
+    model(*episodes(6)).square().sum().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_one_seed_gives_every_attention_the_same_initial_weights(normaliser):
+    weights = []
+    for attention in ("flow", "softmax"):
+        torch.manual_seed(3)
+        weights.append(TrajectoryModel(ModelConfig(attention, width=16, heads=2), normaliser).state_dict())
+    flow, softmax = weights
+    assert flow.keys() == softmax.keys()
+    assert all(torch.equal(flow[name], softmax[name]) for name in flow)
+
+
+def test_the_statistics_travel_with_the_weights(normaliser):
+    weights = TrajectoryModel(ModelConfig(width=16, heads=2), normaliser).state_dict()
+    for name in ("observation_mean", "observation_std", "action_centre", "action_half_range", "return_scale"):
+        assert torch.equal(weights[f"normaliser.{name}"], getattr(normaliser, name))
+
+
+def test_dropout_acts_in_training_alone(normaliser):
+    model = TrajectoryModel(ModelConfig(width=12, heads=3, dropout=0.5), normaliser)
+    x = [t.float() if t.is_floating_point() else t for t in episodes(5)]
+    assert not torch.equal(model(*x), model(*x))
+    model.eval()
+    assert torch.equal(model(*x), model(*x))
+
+
+def test_bfloat16_is_near_float32(normaliser):
+    torch.manual_seed(0)
+    model = TrajectoryModel(ModelConfig(width=32, heads=2, dropout=0.0), normaliser)
+    x = [t.float() if t.is_floating_point() else t for t in episodes(20)]
+    exact = model(*x)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(*x)
+    assert rounded.dtype == torch.float32
+    torch.testing.assert_close(rounded, exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"attention": "flaw"}, "attention is 'flaw': known are flow, softmax"),
+        ({"width": 0}, "width is 0: it must be at least 1"),
+        ({"layers": 0}, "layers is 0"),
+        ({"heads": 0}, "heads is 0"),
+        ({"context": 0}, "context is 0"),
+        ({"width": 10, "heads": 3}, "width is 10 and heads is 3"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+        ({"dropout": float("nan")}, "dropout is nan"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**options)
