@@ -16,7 +16,6 @@ from flowrl.errors import InputError
 CHECKPOINT = {
     "step": 3,
     "config": None,
-    "fingerprint": "f",
     "agent": {"weight": torch.arange(5000.0)},
     "fingerprint": "x",
 }
