@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -104,12 +105,18 @@ def main(args: Args) -> list[Path]:
         print(f"\ncost\n{console(cost_table(comparison))}\n\n{comparison.summary()}")
     print("\nwritten:")
     print("\n".join(f"  {path}" for path in made))
-    example = cells[0].run_dir
+    python, example = _interpreter(), cells[0].run_dir
     print("\nnext:")
-    print(f"  python -m scripts.evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
-    print(f"  python -m scripts.evaluate {example} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")
-    print(f"  tensorboard --logdir {args.out}    # the training curves")
+    print(f"  {python} -m scripts.evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
+    print(f"  {python} -m scripts.evaluate {example} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")
+    print(f"  {python} -m tensorboard.main --logdir {args.out}    # the training curves")
     return made
+
+
+def _interpreter() -> str:
+    """How this very Python is typed from here, whether or not its environment is activated."""
+    path, here = Path(sys.executable), Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else "python"
 
 
 def _cells(args: Args) -> list[Cell]:
