@@ -20,6 +20,7 @@ from typing import Literal
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
 from flowrl.report import Comparison, console, cost_table, dataset_table, difference_table, score_table, write_report
+from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import parse, run
 from scripts.episodes import EvaluationConfig, choose_device
@@ -160,7 +161,7 @@ def _run_side_by_side(cells: list[Cell], jobs: int) -> list[str]:
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ProcessPoolExecutor(jobs, mp_context=context, initializer=_die_with_parent) as pool:
-            futures = [pool.submit(_failure_of, cell) for cell in cells]
+            futures = [pool.submit(_train_in_worker, cell) for cell in cells]
             try:
                 return [failure for future in as_completed(futures) if (failure := future.result())]
             except BrokenProcessPool:
@@ -186,6 +187,14 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def _train_in_worker(cell: Cell) -> str | None:
+    try:
+        return _failure_of(cell)
+    except Stopped:  # its checkpoint is saved; the process must end with it, not take the next cell
+        sys.stdout.flush()
+        os._exit(1)
 
 
 def _failure_of(cell: Cell) -> str | None:
