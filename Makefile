@@ -9,7 +9,7 @@ DATASET := flowrl/hopper/medium-replay-v0
 demo: .venv/installed
 	$(BIN)/python -m scripts.collect $(DATASET) --if-missing
 	$(BIN)/python -m scripts.compare --datasets $(DATASET) --agents flow dt \
-		--targets p75 p90 2000 2700 best --steps 1200 --evaluate-every 400 --precision bf16 --out runs/demo
+		--targets p75 p90 2000 2700 best --steps 1200 --evaluate-every 400 --episode-seed 20000 --precision auto --out runs/demo
 
 test: .venv/installed-test
 	$(BIN)/ruff format --check .

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from flowrl.errors import InputError, cause
 
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
-_FREE_TO_CHANGE = {"device", "versions"}
+_FREE_TO_CHANGE = {"device", "versions", "threads"}
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "observation_size", "action_size"}
 
@@ -77,7 +77,9 @@ class RunFolder:
             InputError: the run began with another configuration; the message names what differs.
         """
         before = self.config()
-        if before is None:
+        if (
+            before is None or not (self.path / "checkpoint.pt").exists()
+        ):  # a first try that came to nothing binds nobody
             write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
             return
         now = json.loads(json.dumps(config))

@@ -126,7 +126,9 @@ class TrajectoryDataset:
         lengths = self.lengths[kept]
         ends = lengths.cumsum(0)
         starts = ends - lengths
-        rows = torch.arange(int(ends[-1])) - torch.repeat_interleave(starts - self.starts[kept], lengths)
+        rows = torch.arange(int(ends[-1]), device=lengths.device) - torch.repeat_interleave(
+            starts - self.starts[kept], lengths
+        )
         return replace(
             self,
             **{
@@ -139,10 +141,6 @@ class TrajectoryDataset:
             lengths=lengths,
             fingerprint=f"{self.fingerprint}/top-{count}",
         )
-
-    def return_quantile(self, fraction: float) -> float:
-        """The episode return below which `fraction` of the episodes lie."""
-        return float(torch.quantile(self.returns, fraction))
 
 
 def _spread(values: Tensor, otherwise: float) -> Tensor:

@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # ids made by scripts.collect; they are nowhere to download
-CODE_LINK = "https://github.com/flowrl/flowrl/blob/main/scripts/collect.py"
 
 
 @dataclass(frozen=True)
@@ -92,13 +91,18 @@ def _download(dataset_id: str) -> None:
             f"dataset {dataset_id} is not here: make it with `python -m scripts.collect {dataset_id}`; {_have()}"
         )
     print(f"dataset {dataset_id} is not here: downloading it through Minari", flush=True)
+    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"  # an interrupted download leaves no broken dataset
     try:
-        minari.download_dataset(dataset_id)
+        with _minari_root(partial):
+            minari.download_dataset(dataset_id)
+        _publish(dataset_id, partial)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
             f"dataset {dataset_id} is not here and could not be downloaded ({cause(error)}); {_have()}; "
             "`python -m scripts.collect` makes our own without a network"
         ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _have() -> str:
@@ -204,6 +208,8 @@ def write_dataset(
     description: str,
     reference_scores: tuple[float, float] | None = None,
     requirements: Sequence[str] = (),
+    author: str | None = None,
+    code_permalink: str | None = None,
     force: bool = False,
 ) -> Path:
     """Write episodes as a Minari dataset under a temporary name, then rename: never half a dataset.
@@ -241,7 +247,7 @@ def write_dataset(
     partial = root / f".partial-{uuid.uuid4().hex}"
     try:
         with _minari_root(partial), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="(`eval_env` is set to None|env_spec is None)")  # so it may be
+            warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")  # Minari would have all
             minari.create_dataset_from_buffers(
                 dataset_id,
                 [
@@ -257,20 +263,26 @@ def write_dataset(
                 action_space=action_space,
                 algorithm_name=algorithm,
                 description=description,
-                author="flowrl",
-                author_email="flowrl@users.noreply.github.com",
-                code_permalink=CODE_LINK,
+                author=author,
+                code_permalink=code_permalink,
                 requirements=list(requirements),
                 data_format="hdf5",
                 **scores,
             )  # fmt: skip
-        namespace = dataset_id.rpartition("/")[0]
-        if namespace and namespace not in list_local_namespaces():
-            create_namespace(namespace)
-        _exchange(partial / dataset_id, path, partial / "replaced")
+        _publish(dataset_id, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _publish(dataset_id: str, partial: Path) -> None:
+    """Move a dataset that is whole from the root `partial` to the real one."""
+    namespace = dataset_id.rpartition("/")[0]
+    if namespace and namespace not in list_local_namespaces():
+        create_namespace(namespace)
+    path = get_dataset_path(dataset_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _exchange(partial / dataset_id, path, partial / "replaced")
 
 
 def _exchange(new: Path, path: Path, old: Path) -> None:

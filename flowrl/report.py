@@ -18,6 +18,7 @@ from flowrl.scores import Returns, bootstrap_interval, interquartile_mean, mean,
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
 BOOTSTRAP_SEED = 0
+FEW_SEEDS = 5  # with fewer, a bootstrap over seeds is too narrow
 
 # Told apart by marker and dash as well as by colour, for readers without colour.
 _STYLES = [("#0b5fa5", "o", "-"), ("#c4501b", "s", "--"), ("#3a7d44", "^", "-."), ("#6b4c9a", "D", ":")]
@@ -52,7 +53,11 @@ class Comparison:
         first = next(iter(configs.values()))
         for key, config in configs.items():
             for name in ("fingerprint", "evaluation", "env_spec"):
-                if config[name] != first[name]:
+                # A filtered dataset's fingerprint begins with that of the whole.
+                mine, theirs = (
+                    c[name].partition("/")[0] if name == "fingerprint" else c[name] for c in (config, first)
+                )
+                if mine != theirs:
                     raise InputError(f"runs cannot be compared: {runs[key].path} differs in {name} from the first")
         evaluations = {key: run.rows("evaluations.jsonl") for key, run in runs.items()}
         due = len(first["evaluation"]["targets"]) * first["evaluation"]["episodes"]
@@ -139,20 +144,25 @@ class Comparison:
             )
         return rows
 
+    def circumstances(self) -> list[str]:
+        """Versions and device of the final episodes, each combination once."""
+        final = (row for rows in self.evaluations.values() for row in rows if row["kind"] == "final")
+        told = (", ".join(f"{n} {v}" for n, v in row["versions"].items()) + f" on {row['device']}" for row in final)
+        return list(dict.fromkeys(told))
+
     def summary(self) -> str:
-        """The result in plain words."""
-        scores = {(row["target"], row["agent"]): row for row in self.score_rows}
-        average = self.dataset_returns["mean"]
-        parts = []
-        for agent in self.agents:
-            best = max((scores[target, agent] for target in self.targets), key=lambda row: row["mean"])
-            parts.append(
-                f"{agent} returns at most {best['mean']:,.0f} [{best['mean_low']:,.0f}, {best['mean_high']:,.0f}]"
-                f" (asked for {best['target']:,.0f}), {best['mean'] / average:.1f} times the dataset's mean"
-                if average > 0
-                else f"{agent} returns at most {best['mean']:,.1f} (asked for {best['target']:,.1f})"
+        """The result in plain words, at the highest target: no target is picked by its outcome."""
+        target = self.targets[-1]
+        scores = {row["agent"]: row for row in self.score_rows if row["target"] == target}
+        told = [
+            f"Asked for {_number(target)}, "
+            + "; ".join(
+                f"{agent} returns {_number(row['mean'])} [{_number(row['mean_low'])}, {_number(row['mean_high'])}]"
+                for agent, row in scores.items()
             )
-        told = [f"{'; '.join(parts)}."]
+            + f". The dataset's mean return is {_number(self.dataset_returns['mean'])} an episode and"
+            f" {_number(self.dataset_returns['mean_by_step'])} a step (of the episode that the step is in)."
+        ]
         for agent in self.agents:
             if agent == self.baseline:
                 continue
@@ -160,14 +170,16 @@ class Comparison:
             ahead = sum(row["low"] > 0 for row in rows)
             behind = sum(row["high"] < 0 for row in rows)
             told.append(
-                f"Of {len(rows)} targets {agent} is ahead of {self.baseline} at {ahead}, behind at {behind}, and the"
-                f" interval of the paired difference holds zero at {len(rows) - ahead - behind}."
+                f"Here {agent} is above {self.baseline} at {ahead} of {len(rows)} targets, below at {behind},"
+                f" and the interval of the paired difference holds zero at {len(rows) - ahead - behind}."
             )
         if len(self.seeds) == 1:
             told.append(
                 "One training seed: the intervals are over episodes alone and say nothing of how training varies,"
                 " so they cannot rank the agents."
             )
+        elif len(self.seeds) < FEW_SEEDS:
+            told.append(f"{len(self.seeds)} training seeds: so few that the intervals understate how training varies.")
         return " ".join(told)
 
 
@@ -196,8 +208,9 @@ def dataset_table(comparison: Comparison) -> list[list[str]]:
     """The dataset's own episode returns as text, header first."""
     returns = comparison.dataset_returns
     percentiles = returns["percentiles"]
-    header = ["episodes", "steps", "mean", "worst", "p50", "p75", "p90", "best"]
-    figures = [_number(value) for value in (returns["mean"], *(percentiles[p] for p in (0, 50, 75, 90, 100)))]
+    header = ["episodes", "steps", "mean of episodes", "mean of steps", "worst", "p50", "p75", "p90", "best"]
+    means = returns["mean"], returns["mean_by_step"]
+    figures = [_number(value) for value in (*means, *(percentiles[p] for p in (0, 50, 75, 90, 100)))]
     return [header, [f"{returns['episodes']:,}", f"{returns['steps']:,}", *figures]]
 
 
@@ -260,7 +273,7 @@ def write_report(comparisons: Sequence[Comparison], out: Path, commands: Sequenc
 
 def _page(comparison: Comparison, curves: Path, calibration: Path) -> list[str]:
     config = comparison.configs[comparison.agents[0]]
-    evaluation, versions = config["evaluation"], config["versions"]
+    evaluation = config["evaluation"]
     seeds = ", ".join(map(str, comparison.seeds))
     last_seed = evaluation["episode_seed"] + evaluation["episodes"] - 1
     return [
@@ -288,14 +301,14 @@ def _page(comparison: Comparison, curves: Path, calibration: Path) -> list[str]:
         "",
         markdown(cost_table(comparison)),
         "",
-        "Protocol: the last checkpoint is the result. Targets were fixed before training, from the dataset's returns or"
+        "Protocol: the last checkpoint is the result. Targets come from the dataset's returns or were given"
         f" by hand. Every agent plays environment seeds {evaluation['episode_seed']} to {last_seed} at every target;"
         f" training seeds {seeds}. Intervals are percentile bootstraps (2,000 resamples) over training seeds and"
         " episodes."
         " `D4RL score` is 100·(return − random)/(expert − random) with D4RL's reference returns, `own score` the same"
         " with ours for this very environment; the two are not to be mixed.",
         "",
-        "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + f"; on {config['device']}.",
+        f"Played with: {'; '.join(comparison.circumstances())}.",
         "",
     ]
 
@@ -306,7 +319,7 @@ def draw_return_by_target(comparison: Comparison, path: Path) -> None:
     returns = comparison.dataset_returns
     low, high = min(comparison.targets), max(comparison.targets)
     axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="as asked")
-    axes.axhline(returns["mean"], color="0.4", linewidth=1, linestyle=(0, (1, 2)), label="mean of the dataset")
+    _draw_dataset_means(axes, returns)
     rows = comparison.score_rows
     for agent, (colour, marker, dash) in zip(comparison.agents, _styles(comparison), strict=True):
         mine = [row for row in rows if row["agent"] == agent]
@@ -322,9 +335,7 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> None:
     """Draw the mean return at the highest target against training steps; every training seed is a thin line."""
     target = comparison.targets[-1]
     figure, axes = _figure(f"Learning (asked for {_number(target)})", "training steps", "return achieved (mean)")
-    axes.axhline(
-        comparison.dataset_returns["mean"], color="0.4", linewidth=1, linestyle=(0, (1, 2)), label="mean of the dataset"
-    )
+    _draw_dataset_means(axes, comparison.dataset_returns)
     for agent, (colour, marker, dash) in zip(comparison.agents, _styles(comparison), strict=True):
         curves = [_curve(comparison.evaluations[agent, seed], target) for seed in comparison.seeds]
         if len(curves) > 1:
@@ -337,6 +348,11 @@ def draw_learning_curves(comparison: Comparison, path: Path) -> None:
     config = comparison.configs[comparison.agents[0]]
     episodes = f"{config['evaluate_episodes']} episodes a point, {config['evaluation']['episodes']} at the last"
     _save(figure, axes, path, comparison, episodes)
+
+
+def _draw_dataset_means(axes: Axes, returns: dict[str, Any]) -> None:
+    for name, label, dash in (("mean", "episodes", (0, (1, 2))), ("mean_by_step", "steps", (0, (4, 2, 1, 2)))):
+        axes.axhline(returns[name], color="0.45", linewidth=1, linestyle=dash, label=f"mean of the dataset's {label}")
 
 
 def _curve(rows: Sequence[dict[str, Any]], target: float) -> dict[int, float]:

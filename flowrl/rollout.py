@@ -39,7 +39,7 @@ def rollout(
     The agent is put in evaluation mode and afterwards back in the mode it was in.
 
     Args:
-        envs: ``len(targets) * len(seeds)`` slots, in any autoreset mode.
+        envs: ``len(targets) * len(seeds)`` slots, in autoreset mode NEXT_STEP or SAME_STEP.
         targets: the returns asked for.
         seeds: environment seeds; every target meets the same ones.
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 from flowrl.protocols import Agent
 from flowrl.tracking import Tracker
 from flowrl.windows import sample_windows
@@ -36,8 +36,8 @@ class TrainingConfig:
     """After warm-up the learning rate stays, or falls linearly to 0 at the last step: its checkpoint is the result."""
     clip_norm: float = 0.25
     """Largest norm of the gradient."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16 multiplies matrices in bfloat16 (autocast); weights, sums and flows stay in float32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """bf16 trains under bfloat16 autocast, weights and flows in float32; auto: where that is fast."""
     compile: bool = False
     """Compile the loss with torch.compile."""
     log_every: int = 100
@@ -55,7 +55,7 @@ class TrainingConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name, known in (("precision", ("fp32", "bf16")), ("schedule", ("constant", "linear"))):
+        for name, known in (("precision", ("auto", "fp32", "bf16")), ("schedule", ("constant", "linear"))):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: known are {', '.join(known)}")
 
@@ -64,6 +64,16 @@ class TrainingConfig:
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
         left = (self.steps - step) / max(1, self.steps - self.warmup_steps)
         return warm if self.schedule == "constant" else min(warm, left)
+
+
+def choose_precision(name: str, device: torch.device) -> Literal["fp32", "bf16"]:
+    """What `auto` means on a device: bf16 where it has units for it; emulated it is many times slower than fp32."""
+    if name != "auto":
+        return "bf16" if name == "bf16" else "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    fast = device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
+    return "bf16" if fast else "fp32"
 
 
 class Stopped(Exception):
@@ -115,6 +125,7 @@ def train(
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: config.rate(step))
     windows = torch.Generator().manual_seed(seed)
+    precision = choose_precision(config.precision, device)
     loss_of = torch.compile(agent.loss) if config.compile else agent.loss
     parameters = list(agent.parameters())
 
@@ -125,11 +136,13 @@ def train(
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
             "generators": {"windows": windows.get_state(), **_rng_state(device)},
+            "loss": {"sum": loss_sum, "count": loss_count},
             "config": run.config(),
             "fingerprint": dataset.fingerprint,
         }
 
     first = 0
+    loss_sum, loss_count = torch.zeros((), device=device), 0  # since the last row of figures
     if (checkpoint := run.load()) is not None:
         if checkpoint["fingerprint"] != dataset.fingerprint:
             raise InputError(f"the data of {dataset.id} have changed since run folder {run.path} began")
@@ -138,18 +151,23 @@ def train(
         schedule.load_state_dict(checkpoint["schedule"])
         windows.set_state(checkpoint["generators"]["windows"])
         _set_rng_state(device, checkpoint["generators"])
+        loss_sum, loss_count = checkpoint["loss"]["sum"].to(device), checkpoint["loss"]["count"]
         first = checkpoint["step"]
     run.rewind(first)
 
     with Tracker(run, name, first, config.steps) as tracker, _signal_caught() as caught:
         if first:
             tracker.say(f"goes on from step {first:,}")
-        loss_sum, loss_count = torch.zeros((), device=device), 0
         agent.train()
         for step in range(first + 1, config.steps + 1):
             batch = sample_windows(dataset, config.batch_size, agent.context, windows)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss = loss_of(batch)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+                try:
+                    loss = loss_of(batch)
+                except Exception as error:  # without a compiler inductor raises classes of its own
+                    if config.compile and step == first + 1:
+                        raise InputError(f"--compile does not work here: {cause(error)}") from error
+                    raise
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
@@ -170,7 +188,7 @@ def train(
                 if not (math.isfinite(mean_loss) and all(bool(p.isfinite().all()) for p in parameters)):
                     raise InputError(
                         f"training diverged by step {step:,} (the loss is {mean_loss:.4g}): a lower --learning-rate may"
-                        " help; the last checkpoint is kept"
+                        " help; a checkpoint of an earlier step is kept"
                     )
                 if logging:
                     figures = {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": float(rate)}

@@ -15,6 +15,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
+import flowrl
 from envs import facts, make_env
 from envs.behavior import Rollout, mixture, rollout_episodes
 from flowrl.errors import InputError
@@ -83,6 +84,8 @@ def main(args: Args) -> None:
         description=f"{recipe.description} Made by `{command}` with {', '.join(versions)}.",
         reference_scores=None if reference is None else (reference.random, reference.expert),
         requirements=versions,
+        author="flowrl",
+        code_permalink=f"scripts/collect.py of flowrl {flowrl.__version__}",
         force=args.force,
     )
     returns = np.array([rollout.rewards.sum() for rollout in rollouts])
@@ -93,7 +96,7 @@ def main(args: Args) -> None:
     print(f"{args.dataset_id}: {len(rollouts):,} episodes, {played:,} steps in {speed}")
     print(f"returns: mean {returns.mean():,.1f}  quantiles {quantiles}")
     print(f"written to {path}")
-    print(f"next: python -m scripts.inspect {args.dataset_id}")
+    print(f"next: python -m scripts.train flow --dataset {args.dataset_id}")
 
 
 def _reporting(rollouts: Iterator[Rollout], steps: int) -> Iterator[Rollout]:

@@ -38,7 +38,7 @@ class Args:
     """How many training seeds: 0, 1, ..."""
     steps: int = 5_000
     """Gradient steps of each."""
-    precision: Literal["fp32", "bf16"] = "fp32"
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """As in scripts.train."""
     evaluation: EvaluationConfig = EvaluationConfig(targets=("p50", "p75", "p90", "best"))
     evaluate_every: int = 1_000
@@ -201,7 +201,7 @@ def _failure_of(cell: Cell) -> str | None:
     """Train one cell; what went wrong, if anything the others need not die of."""
     try:
         train.main(train.parse_args(list(cell.argv)))
-    except (InputError, OSError) as error:
+    except (InputError, OSError, RuntimeError) as error:
         return f"{cell.agent} seed {cell.seed} on {cell.dataset} ({error})"
     return None
 

@@ -1,9 +1,11 @@
 """What train, evaluate and compare share: which episodes are played, where, and the rows that come of them."""
 
+import platform
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, Literal
 
 import numpy as np
@@ -71,9 +73,17 @@ def play(
             "terminated": result.terminated,
             "score_d4rl": normalised(result.achieved, d4rl),
             "score_measured": normalised(result.achieved, measured),
+            "device": str(device),
+            "versions": versions(),
         }
         for result in results
     ]
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that a result depends on."""
+    packages = ("flowrl", "torch", "gymnasium", "mujoco", "minari", "numpy")
+    return {"python": platform.python_version()} | {package: version(package) for package in packages}
 
 
 def environment(env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str) -> EnvSpec:

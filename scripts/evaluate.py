@@ -3,6 +3,7 @@
 python -m scripts.evaluate runs/hopper/flow-seed0 --episodes 100 --targets p50 best 2500
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,7 +37,7 @@ class Args:
     env: str | None = None
     """Environment id; by default that of the dataset."""
     rollout: Literal["window", "recurrent"] | None = None
-    """How a sequence agent acts; by default as it was trained for."""
+    """How a sequence agent acts; by default as its run says. Training reads windows, so `window` is what it learnt."""
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     video: Path | None = None
@@ -60,6 +61,12 @@ def main(args: Args) -> list[dict[str, Any]]:
     env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
     check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size)
     targets = resolve_targets(args.evaluation.targets, percentiles)
+    if args.rollout == "recurrent":
+        print(
+            f"warning: the agent learnt from windows of {agent.context} steps: a state that is carried over a whole"
+            " episode is another function, which it was not trained for",
+            file=sys.stderr,
+        )
     with folder.locked():  # a training run in progress owns its rows
         if args.video is not None:
             _record(args, env, targets[-1])

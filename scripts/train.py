@@ -3,10 +3,8 @@
 python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10000
 """
 
-import platform
 import time
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -20,7 +18,7 @@ from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
-from flowrl.training import TrainingConfig, isolated_rng, train
+from flowrl.training import TrainingConfig, choose_precision, isolated_rng, train
 from scripts.cli import parse, run
 from scripts.episodes import (
     EvaluationConfig,
@@ -30,6 +28,7 @@ from scripts.episodes import (
     play,
     resolve_targets,
     table,
+    versions,
 )
 
 DEFAULT_DATASET = "flowrl/hopper/medium-replay-v0"
@@ -70,21 +69,19 @@ def main(args: Args) -> Path:
         InputError: what the user gave cannot be used.
         flowrl.training.Stopped: a signal ended it early; it can be resumed.
     """
-    dataset, env, targets, percentiles, device = prepare(args)
+    dataset, env, targets, returns, training, device = prepare(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = RunFolder(args.run_dir or default_run_dir(args))
     with folder.locked():
-        folder.begin(describe(args, dataset, env, targets, percentiles, device))
+        folder.begin(describe(args, dataset, env, targets, returns, training, device))
         name = f"{args.agent} seed {args.seed}"
         if _finished(folder, args, targets):
             print(f"[{name}] run {folder.path} is finished: nothing to do")
             return folder.path
-        print(
-            f"[{name}] {dataset.id}: {dataset.episodes:,} episodes, {dataset.steps:,} steps, returns"
-            f" {percentiles[0]:,.0f} to {percentiles[-1]:,.0f}, mean {float(dataset.returns.mean()):,.0f}; on {device}",
-            flush=True,
-        )
+        span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
+        size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
+        print(f"[{name}] {dataset.id}: {size}; {training.precision} on {device}", flush=True)
         dataset = dataset.to(device)
         with isolated_rng(args.seed, device):
             agent = args.config.build(Normaliser.of(dataset)).to(device)
@@ -97,7 +94,7 @@ def main(args: Args) -> Path:
                 tracker.record(step, *_evaluation_figures(rows, step, time.perf_counter() - began))
 
             train(
-                agent, dataset, args.training, folder,
+                agent, dataset, training, folder,
                 seed=args.seed, name=name, evaluate=evaluate, evaluate_every=args.evaluate_every,
             )  # fmt: skip
             print(
@@ -105,7 +102,7 @@ def main(args: Args) -> Path:
                 flush=True,
             )
             began = time.perf_counter()
-            last = args.training.steps
+            last = training.steps
             rows = play(agent, env, targets, args.evaluation, device, kind="final", step=last)
             folder.append("evaluations.jsonl", rows)
             with Tracker(folder, name, last, last) as tracker:
@@ -118,10 +115,11 @@ def main(args: Args) -> Path:
 class Prepared(NamedTuple):
     """What a run needs, found and checked before it begins."""
 
-    dataset: TrajectoryDataset  # on the CPU
+    dataset: TrajectoryDataset  # what is trained on, on the CPU
     env: EnvSpec
     targets: list[float]
-    percentiles: list[float]  # 0 to 100, of the dataset's episode returns
+    returns: dict[str, Any]  # of the whole dataset, see `summarise_returns`
+    training: TrainingConfig  # with no choice left to the device
     device: torch.device
 
 
@@ -135,11 +133,25 @@ def prepare(args: Args) -> Prepared:
         if not least <= (value := getattr(args, name)) < 2**31:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = choose_device(args.device)
-    dataset = TrajectoryDataset.from_minari(args.dataset).top(args.top_fraction)
+    dataset = TrajectoryDataset.from_minari(args.dataset)
     env = environment(args.env, dataset.env_spec, dataset.id)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1])
-    percentiles = np.percentile(dataset.returns.numpy(), range(101)).tolist()
-    return Prepared(dataset, env, resolve_targets(args.evaluation.targets, percentiles), percentiles, device)
+    returns = summarise_returns(dataset)
+    targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
+    training = replace(args.training, precision=choose_precision(args.training.precision, device))
+    return Prepared(dataset.top(args.top_fraction), env, targets, returns, training, device)
+
+
+def summarise_returns(dataset: TrajectoryDataset) -> dict[str, Any]:
+    """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset."""
+    returns, lengths = dataset.returns.double(), dataset.lengths.double()
+    return {
+        "percentiles": np.percentile(dataset.returns.numpy(), range(101)).tolist(),
+        "mean": float(returns.mean()),
+        "mean_by_step": float((returns * lengths).sum() / lengths.sum()),  # short failures are many, but few steps
+        "episodes": dataset.episodes,
+        "steps": dataset.steps,
+    }
 
 
 def default_run_dir(args: Args) -> Path:
@@ -152,14 +164,15 @@ def describe(
     dataset: TrajectoryDataset,
     env: EnvSpec,
     targets: list[float],
-    percentiles: list[float],
+    returns: dict[str, Any],
+    training: TrainingConfig,
     device: torch.device,
 ) -> dict[str, Any]:
     """Everything that decides a run's numbers, and what is needed to play it without its dataset."""
     return {
         "agent": args.agent,
         "agent_config": asdict(args.config),
-        "training": asdict(args.training),
+        "training": asdict(training),
         "evaluation": asdict(args.evaluation) | {"targets": targets},
         "evaluate_every": args.evaluate_every,
         "evaluate_episodes": args.evaluate_episodes,
@@ -167,18 +180,13 @@ def describe(
         "dataset": dataset.id,
         "top_fraction": args.top_fraction,
         "fingerprint": dataset.fingerprint,
-        "dataset_returns": {
-            "percentiles": percentiles,
-            "mean": float(dataset.returns.mean()),
-            "episodes": dataset.episodes,
-            "steps": dataset.steps,
-        },
+        "dataset_returns": returns,
         "observation_size": dataset.observations.shape[1],
         "action_size": dataset.actions.shape[1],
         "env_spec": env.to_json(),
         "device": str(device),
-        "versions": {"python": platform.python_version()}
-        | {package: version(package) for package in ("flowrl", "torch", "gymnasium", "mujoco", "minari", "numpy")},
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
     }
 
 

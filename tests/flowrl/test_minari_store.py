@@ -79,12 +79,14 @@ def test_float64_observations_are_stored_as_such_and_read_as_float32(written):
 
 
 def test_metadata_are_kept(write, episodes):
-    write(ID, episodes, reference_scores=(1.5, 9.5), requirements=["numpy==2.0"])
+    write(
+        ID, episodes, reference_scores=(1.5, 9.5), requirements=["numpy==2.0"], author="me", code_permalink="my/file.py"
+    )  # fmt: skip
     metadata = minari.load_dataset(ID).storage.metadata
     assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (1.5, 9.5)
     assert metadata["requirements"] == ["numpy==2.0"]
     assert metadata["description"] == "made by a test"
-    assert metadata["code_permalink"]
+    assert (metadata["author"], metadata["code_permalink"]) == ({"me"}, "my/file.py")
     assert minari.load_dataset(ID).env_spec.id == "flowrl/Reach-v0"
     assert [row["seed"] for row in minari.load_dataset(ID).storage.get_episode_metadata([0, 1, 2])] == [0, 1, 2]
 

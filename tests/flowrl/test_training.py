@@ -367,7 +367,7 @@ def test_a_truncated_checkpoint_is_refused(dataset, tmp_path, share):
         ({"learning_rate": 0.0}, "learning_rate is 0.0"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"clip_norm": 0.0}, "clip_norm is 0.0"),
-        ({"precision": "fp16"}, "precision is 'fp16': known are fp32, bf16"),
+        ({"precision": "fp16"}, "precision is 'fp16': known are auto, fp32, bf16"),
         ({"schedule": "cosine"}, "schedule is 'cosine': known are constant, linear"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_summary_says_what_there_is_and_what_to_do_next(capsys):
     output = capsys.readouterr().out
     assert "episodes, 2,0" in output
     assert "returns: mean" in output
-    assert f"python -m scripts.inspect {REACH}" in output
+    assert f"python -m scripts.train flow --dataset {REACH}" in output
 
 
 def test_progress_is_reported_without_a_terminal(capsys, monkeypatch):

@@ -6,6 +6,10 @@ import json
 import re
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +20,7 @@ import pytest
 from PIL import Image
 
 from agents import AGENTS
+from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
 from scripts import compare, train
 from scripts.compare import Args
@@ -139,7 +144,7 @@ def test_the_numbers_of_the_report_are_those_of_the_rows(template):
 def test_the_dataset_is_shown_beside_the_agents(template, reach):
     dataset, *_ = markdown_tables((template.out / "report.md").read_text())
     assert dataset[0]["episodes"] == f"{reach.episodes:,}"
-    assert dataset[0]["mean"] == f"{float(reach.returns.mean()):.1f}"
+    assert dataset[0]["mean of episodes"] == f"{float(reach.returns.mean()):.1f}"
     assert dataset[0]["best"] == f"{float(reach.returns.max()):.1f}"
 
 
@@ -157,7 +162,7 @@ def test_the_json_says_the_same(template):
 def test_the_console_shows_the_tables_and_the_way_on(template):
     for part in (
         "6 runs on cpu, 1 at a time", "returns in the dataset", "paired differences", "cost", "report.md", "next:",
-        "[flow seed 0] step 20/20", "python -m scripts.evaluate",
+        "[flow seed 0] step 20/20", " -m scripts.evaluate",
     ):  # fmt: skip
         assert part in template.said
 
@@ -294,3 +299,33 @@ def test_side_by_side_a_failing_cell_is_reported_and_the_others_finish(reach_dat
     with pytest.raises(InputError, match=r"^1 of 2 runs failed: bc seed 0 on .*damaged"):
         compare.main(tiny(tmp_path, agents=("bc",), steps=3, jobs=2))
     assert (Path(tmp_path) / NAME / "bc-seed1/checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_outlives_a_comparison_that_was_killed(reach_dataset, tmp_path, signum):
+    command = [sys.executable, "-m", "scripts.compare", "--datasets", REACH, "--agents", "bc", "--seeds", "4"]
+    options = ["--steps", "1000000", "--evaluate-every", "0", "--jobs", "2", "--out", str(tmp_path)]
+    running = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    cells = [RunFolder(tmp_path / NAME / f"bc-seed{seed}") for seed in range(2)]
+    wait_for(lambda: all(cell.load() for cell in cells))
+    running.send_signal(signum)
+    running.wait(60)
+    wait_for(lambda: not any(map(is_locked, cells)))
+    assert not (tmp_path / NAME / "bc-seed2").exists(), "the next cell was begun"
+    assert all(cell.load()["step"] < 1_000_000 for cell in cells)
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def is_locked(run):
+    try:
+        with run.locked():
+            return False
+    except InputError:
+        return True

@@ -191,7 +191,12 @@ def test_the_best_episodes_alone(tiny_argv, reach, tmp_path):
     train.start(tiny_argv("bc", tmp_path, "--top-fraction", "0.1"))
     config = json.loads((tmp_path / "config.json").read_text())
     best = reach.top(0.1)
-    assert config["dataset_returns"]["episodes"] == best.episodes < reach.episodes
+    assert best.episodes < reach.episodes
+    # Targets and reports speak of the whole dataset, so that %BC stands in one table with the others.
+    assert config["dataset_returns"]["episodes"] == reach.episodes
+    assert config["dataset_returns"]["mean_by_step"] == pytest.approx(
+        float((reach.returns * reach.lengths).sum() / reach.lengths.sum())
+    )
     assert config["fingerprint"] == best.fingerprint
 
 
