@@ -221,3 +221,13 @@ def test_one_process_at_a_time(run, repository):
         holder.communicate()
     with run.locked():
         assert run.config() == {"agent": "flow"}
+
+
+def test_a_first_try_without_a_checkpoint_binds_nobody(tmp_path):
+    run = RunFolder(tmp_path)
+    run.begin({"training": {"learning_rate": 1e30}})
+    run.begin({"training": {"learning_rate": 1e-3}})
+    assert run.config() == {"training": {"learning_rate": 1e-3}}
+    run.save(CHECKPOINT)
+    with pytest.raises(InputError, match="training.learning_rate was 0.001 and is 0.01"):
+        run.begin({"training": {"learning_rate": 1e-2}})

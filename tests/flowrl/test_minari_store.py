@@ -379,6 +379,21 @@ def test_a_download_is_opened(write, episodes, monkeypatch):
     assert TrajectoryDataset.from_minari("mujoco/hopper/medium-v0").lengths.tolist() == LENGTHS
 
 
+def test_an_interrupted_download_leaves_nothing_that_would_stop_the_next(write, episodes, monkeypatch, minari_root):
+    def cut_short(dataset_id):
+        folder = Path(os.environ["MINARI_DATASETS_PATH"]) / dataset_id / "data"
+        folder.mkdir(parents=True)
+        (folder / "metadata.json").write_text("{")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(minari, "download_dataset", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        TrajectoryDataset.from_minari("mujoco/hopper/medium-v0")
+    assert not [path for path in minari_root.rglob("*") if path.is_file()]
+    monkeypatch.setattr(minari, "download_dataset", lambda dataset_id: write(dataset_id, episodes))
+    assert TrajectoryDataset.from_minari("mujoco/hopper/medium-v0").lengths.tolist() == LENGTHS
+
+
 # Formats that Minari alone can read (arrow)
 
 

@@ -44,7 +44,8 @@ def make_run(folder, agent, seed, *, score=True):
             "dataset": "test/made-up-v0",
             "fingerprint": "f",
             "dataset_returns": {
-                "percentiles": [p / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5, "episodes": 1234, "steps": 45678,
+                "percentiles": [p / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5,
+                "episodes": 1234, "steps": 45678,
             },
             "env_spec": "e",
             "device": "cpu",
@@ -58,6 +59,7 @@ def make_run(folder, agent, seed, *, score=True):
         return {
             "kind": kind, "step": step, "target": target, "seed": episode, "return": value, "length": 8,
             "score_d4rl": None, "score_measured": 2 * value if score else None,
+            "device": "cpu", "versions": {"torch": "9.9"},
         }  # fmt: skip
 
     # Rows of evaluations while training, and of scripts.evaluate, are not the result.
@@ -184,7 +186,7 @@ def test_the_report_is_written_whole(comparison, tmp_path):
         assert part in page
     assert "python -m scripts.train flow --targets 'a b'" in page
     assert "environment seeds 100 to 103" in page
-    assert "torch 9.9; on cpu" in page
+    assert "Played with: torch 9.9 on cpu." in page
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["comparisons"][0]["scores"] == comparison.score_rows
     assert results["comparisons"][0]["differences"] == comparison.difference_rows

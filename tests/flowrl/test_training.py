@@ -86,6 +86,31 @@ class Dead(Exception):
     """Stands for a kill: nothing is saved on the way out."""
 
 
+def test_figures_after_a_resume_are_those_of_an_uninterrupted_run(dataset, tmp_path):
+    """Also where a checkpoint stands between two rows of figures."""
+
+    def die(step, tracker):
+        if step == 8:
+            raise Dead
+
+    config = replace(CONFIG, log_every=5, checkpoint_every=2)
+    with pytest.raises(Dead):
+        trained(FLOW, dataset, tmp_path / "a", config, evaluate=die, evaluate_every=1)
+    trained(FLOW, dataset, tmp_path / "a", config)
+    trained(FLOW, dataset, tmp_path / "b", config)
+    assert [row["step"] for row in figures(tmp_path / "a")] == [5, 10, 12]
+    assert figures(tmp_path / "a") == figures(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("units", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_is_bf16_where_the_processor_has_units_for_it(monkeypatch, units, chosen):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert training.choose_precision("auto", CPU) == chosen
+    assert training.choose_precision("fp32", CPU) == "fp32"
+    assert training.choose_precision("bf16", CPU) == "bf16"
+
+
 @EVERY_AGENT
 @pytest.mark.parametrize("dies_at", [1, 4, 5, 8, 11])
 def test_a_run_that_died_and_goes_on_ends_in_the_same_bits(agent, dataset, tmp_path, dies_at, capsys):
