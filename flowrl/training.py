@@ -2,6 +2,7 @@
 
 import math
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -248,6 +249,9 @@ def _set_rng_state(device: torch.device, state: dict[str, torch.Tensor]) -> None
 def _signal_caught() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM instead of dying of the first; a second one acts as ever."""
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # Python takes signals in the main thread alone
+        yield caught
+        return
 
     def note(signum: int, frame: object) -> None:
         caught.append(signum)

@@ -21,10 +21,15 @@ Args = TypeVar("Args")
 FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
-def parse(args_type: type[Args] | Callable[..., Args], argv: Sequence[str], default: Args | None = None) -> Args:
-    """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest."""
+def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = None, *, after: str = "") -> Args:
+    """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest.
+
+    Args:
+        default: gives the default of every field.
+        after: a word of the command line that stands before `argv`, for the usage line.
+    """
     preset: Any = tyro.MISSING_NONPROP if default is None else default
-    prog = f"python -m scripts.{Path(sys.argv[0]).stem}"
+    prog = f"python -m scripts.{Path(sys.argv[0]).stem} {after}".rstrip()
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):

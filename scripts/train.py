@@ -222,7 +222,8 @@ def parse_args(argv: list[str]) -> Args:
     name, *options = argv
     if name not in AGENTS:
         raise InputError(f"unknown agent {name!r}: known are {known}")
-    return parse(Args, options, Args(agent=name, config=AGENTS[name].config, training=AGENTS[name].training))
+    preset = AGENTS[name]
+    return parse(Args, options, Args(agent=name, config=preset.config, training=preset.training), after=name)
 
 
 def start(argv: list[str]) -> None:
