@@ -189,7 +189,7 @@ def train(
                 if not (math.isfinite(mean_loss) and all(bool(p.isfinite().all()) for p in parameters)):
                     raise InputError(
                         f"training diverged by step {step:,} (the loss is {mean_loss:.4g}): a lower --learning-rate may"
-                        " help; a checkpoint of an earlier step is kept"
+                        " help; these weights were not saved"
                     )
                 if logging:
                     figures = {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": float(rate)}
