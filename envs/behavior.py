@@ -21,7 +21,9 @@ __all__ = [
     "Rollout",
     "dataset_ids",
     "mixture",
+    "UniformPolicy",
     "policy_records",
+    "read_policy",
     "rollout_episodes",
     "snapshot_path",
 ]
@@ -39,9 +41,10 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class BehaviorPolicy:
-    """A tanh network with a Gaussian head, as Stable-Baselines3 trains it: sampled, then clipped to the bounds.
+    """A network with Gaussian noise, as Stable-Baselines3 trains it: sampled, then clipped to the bounds.
 
-    observation (d,) → (observation − mean) / std, clipped → tanh layers → mean action → + exp(log_std) · normal.
+    observation (d,) → (observation − mean) / std, clipped → hidden layers → mean action, by a tanh onto the range
+    between the bounds if `squash` → + exp(log_std) · normal. TRPO and PPO do not squash, TD3 does.
     """
 
     weights: tuple[np.ndarray, ...]
@@ -60,13 +63,17 @@ class BehaviorPolicy:
     """(a,), least action."""
     high: np.ndarray
     """(a,), greatest action."""
+    hidden: str = "tanh"
+    """Activation of the hidden layers: tanh or relu."""
+    squash: bool = False
+    """Whether the last layer's output is squashed by a tanh onto the range between the bounds."""
     std: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", np.exp(self.log_std))
 
     @classmethod
-    def load(cls, env_name: str, stage: str) -> "BehaviorPolicy":
+    def load(cls, env_name: str, stage: str) -> "Policy":
         """The shipped policy of a stage: `load("hopper", "medium")`, or of a training step: `load("hopper", "40960")`.
 
         Raises:
@@ -76,32 +83,19 @@ class BehaviorPolicy:
         stages = {**record["stages"], **{str(row["steps"]): row["steps"] for row in record["snapshots"]}}
         if stage not in stages:
             raise ValueError(f"{env_name} has no stage {stage!r}; known are {', '.join(stages)}")
-        return cls.read(snapshot_path(POLICIES / env_name, stages[stage]))
-
-    @classmethod
-    def read(cls, path: Path) -> "BehaviorPolicy":
-        """The policy in an `.npz` of plain arrays (`scripts.train_behavior` writes it)."""
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name].astype(np.float64) for name in file.files}
-        layers = range(sum(name.startswith("weight_") for name in arrays))
-        return cls(
-            weights=tuple(arrays[f"weight_{layer}"] for layer in layers),
-            biases=tuple(arrays[f"bias_{layer}"] for layer in layers),
-            log_std=arrays["log_std"],
-            observation_mean=arrays["observation_mean"],
-            observation_std=arrays["observation_std"],
-            observation_clip=float(arrays["observation_clip"]),
-            low=arrays["low"],
-            high=arrays["high"],
-        )
+        return read_policy(snapshot_path(POLICIES / env_name, stages[stage]))
 
     def mean(self, observations: np.ndarray) -> np.ndarray:
         """The mean actions (..., a) before clipping, for observations (..., d)."""
         hidden = (observations - self.observation_mean) / self.observation_std
         hidden = np.minimum(np.maximum(hidden, -self.observation_clip), self.observation_clip)  # np.clip is slower
         for weight, bias in zip(self.weights[:-1], self.biases[:-1], strict=True):
-            hidden = np.tanh(hidden @ weight.T + bias)
-        return hidden @ self.weights[-1].T + self.biases[-1]
+            hidden = hidden @ weight.T + bias
+            hidden = np.tanh(hidden) if self.hidden == "tanh" else np.maximum(hidden, 0.0)
+        action = hidden @ self.weights[-1].T + self.biases[-1]
+        if self.squash:
+            action = self.low + (np.tanh(action) + 1.0) / 2.0 * (self.high - self.low)
+        return action
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """The action (a,), float32 and within the bounds, for one observation (d,); see `Policy`."""
@@ -109,6 +103,45 @@ class BehaviorPolicy:
         if generator is not None:
             action += self.std * generator.standard_normal(action.shape)
         return np.minimum(np.maximum(action, self.low), self.high).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class UniformPolicy:
+    """Uniformly random actions within the bounds; the deterministic action is their centre."""
+
+    low: np.ndarray
+    """(a,), least action."""
+    high: np.ndarray
+    """(a,), greatest action."""
+
+    def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
+        """An action (a,), float32, whatever the observation; see `Policy`."""
+        share = 0.5 if generator is None else generator.random(self.low.shape)
+        return (self.low + share * (self.high - self.low)).astype(np.float32)
+
+
+def read_policy(path: Path) -> Policy:
+    """The policy in an `.npz` of plain arrays, as `scripts.train_behavior` writes it; one without layers is uniform."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    hidden = str(arrays.pop("hidden", "tanh"))
+    arrays = {name: array.astype(np.float64) for name, array in arrays.items()}
+    layers = range(sum(name.startswith("weight_") for name in arrays))
+    if not layers:
+        return UniformPolicy(arrays["low"], arrays["high"])
+    size = arrays["weight_0"].shape[1]
+    return BehaviorPolicy(
+        weights=tuple(arrays[f"weight_{layer}"] for layer in layers),
+        biases=tuple(arrays[f"bias_{layer}"] for layer in layers),
+        log_std=arrays["log_std"],
+        observation_mean=arrays.get("observation_mean", np.zeros(size)),
+        observation_std=arrays.get("observation_std", np.ones(size)),
+        observation_clip=float(arrays.get("observation_clip", np.inf)),
+        low=arrays["low"],
+        high=arrays["high"],
+        hidden=hidden,
+        squash=bool(arrays.get("squash", False)),
+    )
 
 
 class Rollout(NamedTuple):
@@ -233,7 +266,7 @@ def mixture(dataset_id: str) -> Mixture:
         how = f"scripted, at {', '.join(map(str, members))} times the optimal speed, noise 0.5"
         return Mixture("flowrl/Reach-v0", policies, how, f"Reach: {about}.", 2_000)
     record = _record(name)
-    policies = tuple(BehaviorPolicy.read(snapshot_path(POLICIES / name, int(steps))) for steps in members)
+    policies = tuple(read_policy(snapshot_path(POLICIES / name, int(steps))) for steps in members)
     how = f"{record['algorithm']}, sampled; snapshots after {', '.join(f'{steps:,}' for steps in members)} steps"
     return Mixture(record["env_id"], policies, how, f"{record['env_id']}: {about}.", 200_000)
 

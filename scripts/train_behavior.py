@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,24 +22,29 @@ import numpy as np
 import torch
 import tyro
 
-from envs.behavior import BehaviorPolicy, Player, snapshot_path
+from envs.behavior import Player, read_policy, snapshot_path
 from envs.vector import make_env
 from flowrl.errors import InputError
 from scripts.cli import parse, run
 
 MEASURING_SEED = 1_000_003  # no dataset is collected with it, so the figures are of other episodes
-STATE_EVERY = 10  # rollouts; about 20 s of training are lost with a kill
+STATE_EVERY = 300.0  # seconds of training that a kill loses at most
+REPORT_EVERY = 20.0  # seconds
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """TRPO on one environment; the defaults are what RL Baselines3 Zoo tuned for MuJoCo."""
+    """One environment, the algorithm that learns it soonest on one CPU core, and which snapshots are kept."""
 
     env_id: str
+    algorithm: str
+    """A name in `ALGORITHMS`."""
     steps: int
-    """Training steps."""
+    """Training steps, of all environments together."""
+    chunk: int
+    """Steps between two points of the learning curve; snapshots are taken at multiples of it."""
     snapshots: tuple[int, ...]
-    """After which steps the policy is kept: 0 first, then whole rollouts."""
+    """After which steps the policy is kept, 0 first."""
     early: int
     """The snapshot that is far better than random and far from good."""
     medium: int
@@ -47,29 +52,38 @@ class Recipe:
     expert: int
     """The best snapshot."""
     num_envs: int = 2
-    rollout: int = 1024
-    """Steps of each environment between two updates."""
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    """Of the critic; the policy's step is TRPO's."""
-    critic_updates: int = 20
-    cg_max_steps: int = 25
-    """Conjugate-gradient iterations a policy step."""
-    cg_damping: float = 0.1
-    discount: float = 0.99
-    gae_lambda: float = 0.95
 
     def __post_init__(self) -> None:
-        if uneven := [steps for steps in (self.steps, *self.snapshots) if steps % self.update]:
-            raise ValueError(f"steps and snapshots must be multiples of {self.update}, not {uneven}")
+        if uneven := [steps for steps in (self.steps, *self.snapshots) if steps % self.chunk]:
+            raise ValueError(f"steps and snapshots must be multiples of {self.chunk}, not {uneven}")
         if missing := {0, self.early, self.medium, self.expert} - set(self.snapshots):
             raise ValueError(f"stages must be snapshots; {sorted(missing)} are not")
 
-    @property
-    def update(self) -> int:
-        """Steps between two updates, all environments together."""
-        return self.num_envs * self.rollout
 
+ROLLOUT = 1024  # TRPO's steps of each environment between two updates
+
+# What RL Baselines3 Zoo tuned TRPO to for MuJoCo.
+TRPO = {
+    "n_steps": ROLLOUT,
+    "batch_size": 128,
+    "learning_rate": 1e-3,  # of the critic; the policy's step is TRPO's
+    "n_critic_updates": 20,
+    "cg_max_steps": 25,
+    "cg_damping": 0.1,
+    "gamma": 0.99,
+    "gae_lambda": 0.95,
+}
+# Fujimoto et al. (2018) with a narrower network, and one gradient step to two environment steps: a CPU core has
+# simulated both in a twentieth of the time that the gradient step takes.
+TD3 = {
+    "learning_rate": 1e-3,
+    "batch_size": 128,
+    "learning_starts": 10_240,
+    "train_freq": (32, "step"),  # of each environment
+    "gradient_steps": 32,
+    "policy_kwargs": {"net_arch": [256, 256], "optimizer_kwargs": {"fused": True}},
+}
+EXPLORATION_NOISE = 0.1  # TD3's standard deviation, in units of half the action range
 
 # Densely while the policy learns to hop, since a replay dataset is made of these, then sparsely. From there on TRPO
 # goes up and down (sampled 1,700 to 3,300 between 540,000 and 610,000 steps): the training ends where it is good.
@@ -77,11 +91,33 @@ class Recipe:
 RECIPES = {
     "hopper": Recipe(
         "Hopper-v5",
+        "TRPO",
         steps=573_440,
+        chunk=2 * ROLLOUT,
         snapshots=(*range(0, 163_841, 20_480), *range(245_760, 573_441, 81_920)),
         early=40_960,
         medium=245_760,
         expert=573_440,
+    ),
+    "walker2d": Recipe(
+        "Walker2d-v5",
+        "TRPO",
+        steps=901_120,
+        chunk=2 * ROLLOUT,
+        snapshots=tuple(range(0, 901_121, 20_480)),
+        early=102_400,
+        medium=245_760,
+        expert=901_120,
+    ),
+    "halfcheetah": Recipe(
+        "HalfCheetah-v5",
+        "TD3",
+        steps=998_400,
+        chunk=5_120,
+        snapshots=(*range(0, 998_400, 20_480), 998_400),
+        early=40_960,
+        medium=122_880,
+        expert=998_400,
     ),
 }
 
@@ -91,9 +127,9 @@ class Args:
     """Train the behaviour policies of one environment and measure every snapshot."""
 
     env: Annotated[str, tyro.conf.Positional]
-    """Which recipe: hopper."""
+    """Which recipe: hopper, walker2d or halfcheetah."""
     steps: int | None = None
-    """Stop after so many training steps, rounded up to whole rollouts; the recipe's number if not given."""
+    """Stop after so many training steps, rounded up to whole chunks of the recipe; the recipe's number if not given."""
     seed: int = 0
     """Seed of the training."""
     episodes: int = 100
@@ -113,7 +149,7 @@ def main(args: Args) -> None:
     if args.env not in RECIPES:
         raise InputError(f"no recipe for {args.env!r}; known are {', '.join(RECIPES)}")
     recipe = RECIPES[args.env]
-    steps = recipe.steps if args.steps is None else -(-args.steps // recipe.update) * recipe.update
+    steps = recipe.steps if args.steps is None else -(-args.steps // recipe.chunk) * recipe.chunk
     if steps < 1 or args.episodes < 1:
         raise InputError(f"--steps and --episodes must be at least 1, not {args.steps} and {args.episodes}")
     run_dir = args.run_dir or Path("runs/behavior") / args.env
@@ -130,15 +166,14 @@ def train(recipe: Recipe, steps: int, kept: Sequence[int], seed: int, run_dir: P
 
     A training that went on from a saved state starts new episodes there: good, but not bit-equal to one in one go.
     """
-    TRPO, make_vec_env, VecNormalize = _stable_baselines()
+    make, load = ALGORITHMS[recipe.algorithm]
     torch.set_num_threads(1)
     state = run_dir / "state"
     if not state.exists() and (run_dir / "state.old").exists():
         (run_dir / "state.old").rename(state)
-    simulators = make_vec_env(recipe.env_id, recipe.num_envs, seed=seed)
+    simulators = _simulators(recipe, seed)
     if state.exists():
-        env = VecNormalize.load(str(state / "normalizer.pkl"), simulators)
-        model = TRPO.load(state / "model.zip", env=env, device="cpu")
+        model = load(state, simulators)
         if model.seed != seed or model.num_timesteps > steps:
             raise InputError(
                 f"{run_dir} holds a training with seed {model.seed} at step {model.num_timesteps:,}: "
@@ -147,54 +182,97 @@ def train(recipe: Recipe, steps: int, kept: Sequence[int], seed: int, run_dir: P
         curve = [row for row in _read_curve(run_dir / "curve.csv") if int(row[0]) <= model.num_timesteps]
         print(f"{run_dir} goes on at step {model.num_timesteps:,}", flush=True)
     else:
-        env = VecNormalize(simulators, gamma=recipe.discount)
-        model = TRPO(
-            "MlpPolicy",
-            env,
-            n_steps=recipe.rollout,
-            batch_size=recipe.batch_size,
-            learning_rate=recipe.learning_rate,
-            n_critic_updates=recipe.critic_updates,
-            cg_max_steps=recipe.cg_max_steps,
-            cg_damping=recipe.cg_damping,
-            gamma=recipe.discount,
-            gae_lambda=recipe.gae_lambda,
-            seed=seed,
-            device="cpu",
-        )
+        model = make(simulators, seed)
         curve = []
-    began, first = time.monotonic(), model.num_timesteps
+    began, first, said = time.monotonic(), model.num_timesteps, 0.0
+    saved = time.monotonic()
     while True:
         if model.num_timesteps in kept:
-            write_arrays(snapshot_path(run_dir, model.num_timesteps), policy_arrays(model, env))
+            write_arrays(snapshot_path(run_dir, model.num_timesteps), policy_arrays(model))
         if model.num_timesteps >= steps:
             break
-        model.learn(recipe.update, reset_num_timesteps=False)
+        model.learn(recipe.chunk, reset_num_timesteps=False)
         curve.append([model.num_timesteps, *(_recent(model, key) for key in ("r", "l"))])
         _write_curve(run_dir / "curve.csv", curve)
-        if model.num_timesteps % (STATE_EVERY * recipe.update) == 0 or model.num_timesteps >= steps:
-            save_state(model, env, state)
-            speed = (model.num_timesteps - first) / (time.monotonic() - began)
+        now = time.monotonic()
+        if now - saved >= STATE_EVERY or model.num_timesteps >= steps:
+            save_state(model, state)
+            saved = time.monotonic()
+        if now - said >= REPORT_EVERY or model.num_timesteps >= steps:
+            said = now
+            speed = (model.num_timesteps - first) / (now - began)
             left = (steps - model.num_timesteps) / speed
             print(
                 f"step {model.num_timesteps:,} of {steps:,}  return {curve[-1][1]:,.0f}  length {curve[-1][2]:,.0f}"
                 f"  {speed:,.0f} steps/s  {left / 60:.1f} min left",
                 flush=True,
             )
-    env.close()
+    model.env.close()
 
 
-def policy_arrays(model: Any, env: Any) -> dict[str, np.ndarray]:
-    """What `envs.behavior.BehaviorPolicy` needs of an SB3 tanh policy and its VecNormalize."""
-    arrays = {
-        "log_std": model.policy.log_std.detach().numpy(),
-        "observation_mean": env.obs_rms.mean,
-        "observation_std": np.sqrt(env.obs_rms.var + env.epsilon),
-        "observation_clip": np.array(env.clip_obs),
-        "low": env.action_space.low,
-        "high": env.action_space.high,
-    }
-    for number, layer in enumerate([*model.policy.mlp_extractor.policy_net[::2], model.policy.action_net]):
+def _make_trpo(simulators: Any, seed: int) -> Any:
+    from sb3_contrib import TRPO as Trainer
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    return Trainer("MlpPolicy", VecNormalize(simulators, gamma=TRPO["gamma"]), seed=seed, device="cpu", **TRPO)
+
+
+def _load_trpo(state: Path, simulators: Any) -> Any:
+    from sb3_contrib import TRPO as Trainer
+    from stable_baselines3.common.vec_env import VecNormalize
+
+    env = VecNormalize.load(str(state / "normalizer.pkl"), simulators)
+    return Trainer.load(state / "model.zip", env=env, device="cpu")
+
+
+def _make_td3(simulators: Any, seed: int) -> Any:
+    from stable_baselines3 import TD3 as Trainer
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    size = simulators.action_space.shape
+    noise = NormalActionNoise(np.zeros(size), np.full(size, EXPLORATION_NOISE))
+    return Trainer("MlpPolicy", simulators, action_noise=noise, seed=seed, device="cpu", **TD3)
+
+
+def _load_td3(state: Path, simulators: Any) -> Any:
+    from stable_baselines3 import TD3 as Trainer
+
+    model = Trainer.load(state / "model.zip", env=simulators, device="cpu")
+    model.load_replay_buffer(state / "replay.pkl")
+    return model
+
+
+ALGORITHMS: dict[str, tuple[Callable[[Any, int], Any], Callable[[Path, Any], Any]]] = {
+    "TRPO": (_make_trpo, _load_trpo),
+    "TD3": (_make_td3, _load_td3),
+}
+"""How to start a training, and how to go on with a saved one."""
+
+
+def policy_arrays(model: Any) -> dict[str, np.ndarray]:
+    """What `envs.behavior.read_policy` needs of a model of Stable-Baselines3 and its VecNormalize, if it has one.
+
+    TD3 plays uniformly random actions before it learns: its policy after 0 steps is these, so it has no layer.
+    """
+    space = model.env.action_space
+    arrays = {"low": space.low, "high": space.high}
+    off_policy = hasattr(model.policy, "actor")
+    if off_policy and model.num_timesteps == 0:
+        return arrays
+    if off_policy:
+        layers = model.policy.actor.mu[::2]
+        half_range = (space.high - space.low) / 2
+        arrays |= {"log_std": np.log(EXPLORATION_NOISE * half_range), "hidden": np.array("relu"), "squash": np.array(1)}
+    else:
+        layers = [*model.policy.mlp_extractor.policy_net[::2], model.policy.action_net]
+        arrays["log_std"] = model.policy.log_std.detach().numpy()
+    if (normaliser := model.get_vec_normalize_env()) is not None:
+        arrays |= {
+            "observation_mean": normaliser.obs_rms.mean,
+            "observation_std": np.sqrt(normaliser.obs_rms.var + normaliser.epsilon),
+            "observation_clip": np.array(normaliser.clip_obs),
+        }
+    for number, layer in enumerate(layers):
         arrays[f"weight_{number}"] = layer.weight.detach().numpy()
         arrays[f"bias_{number}"] = layer.bias.detach().numpy()
     return arrays
@@ -208,14 +286,17 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     os.replace(temporary, path)
 
 
-def save_state(model: Any, env: Any, state: Path) -> None:
-    """Save model and normaliser together: a kill leaves the old pair or the new one, never half of each."""
+def save_state(model: Any, state: Path) -> None:
+    """Save all that a training goes on from, together: a kill leaves the old state or the new one, no mixture."""
     temporary, old = state.with_name("state.partial"), state.with_name("state.old")
     for folder in (temporary, old):
         shutil.rmtree(folder, ignore_errors=True)
     temporary.mkdir()
     model.save(temporary / "model.zip")
-    env.save(str(temporary / "normalizer.pkl"))
+    if (normaliser := model.get_vec_normalize_env()) is not None:
+        normaliser.save(str(temporary / "normalizer.pkl"))
+    if hasattr(model, "replay_buffer"):
+        model.save_replay_buffer(temporary / "replay.pkl")
     if state.exists():
         state.rename(old)
     temporary.rename(state)
@@ -223,7 +304,7 @@ def save_state(model: Any, env: Any, state: Path) -> None:
 
 def measure(env_id: str, run_dir: Path, steps: int, episodes: int) -> dict[str, float]:
     """Returns of a snapshot over `episodes` sampled episodes, and a quarter as many deterministic ones."""
-    policy = BehaviorPolicy.read(snapshot_path(run_dir, steps))
+    policy = read_policy(snapshot_path(run_dir, steps))
     player = Player(make_env(env_id))
 
     def returns(count: int, sample: bool) -> np.ndarray:
@@ -261,7 +342,7 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
     packages = ("gymnasium", "mujoco", "numpy", "sb3-contrib", "stable-baselines3", "torch")
     index = {
         "env_id": recipe.env_id,
-        "algorithm": "TRPO (sb3-contrib)",
+        "algorithm": {"TRPO": "TRPO (sb3-contrib)", "TD3": "TD3 (Stable-Baselines3)"}[recipe.algorithm],
         "command": command,
         "date": datetime.date.today().isoformat(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
@@ -276,18 +357,19 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
     print(f"next: python -m scripts.collect flowrl/{out.name}/medium-replay-v0")
 
 
-def _stable_baselines() -> tuple[Any, Any, Any]:
+def _simulators(recipe: Recipe, seed: int) -> Any:
     try:
-        from sb3_contrib import TRPO
+        import sb3_contrib  # noqa: F401
         from stable_baselines3.common.env_util import make_vec_env
-        from stable_baselines3.common.vec_env import VecNormalize
     except ImportError as error:
         raise InputError(f"training behaviour policies needs `pip install -e .[behavior]` ({error})") from error
-    return TRPO, make_vec_env, VecNormalize
+    return make_vec_env(recipe.env_id, recipe.num_envs, seed=seed)
 
 
 def _recent(model: Any, key: str) -> float:
-    """Mean return ("r") or length ("l") of the last 100 training episodes."""
+    """Mean return ("r") or length ("l") of the last 100 training episodes; NaN before the first has ended."""
+    if not model.ep_info_buffer:
+        return float("nan")
     return round(float(np.mean([episode[key] for episode in model.ep_info_buffer])), 1)
 
 

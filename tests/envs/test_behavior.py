@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs import BehaviorPolicy, Player, dataset_ids, make_env, mixture, rollout_episodes
-from envs.behavior import POLICIES
+from envs.behavior import POLICIES, UniformPolicy, read_policy
 from envs.tiny import Reach, ReachPolicy
 
 
@@ -80,7 +80,7 @@ def test_the_weights_survive_the_file(tmp_path: Path):
     for name in ("log_std", "observation_mean", "observation_std", "observation_clip", "low", "high"):
         arrays[name] = getattr(policy, name)
     np.savez(tmp_path / "policy.npz", **arrays)
-    read = BehaviorPolicy.read(tmp_path / "policy.npz")
+    read = read_policy(tmp_path / "policy.npz")
     observation = np.random.default_rng(4).normal(size=5)
     np.testing.assert_array_equal(read.act(observation), policy.act(observation))
 

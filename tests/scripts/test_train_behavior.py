@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs import BehaviorPolicy
-from envs.behavior import snapshot_path
+from envs.behavior import UniformPolicy, read_policy, snapshot_path
 from flowrl.errors import InputError
 from scripts import train_behavior
 from scripts.train_behavior import RECIPES, Args, Recipe, main, stages
 
-TINY = Recipe("Hopper-v5", steps=4096, snapshots=(0, 2048, 4096), early=2048, medium=2048, expert=4096)
+TINY = Recipe(
+    "Hopper-v5", "TRPO", steps=4096, chunk=2048, snapshots=(0, 2048, 4096), early=2048, medium=2048, expert=4096
+)
+TINY_TD3 = Recipe(
+    "HalfCheetah-v5", "TD3", steps=256, chunk=128, snapshots=(0, 128, 256), early=128, medium=128, expert=256
+)
 
 
 def test_a_training_that_stopped_early_has_every_stage():
@@ -55,7 +59,7 @@ def test_the_shipped_policies_are_this_recipes():
 @pytest.mark.slow
 def test_train_kill_go_on_measure_publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("sb3_contrib")
-    monkeypatch.setattr(train_behavior, "STATE_EVERY", 1)
+    monkeypatch.setattr(train_behavior, "STATE_EVERY", 0.0)
     monkeypatch.setitem(RECIPES, "hopper", TINY)
     run_dir, out = tmp_path / "run", tmp_path / "policies"
     args = Args("hopper", episodes=2, out=out, run_dir=run_dir)
@@ -84,9 +88,38 @@ def test_train_kill_go_on_measure_publish(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(InputError, match="holds a training with seed 0 at step 4,096"):
         main(Args("hopper", episodes=2, out=out, run_dir=run_dir, seed=1))
 
-    model, normalizer = saves[0][0], saves[0][1]
-    policy = BehaviorPolicy.read(snapshot_path(out / "hopper", 2048))
+    model = saves[0][0]
+    normalizer = model.get_vec_normalize_env()
+    policy = read_policy(snapshot_path(out / "hopper", 2048))
     observations = np.random.default_rng(0).normal(size=(50, 11)) * 2
     expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
     actions = np.array([policy.act(observation) for observation in observations])
     np.testing.assert_allclose(actions, expected, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_td3_goes_on_with_its_replay_buffer_and_its_policies_are_sb3s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("sb3_contrib")
+    monkeypatch.setitem(RECIPES, "halfcheetah", TINY_TD3)
+    monkeypatch.setitem(train_behavior.TD3, "learning_starts", 64)
+    monkeypatch.setitem(train_behavior.TD3, "buffer_size", 512)
+    models = []
+    original = train_behavior.save_state
+    monkeypatch.setattr(
+        train_behavior, "save_state", lambda model, state: (models.append(model), original(model, state))
+    )
+    run_dir, out = tmp_path / "run", tmp_path / "policies"
+    main(Args("halfcheetah", episodes=1, out=out, run_dir=run_dir, steps=128))
+    filled = models[0].replay_buffer.size()
+    main(Args("halfcheetah", episodes=1, out=out, run_dir=run_dir))
+    assert models[-1].replay_buffer.size() == 2 * filled == 128  # two environments a row
+    assert models[-1]._n_updates > models[0]._n_updates > 0
+
+    assert isinstance(read_policy(snapshot_path(out / "halfcheetah", 0)), UniformPolicy)
+    policy = read_policy(snapshot_path(out / "halfcheetah", 256))
+    observations = np.random.default_rng(0).normal(size=(50, 17)) * 2
+    expected, _ = models[-1].predict(observations, deterministic=True)
+    np.testing.assert_allclose([policy.act(observation) for observation in observations], expected, atol=1e-5)
+    noise = [policy.act(observations[0], np.random.default_rng(seed)) - expected[0] for seed in range(400)]
+    inside = np.abs(expected[0]) < 0.6  # the others are clipped at their bound
+    np.testing.assert_allclose(np.std(noise, axis=0)[inside], 0.1, rtol=0.2)
