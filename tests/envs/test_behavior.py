@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs import BehaviorPolicy, Player, dataset_ids, make_env, mixture, rollout_episodes
-from envs.behavior import POLICIES, UniformPolicy, read_policy
+from envs.behavior import POLICIES, read_policy
 from envs.tiny import Reach, ReachPolicy
 
 
