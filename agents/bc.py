@@ -42,16 +42,15 @@ class BCAgent(nn.Module):
         self.context = config.context
         self.normaliser = normaliser
         layers: list[nn.Module] = []
-        size = normaliser.observation_size
+        size = normaliser.input_size
         for _ in range(config.layers):
             layers += [nn.Linear(size, config.width), nn.ReLU(), nn.Dropout(config.dropout)]
             size = config.width
-        self.network = nn.Sequential(*layers, nn.Linear(size, normaliser.action_size), nn.Tanh())
+        self.network = nn.Sequential(*layers, nn.Linear(size, normaliser.action_size))
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the actions over real steps, each scaled to [-1, 1]."""
-        predicted = self.network(self.normaliser.observations(batch.observations)).float()
-        return batch.mean((predicted - self.normaliser.actions(batch.actions)).square())
+        """The mean over real steps of `Normaliser.error`: squared error, or cross-entropy of discrete actions."""
+        return batch.mean(self.normaliser.error(self._predict(batch.observations), batch.actions))
 
     def initial(self, targets: Tensor) -> None:
         """It carries nothing: neither the past nor the target enters."""
@@ -61,4 +60,7 @@ class BCAgent(nn.Module):
 
     def act(self, carry: None, observations: Tensor, rewards: Tensor) -> tuple[None, Tensor]:
         """See `flowrl.protocols.Agent`."""
-        return None, self.normaliser.raw_actions(self.network(self.normaliser.observations(observations)).float())
+        return None, self.normaliser.chosen(self._predict(observations))
+
+    def _predict(self, observations: Tensor) -> Tensor:
+        return self.normaliser.prediction(self.network(self.normaliser.observations(observations)))

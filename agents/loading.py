@@ -28,8 +28,10 @@ def load_policy(
     Raises:
         InputError: the folder holds no run or no checkpoint yet, is damaged, or its agent has no such rollout.
     """
-    agent, _ = load_agent(RunFolder(run_dir), torch.device(device), rollout=rollout)
-    return Policy(agent.eval(), torch.device(device))
+    run = RunFolder(run_dir)
+    agent, _ = load_agent(run, torch.device(device), rollout=rollout)
+    config = run.config() or {}
+    return Policy(agent.eval(), torch.device(device), config["observation_size"], config["discrete_start"])
 
 
 def load_agent(
@@ -44,7 +46,12 @@ def load_agent(
         raise InputError(f"run folder {run.path} holds no checkpoint yet")
     try:
         agent_config = _agent_config(config["agent"], config["agent_config"])
-        normaliser = Normaliser(config["observation_size"], config["action_size"])
+        normaliser = Normaliser(
+            config["observation_size"],
+            config["action_size"],
+            columns=config["observation_columns"],
+            discrete=config["discrete_start"] is not None,
+        )
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

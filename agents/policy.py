@@ -16,10 +16,15 @@ class Policy:
     Args:
         agent: in evaluation mode.
         device: where its weights are.
+        observation_size: features of an observation.
+        discrete_start: the number of the first action where they are discrete; None where they are real numbers.
     """
 
-    def __init__(self, agent: Agent, device: torch.device) -> None:
+    def __init__(
+        self, agent: Agent, device: torch.device, observation_size: int, discrete_start: int | None = None
+    ) -> None:
         self._agent, self._device = agent, device
+        self._observation_size, self._discrete_start = observation_size, discrete_start
         self._carry: Any = None
         self._slots: tuple[int, ...] | None = None
         self._first = True
@@ -38,25 +43,27 @@ class Policy:
         self._carry = self._agent.initial(torch.as_tensor(np.atleast_1d(array), device=self._device))
 
     @torch.inference_mode()
-    def act(self, observation: ArrayLike, reward: ArrayLike = 0.0) -> NDArray[np.float32]:
+    def act(self, observation: ArrayLike, reward: ArrayLike = 0.0) -> NDArray[Any]:
         """The next action.
 
         Args:
-            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence.
+            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence; a Dict
+                observation as `gymnasium.spaces.flatten` lays it out.
             reward: of the last step, per episode; at the first step it is ignored.
 
         Returns:
-            (action size,) or (episodes, action size).
+            (action size,) or (episodes, action size) float32; discrete ones int64, of shape () or (episodes,).
 
         Raises:
             RuntimeError: `reset` was never called.
-            ValueError: the number of episodes is not that of `reset`.
+            ValueError: the number of episodes is not that of `reset`, or the observation's size not the data's.
         """
         if self._slots is None:
             raise RuntimeError("call reset(targets) before act(observation, reward)")
         observations = np.asarray(observation, np.float32)
-        if observations.shape[:-1] != self._slots:
-            raise ValueError(f"observation has shape {observations.shape} for targets of shape {self._slots}")
+        due = (*self._slots, self._observation_size)
+        if observations.shape != due:
+            raise ValueError(f"observation has shape {observations.shape}: {due} is due")
         rewards = np.broadcast_to(np.asarray(reward, np.float32), self._slots)
         if self._first:
             rewards = np.zeros_like(rewards)
@@ -66,4 +73,6 @@ class Policy:
             torch.as_tensor(np.atleast_2d(observations), device=self._device),
             torch.as_tensor(np.atleast_1d(rewards).copy(), device=self._device),
         )
+        if self._discrete_start is not None:
+            return actions.argmax(-1).cpu().numpy().reshape(self._slots) + self._discrete_start
         return actions.cpu().numpy().reshape(*self._slots, -1)

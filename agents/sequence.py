@@ -61,10 +61,9 @@ class SequenceAgent(nn.Module):
         return self.model.normaliser
 
     def loss(self, batch: Batch) -> Tensor:
-        """Mean squared error of the predicted actions over real steps, each action scaled to [-1, 1]."""
+        """The mean over real steps of `Normaliser.error`: squared error, or cross-entropy of discrete actions."""
         predicted = self.model(batch.returns_to_go, batch.observations, batch.actions, batch.timesteps)
-        error = self.normaliser.actions(predicted) - self.normaliser.actions(batch.actions)
-        return batch.mean(error.square())
+        return batch.mean(self.normaliser.error(predicted, batch.actions))
 
     def initial(self, targets: Tensor) -> WindowCarry | RecurrentCarry:
         """See `flowrl.protocols.Agent`."""
@@ -96,7 +95,8 @@ class SequenceAgent(nn.Module):
         self, carry: RecurrentCarry, observations: Tensor, rewards: Tensor
     ) -> tuple[RecurrentCarry, Tensor]:
         returns_to_go = carry.returns_to_go - rewards
-        action, state = self.model.step(carry.action, returns_to_go, observations, carry.timestep, carry.state)
+        predicted, state = self.model.step(carry.action, returns_to_go, observations, carry.timestep, carry.state)
+        action = self.normaliser.chosen(predicted)
         return RecurrentCarry(returns_to_go, action, carry.timestep + 1, state), action
 
     def _act_window(self, carry: WindowCarry, observations: Tensor, rewards: Tensor) -> tuple[WindowCarry, Tensor]:
@@ -112,6 +112,6 @@ class SequenceAgent(nn.Module):
         timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device).expand(
             len(seen), -1
         )
-        action = self.model(returns_to_go, seen, actions, timesteps)[:, -1]
+        action = self.normaliser.chosen(self.model(returns_to_go, seen, actions, timesteps)[:, -1])
         actions = torch.cat([actions[:, :-1], action[:, None]], 1)
         return WindowCarry(returns_to_go, seen, actions, carry.timestep + 1), action

@@ -7,8 +7,35 @@ from typing import Any, Literal
 
 import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.utils import RecordConstructorArgs
 
-__all__ = ["OneEpisode", "make_env", "make_vector_env"]
+__all__ = ["FlatObservation", "OneEpisode", "make_env", "make_vector_env"]
+
+
+class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
+    """Observations as one row: Tuple entries in order, Dict entries by name, Discrete as one-hot, arrays flat.
+
+    By name and not as the space happens to list them (Gymnasium's own `FlattenObservation`), since that order is
+    lost where a dataset's spaces are stored.
+    """
+
+    def __init__(self, env: gym.Env) -> None:
+        RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
+        self._sorted = _sorted(env.observation_space)
+        self.observation_space = gym.spaces.flatten_space(self._sorted)
+
+    def observation(self, observation: Any) -> Any:
+        """The row (d,) of one observation."""
+        return gym.spaces.flatten(self._sorted, observation)
+
+
+def _sorted(space: gym.Space) -> gym.Space:
+    if isinstance(space, gym.spaces.Dict):
+        return gym.spaces.Dict([(name, _sorted(space.spaces[name])) for name in sorted(space.spaces)])
+    if isinstance(space, gym.spaces.Tuple):
+        return gym.spaces.Tuple([_sorted(part) for part in space.spaces])
+    return space
 
 
 class OneEpisode(gym.Wrapper):
@@ -51,6 +78,8 @@ class OneEpisode(gym.Wrapper):
 def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
     """`gymnasium.make` without its per-step checks, for an environment id or the spec a dataset carries.
 
+    Observations that are not flat arrays are made so, see `FlatObservation`.
+
     Raises:
         ValueError: the id is not registered (names the nearest ones), or a package it needs is missing.
     """
@@ -59,11 +88,14 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
-            return gym.make(env, disable_env_checker=True, **keywords)
+            made = gym.make(env, disable_env_checker=True, **keywords)
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}") from error
         except gym.error.Error:
             raise ValueError(_unknown(_name(env))) from None
+    space = made.observation_space
+    is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
+    return made if is_flat else FlatObservation(made)
 
 
 def make_vector_env(

@@ -1,16 +1,20 @@
 """A dataset as flat tensors: episodes end to end, returns-to-go, and the statistics that scale a model's inputs."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
+import gymnasium as gym
 import numpy as np
 import torch
+import torch.nn.functional as F
 from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowrl.errors import InputError
-from flowrl.minari_store import StoredArrays, open_dataset, read_arrays
+from flowrl.minari_store import open_dataset
+from flowrl.stored_arrays import StoredArrays, read_arrays
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class TrajectoryDataset:
     id: str
     env_spec: EnvSpec | None
     observations: Tensor  # (N, observation size) float32
-    actions: Tensor  # (N, action size) float32
+    actions: Tensor  # (N, action size) float32; one-hot rows where actions are discrete
     rewards: Tensor  # (N,) float32
     returns_to_go: Tensor  # (N,) float32: the sum of this and all later rewards of the episode
     timesteps: Tensor  # (N,) int64: steps since the episode's start
@@ -37,6 +41,8 @@ class TrajectoryDataset:
     action_low: Tensor  # (action size,) float32
     action_high: Tensor  # (action size,) float32
     fingerprint: str  # of lengths, observations, actions and rewards
+    discrete_start: int | None = None  # the number of the first of the discrete actions; None: they are real numbers
+    weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
@@ -47,10 +53,14 @@ class TrajectoryDataset:
         """
         stored = open_dataset(dataset)
         arrays = read_arrays(stored)
-        space = stored.action_space
+        if isinstance(stored.action_space, gym.spaces.Discrete):
+            low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
+        else:
+            assert isinstance(stored.action_space, gym.spaces.Box)
+            low, high, first = stored.action_space.low, stored.action_space.high, None
         return cls.from_arrays(
-            stored.id, arrays, action_low=space.low, action_high=space.high, env_spec=stored.env_spec
-        )  # pyright: ignore[reportAttributeAccessIssue]
+            stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
+        )
 
     @classmethod
     def from_arrays(
@@ -61,6 +71,7 @@ class TrajectoryDataset:
         action_low: NDArray[np.floating],
         action_high: NDArray[np.floating],
         env_spec: EnvSpec | None = None,
+        discrete_start: int | None = None,
     ) -> "TrajectoryDataset":
         """Build from arrays in memory; an infinite action bound becomes the extreme of the data.
 
@@ -98,6 +109,7 @@ class TrajectoryDataset:
             action_low=torch.from_numpy(low),
             action_high=torch.from_numpy(high),
             fingerprint=_fingerprint(arrays),
+            discrete_start=discrete_start,
         )
 
     @property
@@ -123,6 +135,31 @@ class TrajectoryDataset:
             raise InputError(f"top fraction is {fraction}: it must be above 0 and at most 1")
         count = max(1, round(fraction * self.episodes))
         kept = torch.sort(torch.sort(self.returns, descending=True, stable=True).indices[:count]).values
+        return self.select(kept, f"top-{count}")
+
+    def at_least(self, least: float) -> "TrajectoryDataset":
+        """The episodes whose return is `least` or more.
+
+        Raises:
+            InputError: there is none.
+        """
+        kept = torch.nonzero(self.returns >= least)[:, 0]
+        if not len(kept):
+            raise InputError(f"no episode of {self.id} has a return of {least} or more: the best is {self.best:,.1f}")
+        return self.select(kept, f"at-least-{least}")
+
+    @property
+    def best(self) -> float:
+        """The greatest episode return."""
+        return float(self.returns.max())
+
+    def select(self, kept: Tensor, name: str) -> "TrajectoryDataset":
+        """The episodes of those numbers, in the order given.
+
+        Args:
+            kept: (at least one,) int64.
+            name: of the selection, for the fingerprint.
+        """
         lengths = self.lengths[kept]
         ends = lengths.cumsum(0)
         starts = ends - lengths
@@ -131,16 +168,65 @@ class TrajectoryDataset:
         )
         return replace(
             self,
-            **{
-                name: getattr(self, name)[rows]
-                for name in ("observations", "actions", "rewards", "returns_to_go", "timesteps")
-            },
-            **{name: getattr(self, name)[kept] for name in ("returns", "terminated", "final_observations")},
+            **{name: getattr(self, name)[rows] for name in PER_STEP},
+            **{name: getattr(self, name)[kept] for name in PER_EPISODE},
             ends=torch.repeat_interleave(ends, lengths),
             starts=starts,
             lengths=lengths,
-            fingerprint=f"{self.fingerprint}/top-{count}",
+            weights=None if self.weights is None else self.weights[kept],
+            fingerprint=f"{self.fingerprint}/{name}",
         )
+
+    @classmethod
+    def mixture(
+        cls, id: str, datasets: Sequence["TrajectoryDataset"], shares: Sequence[float] | None = None
+    ) -> "TrajectoryDataset":
+        """Several datasets as one.
+
+        Args:
+            id: of the whole.
+            datasets: on one device; the first gives the environment.
+            shares: above 0, one a dataset: how often its steps are drawn, whatever their number. None draws all
+                steps of all datasets equally often.
+
+        Raises:
+            InputError: their observations or actions are not of one kind.
+        """
+        first = datasets[0]
+        for other in datasets[1:]:
+            for what, mine, its in [
+                ("observation size", first.observations.shape[1], other.observations.shape[1]),
+                ("action size", first.actions.shape[1], other.actions.shape[1]),
+                ("first discrete action", first.discrete_start, other.discrete_start),
+            ]:
+                if mine != its:
+                    raise InputError(f"{first.id} and {other.id} cannot be mixed: {what} is {mine} and {its}")
+        joined = {
+            name: torch.cat([getattr(dataset, name) for dataset in datasets])
+            for name in (*PER_STEP, *PER_EPISODE, "lengths")
+        }
+        lengths = joined["lengths"]
+        ends = lengths.cumsum(0)
+        weights = None
+        if shares is not None:
+            each = [share / dataset.steps for share, dataset in zip(shares, datasets, strict=True)]
+            episodes = torch.tensor([dataset.episodes for dataset in datasets])
+            weights = torch.repeat_interleave(torch.tensor(each, dtype=torch.float64), episodes).to(lengths.device)
+        return replace(
+            first,
+            id=id,
+            **joined,
+            ends=torch.repeat_interleave(ends, lengths),
+            starts=ends - lengths,
+            weights=weights,
+            action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
+            action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
+            fingerprint="+".join(dataset.fingerprint for dataset in datasets) + (f"*{list(shares)}" if shares else ""),
+        )
+
+
+PER_STEP = ("observations", "actions", "rewards", "returns_to_go", "timesteps")
+PER_EPISODE = ("returns", "terminated", "final_observations")
 
 
 def _spread(values: Tensor, otherwise: float) -> Tensor:
@@ -174,6 +260,12 @@ class Normaliser(nn.Module):
 
     Observations: minus their mean, over their standard deviation (a feature that never varies is only centred).
     Actions: the action bounds to [-1, 1]. Returns-to-go: over `return_scale`, their standard deviation over steps.
+
+    Args:
+        observation_size: features of a raw observation.
+        action_size: of a raw action; the number of choices where they are discrete.
+        columns: which features the model is shown; None for all.
+        discrete: actions are one-hot rows, and a network's outputs their logits.
     """
 
     observation_mean: Tensor
@@ -181,21 +273,35 @@ class Normaliser(nn.Module):
     action_centre: Tensor
     action_half_range: Tensor
     return_scale: Tensor
+    columns: Tensor | None
 
-    def __init__(self, observation_size: int, action_size: int) -> None:
+    def __init__(
+        self,
+        observation_size: int,
+        action_size: int,
+        *,
+        columns: Sequence[int] | None = None,
+        discrete: bool = False,
+    ) -> None:
         super().__init__()
-        self.register_buffer("observation_mean", torch.zeros(observation_size))
-        self.register_buffer("observation_std", torch.ones(observation_size))
+        self.observation_size, self.action_size, self.discrete = observation_size, action_size, discrete
+        self.input_size = observation_size if columns is None else len(columns)
+        # Not saved: it is a part of the configuration, which is needed to build this.
+        self.register_buffer("columns", None if columns is None else torch.tensor(columns), persistent=False)
+        self.register_buffer("observation_mean", torch.zeros(self.input_size))
+        self.register_buffer("observation_std", torch.ones(self.input_size))
         self.register_buffer("action_centre", torch.zeros(action_size))
         self.register_buffer("action_half_range", torch.ones(action_size))
         self.register_buffer("return_scale", torch.ones(()))
 
     @classmethod
-    def of(cls, dataset: TrajectoryDataset) -> "Normaliser":
-        """Statistics over every step of `dataset`, each once."""
-        self = cls(dataset.observations.shape[1], dataset.actions.shape[1])
-        self.observation_mean.copy_(dataset.observations.double().mean(0))
-        self.observation_std.copy_(_spread(dataset.observations, otherwise=1.0))
+    def of(cls, dataset: TrajectoryDataset, columns: Sequence[int] | None = None) -> "Normaliser":
+        """Statistics over every step of `dataset`, each once, whatever the weights it is drawn with."""
+        discrete = dataset.discrete_start is not None
+        self = cls(dataset.observations.shape[1], dataset.actions.shape[1], columns=columns, discrete=discrete)
+        observations = dataset.observations if columns is None else dataset.observations[:, list(columns)]
+        self.observation_mean.copy_(observations.double().mean(0))
+        self.observation_std.copy_(_spread(observations, otherwise=1.0))
         self.action_centre.copy_((dataset.action_high + dataset.action_low) / 2)
         half_range = (dataset.action_high - dataset.action_low) / 2
         self.action_half_range.copy_(half_range.masked_fill(half_range == 0, 1.0))
@@ -203,17 +309,10 @@ class Normaliser(nn.Module):
         self.return_scale.copy_(_spread(dataset.returns_to_go, otherwise=largest or 1.0))
         return self
 
-    @property
-    def observation_size(self) -> int:
-        return len(self.observation_mean)
-
-    @property
-    def action_size(self) -> int:
-        return len(self.action_centre)
-
     def observations(self, raw: Tensor) -> Tensor:
-        """(..., observation size) raw to model units."""
-        return (raw - self.observation_mean) / self.observation_std
+        """(..., observation size) raw to (..., input size) in model units."""
+        seen = raw if self.columns is None else raw[..., self.columns]
+        return (seen - self.observation_mean) / self.observation_std
 
     def returns(self, raw: Tensor) -> Tensor:
         """(...) raw to model units."""
@@ -223,6 +322,29 @@ class Normaliser(nn.Module):
         """(..., action size) raw to [-1, 1]."""
         return (raw - self.action_centre) / self.action_half_range
 
-    def raw_actions(self, scaled: Tensor) -> Tensor:
-        """(..., action size) from [-1, 1] to raw."""
-        return self.action_centre + self.action_half_range * scaled
+    def prediction(self, outputs: Tensor) -> Tensor:
+        """A network's last outputs (..., action size) to raw actions within their bounds; of discrete ones, logits."""
+        if self.discrete:
+            return outputs.float()
+        return self.action_centre + self.action_half_range * torch.tanh(outputs.float())
+
+    def error(self, predicted: Tensor, actions: Tensor) -> Tensor:
+        """What a prediction is trained to make small.
+
+        Args:
+            predicted: (..., action size) from `prediction`.
+            actions: (..., action size) raw, of the data.
+
+        Returns:
+            (..., action size) squared errors of the actions scaled to [-1, 1]; of discrete ones, (..., 1) cross-entropy
+            in nats.
+        """
+        if self.discrete:
+            return -(actions * F.log_softmax(predicted, dim=-1)).sum(-1, keepdim=True)
+        return (self.actions(predicted) - self.actions(actions)).square()
+
+    def chosen(self, predicted: Tensor) -> Tensor:
+        """The raw actions (..., action size) that a prediction stands for: of discrete ones, the likeliest's row."""
+        if self.discrete:
+            return F.one_hot(predicted.argmax(-1), self.action_size).to(predicted.dtype)
+        return predicted

@@ -1,4 +1,4 @@
-"""Minari datasets on disk: find or download one, read its arrays fast, write one safely."""
+"""Minari datasets on disk: find or download one, write one safely."""
 
 import os
 import shutil
@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import h5py
 import minari
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -22,6 +21,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.errors import InputError, cause
+from flowrl.stored_arrays import check_shape
 
 COLLECTED_NAMESPACE = "flowrl/"  # ids made by scripts.collect; they are nowhere to download
 
@@ -36,17 +36,6 @@ class Episode:
     terminations: NDArray[np.bool_]  # (T,)
     truncations: NDArray[np.bool_]  # (T,)
     seed: int | None = None
-
-
-@dataclass(frozen=True)
-class StoredArrays:
-    """A dataset's episodes end to end, E of them with N steps in all."""
-
-    observations: NDArray[np.float32]  # (N+E, observation size): T+1 an episode
-    actions: NDArray[np.float32]  # (N, action size)
-    rewards: NDArray[np.float32]  # (N,)
-    terminations: NDArray[np.bool_]  # (N,)
-    lengths: NDArray[np.int64]  # (E,)
 
 
 def local_ids() -> list[str]:
@@ -110,93 +99,6 @@ def _have() -> str:
     return f"local datasets: {', '.join(ids)}" if ids else "there is no local dataset"
 
 
-def read_arrays(dataset: minari.MinariDataset) -> StoredArrays:
-    """Read a dataset's episodes into flat float32 arrays, each straight from the file to its place.
-
-    Raises:
-        InputError: no episode; shapes that disagree with each other or with the spaces; unreadable file.
-    """
-    sizes = _box_size(dataset.observation_space, "observation"), _box_size(dataset.action_space, "action")
-    indices = [int(index) for index in dataset.episode_indices]
-    if not indices:
-        raise InputError(f"dataset {dataset.id} holds no episode")
-    file = Path(dataset.storage.data_path) / "main_data.hdf5"
-    try:
-        if file.exists():
-            return _read_hdf5(file, indices, *sizes)
-        return _join([_checked(e, *sizes) for e in dataset.iterate_episodes(indices)], *sizes)
-    except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(f"the data of {dataset.id} cannot be read: {cause(error)}") from error
-
-
-def _box_size(space: gym.Space, what: str) -> int:
-    if isinstance(space, gym.spaces.Box) and len(space.shape) == 1:
-        return space.shape[0]
-    raise InputError(f"the {what} space is {space}: flat Box spaces are supported (one dimension of real numbers)")
-
-
-def _read_hdf5(path: Path, indices: Sequence[int], observation_size: int, action_size: int) -> StoredArrays:
-    # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
-    with h5py.File(path, "r") as file:
-
-        def dataset(index: int, name: str) -> Any:
-            return h5py.h5d.open(file.id, f"episode_{index}/{name}".encode())
-
-        lengths = np.array([dataset(index, "rewards").shape[0] for index in indices], dtype=np.int64)
-        arrays = _empty(lengths, observation_size, action_size)
-        step = 0
-        for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
-            rows = slice(step, step + length)
-            targets = {
-                "observations": arrays.observations[step + number : step + number + length + 1],
-                "actions": arrays.actions[rows],
-                "rewards": arrays.rewards[rows],
-                "terminations": arrays.terminations[rows],
-            }
-            for name, target in targets.items():
-                source = dataset(index, name)
-                _check_shape(index, name, source.shape, target.shape, length)
-                source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
-            step += length
-    return arrays
-
-
-def _checked(episode: Any, observation_size: int, action_size: int) -> Any:
-    length = len(episode.rewards)
-    _check_shape(episode.id, "observations", np.shape(episode.observations), (length + 1, observation_size), length)
-    _check_shape(episode.id, "actions", np.shape(episode.actions), (length, action_size), length)
-    _check_shape(episode.id, "terminations", np.shape(episode.terminations), (length,), length)
-    return episode
-
-
-def _check_shape(index: int, name: str, found: tuple[int, ...], expected: tuple[int, ...], length: int) -> None:
-    if length == 0:
-        raise InputError(f"episode {index} has no steps")
-    if tuple(found) != tuple(expected):
-        raise InputError(
-            f"episode {index}: {name} have shape {tuple(found)} where {tuple(expected)} is due for {length} rewards"
-            " (an episode of T steps has T+1 observations and T of everything else)"
-        )
-
-
-def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) -> StoredArrays:
-    steps, episodes = int(lengths.sum()), len(lengths)
-    return StoredArrays(
-        np.empty((steps + episodes, observation_size), np.float32),
-        np.empty((steps, action_size), np.float32),
-        np.empty(steps, np.float32),
-        np.empty(steps, np.bool_),
-        lengths,
-    )
-
-
-def _join(episodes: Sequence[Any], observation_size: int, action_size: int) -> StoredArrays:
-    arrays = _empty(np.array([len(e.rewards) for e in episodes], np.int64), observation_size, action_size)
-    for name in ("observations", "actions", "rewards", "terminations"):
-        np.concatenate([np.asarray(getattr(e, name)) for e in episodes], out=getattr(arrays, name), casting="same_kind")
-    return arrays
-
-
 def write_dataset(
     dataset_id: str,
     episodes: Sequence[Episode],
@@ -240,7 +142,7 @@ def write_dataset(
             ("truncations", length),
         ]:
             value = getattr(episode, name)
-            _check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
+            check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
     scores = (
         {} if reference_scores is None else dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True))
     )

@@ -58,7 +58,7 @@ class TrajectoryModel(nn.Module):
         self.normaliser = normaliser
         width = config.width
         self.embed_return = nn.Linear(1, width)
-        self.embed_observation = nn.Linear(normaliser.observation_size, width)
+        self.embed_observation = nn.Linear(normaliser.input_size, width)
         self.embed_action = nn.Linear(normaliser.action_size, width)
         self.embed_timestep = TimestepEmbedding(width)
         self.embed_norm = nn.LayerNorm(width)
@@ -87,7 +87,7 @@ class TrajectoryModel(nn.Module):
             is_pad: (B, T) bool, True at padding. Padding on the right, as training windows have it, needs none.
 
         Returns:
-            (B, T, action size), within the action bounds.
+            (B, T, action size), within the action bounds; of discrete actions, their logits.
         """
         tokens = self._embed(returns_to_go, observations, actions, timesteps)
         token_is_pad = None if is_pad is None else is_pad.repeat_interleave(3, dim=1)
@@ -156,8 +156,7 @@ class TrajectoryModel(nn.Module):
         return self.embed_dropout(self.embed_norm(tokens.flatten(1, 2)))
 
     def _predict(self, tokens: Tensor) -> Tensor:
-        scaled = torch.tanh(self.action_head(self.final_norm(tokens)).float())
-        return self.normaliser.raw_actions(scaled)
+        return self.normaliser.prediction(self.action_head(self.final_norm(tokens)))
 
 
 class TimestepEmbedding(nn.Module):

@@ -29,7 +29,7 @@ class Agent(Protocol):
             rewards: (slots,) of the last step; zeros at the first.
 
         Returns:
-            The next carry, and (slots, action size) actions within their bounds.
+            The next carry, and (slots, action size) actions within their bounds; one-hot rows of discrete ones.
         """
         ...
 

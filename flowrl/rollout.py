@@ -70,7 +70,6 @@ def _play(
     agent: Agent, envs: VectorEnv, slots: Sequence[tuple[float, int]], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     space = envs.single_action_space
-    assert isinstance(space, gym.spaces.Box)
     returns = np.zeros(len(slots))
     lengths = np.zeros(len(slots), np.int64)
     terminated = np.zeros(len(slots), bool)
@@ -79,13 +78,13 @@ def _play(
     observations, _ = envs.reset(seed=[seed for _, seed in slots])  # pyright: ignore[reportArgumentType]
     rewards = np.zeros(len(slots))
     # An ended slot is stepped on too: what it is given matters to nobody, but must be valid.
-    actions = np.tile(np.clip(np.zeros(space.shape, space.dtype), space.low, space.high), (len(slots), 1))
+    actions = np.stack([_any_action(space)] * len(slots))
     while playing.size:
         carry, acted = agent.act(carry, _tensor(observations[playing], device), _tensor(rewards[playing], device))
         acted = acted.cpu().numpy()
         if not np.isfinite(acted).all():
             raise InputError(f"the agent's action is not finite at step {lengths.max():,} of an episode")
-        actions[playing] = np.clip(acted, space.low, space.high)
+        actions[playing] = _playable(acted, space)
         observations, rewards, ends, cuts, _ = envs.step(actions)
         returns[playing] += rewards[playing]
         lengths[playing] += 1
@@ -97,6 +96,22 @@ def _play(
             playing = playing[going_on]
             carry = agent.select(carry, torch.as_tensor(going_on, device=device))
     return returns, lengths, terminated
+
+
+def _any_action(space: gym.Space) -> np.ndarray:
+    """An action that an environment of that action space takes."""
+    if isinstance(space, gym.spaces.Discrete):
+        return np.asarray(space.start)
+    assert isinstance(space, gym.spaces.Box)
+    return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
+
+
+def _playable(acted: np.ndarray, space: gym.Space) -> np.ndarray:
+    """What an environment is given: real actions (slots, action size) clipped; of one-hot rows (slots, n), numbers."""
+    if isinstance(space, gym.spaces.Discrete):
+        return acted.argmax(-1) + space.start
+    assert isinstance(space, gym.spaces.Box)
+    return np.clip(acted.astype(space.dtype), space.low, space.high)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -27,14 +27,29 @@ class Batch(NamedTuple):
 
 
 def sample_windows(dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator) -> Batch:
-    """Windows whose first steps are drawn uniformly, with replacement, from all steps of the dataset.
+    """Windows whose first steps are drawn with replacement from all steps of the dataset, by its `weights`.
 
     Args:
         context: K, steps in a window.
         generator: the only source of randomness; on the CPU for any device, so that the order is the same everywhere.
     """
-    first = torch.randint(dataset.steps, (batch_size,), generator=generator)
+    if dataset.weights is None:
+        first = torch.randint(dataset.steps, (batch_size,), generator=generator)
+    else:
+        first = _weighted_rows(dataset, batch_size, generator)
     return windows_at(dataset, first.to(dataset.rewards.device), context)
+
+
+def _weighted_rows(dataset: TrajectoryDataset, batch_size: int, generator: torch.Generator) -> Tensor:
+    """Rows drawn by their episodes' weights: a point on the line on which each step is as long as its weight."""
+    assert dataset.weights is not None
+    weights, lengths = dataset.weights.cpu(), dataset.lengths.cpu()
+    ends = (weights * lengths).cumsum(0)
+    point = torch.rand(batch_size, generator=generator, dtype=torch.float64) * ends[-1]
+    episode = torch.searchsorted(ends, point, right=True).clamp(max=len(ends) - 1)
+    before = ends[episode] - weights[episode] * lengths[episode]
+    step = ((point - before) / weights[episode]).long().clamp(min=0)
+    return dataset.starts.cpu()[episode] + step.minimum(lengths[episode] - 1)
 
 
 def windows_at(dataset: TrajectoryDataset, first: Tensor, context: int) -> Batch:

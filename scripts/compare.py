@@ -13,7 +13,7 @@ import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,6 +23,7 @@ from flowrl.report import Comparison, console, cost_table, dataset_table, differ
 from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import parse, run
+from scripts.datasets import Selection, folder_name
 from scripts.episodes import EvaluationConfig, choose_device
 
 
@@ -31,7 +32,8 @@ class Args:
     """Train every agent with every seed, play all on the same episodes, and report how they fare."""
 
     datasets: tuple[str, ...] = (train.DEFAULT_DATASET,)
-    """Minari ids, or folders of datasets."""
+    """Minari ids, or folders of datasets; A+B is a mixture of two, as in scripts.train."""
+    selection: Selection = Selection()
     agents: tuple[str, ...] = ("flow", "dt")
     """Names of agents; differences are taken against dt where it is among them, else against the first."""
     seeds: int = 1
@@ -125,10 +127,11 @@ def _cells(args: Args) -> list[Cell]:
     for dataset in dict.fromkeys(args.datasets):
         for seed in range(args.seeds):
             for agent in dict.fromkeys(args.agents):
-                run_dir = args.out / dataset.strip("/").replace("/", "-") / f"{agent}-seed{seed}"
+                run_dir = args.out / folder_name(dataset) / f"{agent}-seed{seed}"
                 evaluation = args.evaluation
                 options = {
                     "dataset": dataset,
+                    **{name.replace("_", "-"): value for name, value in asdict(args.selection).items()},
                     "seed": seed,
                     "steps": args.steps,
                     "precision": args.precision,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, Literal
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
@@ -105,16 +106,28 @@ def environment(env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str
     return spec
 
 
-def check_spaces(env: EnvSpec, observation_size: int, action_size: int) -> None:
-    """Raise InputError where an environment's spaces are not of the sizes in the data."""
+def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete_start: int | None) -> None:
+    """Raise InputError where an environment's spaces are not those of the data.
+
+    Args:
+        observation_size: features of an observation in the data, all of them.
+        action_size: features of an action, or the number of choices.
+        discrete_start: the number of the first choice; None for real actions.
+    """
     made = make_env(env)
     made.close()
-    for what, space, size in [
-        ("observation", made.observation_space, observation_size),
-        ("action", made.action_space, action_size),
-    ]:
-        if space.shape != (size,):
-            raise InputError(f"the {what} of {env.id} has shape {space.shape}: the data have ({size},)")
+    observation, action = made.observation_space, made.action_space
+    if observation.shape != (observation_size,):
+        raise InputError(
+            f"the observation of {env.id} has shape {observation.shape}: the data have {(observation_size,)}"
+        )
+    if discrete_start is None:
+        due, same = f"({action_size},)", isinstance(action, gym.spaces.Box) and action.shape == (action_size,)
+    else:
+        due = f"Discrete({action_size}, start={discrete_start})"
+        same = action == gym.spaces.Discrete(action_size, start=discrete_start)
+    if not same:
+        raise InputError(f"the action of {env.id} has shape {action.shape}, space {action}: the data have {due}")
 
 
 def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[float]:

@@ -59,7 +59,7 @@ def main(args: Args) -> list[dict[str, Any]]:
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
     env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
-    check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size)
+    check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size, config["discrete_start"])
     targets = resolve_targets(args.evaluation.targets, percentiles)
     if args.rollout == "recurrent":
         print(

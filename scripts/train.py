@@ -20,6 +20,7 @@ from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, choose_precision, isolated_rng, train
 from scripts.cli import parse, run
+from scripts.datasets import Selection, folder_name, load
 from scripts.episodes import (
     EvaluationConfig,
     check_spaces,
@@ -43,9 +44,8 @@ class Args:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     dataset: str = DEFAULT_DATASET
-    """Minari id (downloaded if it is not here), or the folder of a dataset."""
-    top_fraction: float = 1.0
-    """Train on this share of the episodes, those of highest return."""
+    """Minari id (downloaded if it is not here), or the folder of a dataset. A+B mixes two, A:3+B:1 in these shares."""
+    selection: Selection = Selection()
     env: str | None = None
     """Environment id to evaluate in; by default that of the dataset."""
     evaluate_every: int = 0
@@ -69,12 +69,12 @@ def main(args: Args) -> Path:
         InputError: what the user gave cannot be used.
         flowrl.training.Stopped: a signal ended it early; it can be resumed.
     """
-    dataset, env, targets, returns, training, device = prepare(args)
+    dataset, columns, env, targets, returns, training, device = prepare(args)
     if args.threads:
         torch.set_num_threads(args.threads)
     folder = RunFolder(args.run_dir or default_run_dir(args))
     with folder.locked():
-        folder.begin(describe(args, dataset, env, targets, returns, training, device))
+        folder.begin(describe(args, dataset, columns, env, targets, returns, training, device))
         name = f"{args.agent} seed {args.seed}"
         if _finished(folder, args, targets):
             print(f"[{name}] run {folder.path} is finished: nothing to do")
@@ -84,7 +84,7 @@ def main(args: Args) -> Path:
         print(f"[{name}] {dataset.id}: {size}; {training.precision} on {device}", flush=True)
         dataset = dataset.to(device)
         with isolated_rng(args.seed, device):
-            agent = args.config.build(Normaliser.of(dataset)).to(device)
+            agent = args.config.build(Normaliser.of(dataset, columns)).to(device)
 
             def evaluate(step: int, tracker: Tracker) -> None:
                 few = replace(args.evaluation, episodes=args.evaluate_episodes)
@@ -116,6 +116,7 @@ class Prepared(NamedTuple):
     """What a run needs, found and checked before it begins."""
 
     dataset: TrajectoryDataset  # what is trained on, on the CPU
+    columns: list[int] | None  # the features of an observation that the agent is shown; None for all
     env: EnvSpec
     targets: list[float]
     returns: dict[str, Any]  # of the whole dataset, see `summarise_returns`
@@ -133,13 +134,13 @@ def prepare(args: Args) -> Prepared:
         if not least <= (value := getattr(args, name)) < 2**31:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = choose_device(args.device)
-    dataset = TrajectoryDataset.from_minari(args.dataset)
+    dataset, selected, columns = load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id)
-    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1])
+    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     returns = summarise_returns(dataset)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
     training = replace(args.training, precision=choose_precision(args.training.precision, device))
-    return Prepared(dataset.top(args.top_fraction), env, targets, returns, training, device)
+    return Prepared(selected, columns, env, targets, returns, training, device)
 
 
 def summarise_returns(dataset: TrajectoryDataset) -> dict[str, Any]:
@@ -155,13 +156,14 @@ def summarise_returns(dataset: TrajectoryDataset) -> dict[str, Any]:
 
 
 def default_run_dir(args: Args) -> Path:
-    """runs/DATASET/AGENT-seedN, the dataset's slashes as dashes."""
-    return Path("runs") / args.dataset.strip("/").replace("/", "-") / f"{args.agent}-seed{args.seed}"
+    """runs/DATASET/AGENT-seedN, the dataset's slashes and colons as dashes."""
+    return Path("runs") / folder_name(args.dataset) / f"{args.agent}-seed{args.seed}"
 
 
 def describe(
     args: Args,
     dataset: TrajectoryDataset,
+    columns: list[int] | None,
     env: EnvSpec,
     targets: list[float],
     returns: dict[str, Any],
@@ -178,11 +180,13 @@ def describe(
         "evaluate_episodes": args.evaluate_episodes,
         "seed": args.seed,
         "dataset": dataset.id,
-        "top_fraction": args.top_fraction,
+        "selection": asdict(args.selection),
         "fingerprint": dataset.fingerprint,
         "dataset_returns": returns,
         "observation_size": dataset.observations.shape[1],
+        "observation_columns": columns,
         "action_size": dataset.actions.shape[1],
+        "discrete_start": dataset.discrete_start,
         "env_spec": env.to_json(),
         "device": str(device),
         "threads": torch.get_num_threads(),

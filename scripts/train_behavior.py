@@ -102,9 +102,9 @@ RECIPES = {
     "walker2d": Recipe(
         "Walker2d-v5",
         "TRPO",
-        steps=901_120,
+        steps=1_310_720,
         chunk=2 * ROLLOUT,
-        snapshots=tuple(range(0, 901_121, 20_480)),
+        snapshots=tuple(range(0, 1_310_721, 20_480)),
         early=102_400,
         medium=245_760,
         expert=901_120,
@@ -180,6 +180,8 @@ def train(recipe: Recipe, steps: int, kept: Sequence[int], seed: int, run_dir: P
                 "give another --run-dir, or that --seed and no fewer --steps"
             )
         curve = [row for row in _read_curve(run_dir / "curve.csv") if int(row[0]) <= model.num_timesteps]
+        resumed = [step for step in read_resumed(run_dir) if step <= model.num_timesteps] + [model.num_timesteps]
+        (run_dir / "resumed.json").write_text(json.dumps(resumed))
         print(f"{run_dir} goes on at step {model.num_timesteps:,}", flush=True)
     else:
         model = make(simulators, seed)
@@ -286,6 +288,12 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     os.replace(temporary, path)
 
 
+def read_resumed(run_dir: Path) -> list[int]:
+    """The steps at which a training went on from a saved state."""
+    path = run_dir / "resumed.json"
+    return json.loads(path.read_text()) if path.exists() else []
+
+
 def save_state(model: Any, state: Path) -> None:
     """Save all that a training goes on from, together: a kill leaves the old state or the new one, no mixture."""
     temporary, old = state.with_name("state.partial"), state.with_name("state.old")
@@ -345,6 +353,7 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
         "algorithm": {"TRPO": "TRPO (sb3-contrib)", "TD3": "TD3 (Stable-Baselines3)"}[recipe.algorithm],
         "command": command,
         "date": datetime.date.today().isoformat(),
+        "resumed": read_resumed(run_dir),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "recipe": asdict(recipe),
         "stages": stages(recipe, [int(row["steps"]) for row in rows]),

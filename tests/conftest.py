@@ -11,7 +11,8 @@ import torch
 
 import envs  # noqa: F401  (registers flowrl/Reach-v0)
 from flowrl.data import TrajectoryDataset
-from flowrl.minari_store import Episode, StoredArrays, write_dataset
+from flowrl.minari_store import Episode, write_dataset
+from flowrl.stored_arrays import StoredArrays
 from scripts import collect, train
 
 torch.set_num_threads(1)
@@ -108,6 +109,7 @@ def random_arrays(
         generator.uniform(-1, 1, size=(steps, action_size)).astype(np.float32),
         (generator.integers(-8, 9, size=steps) / 4).astype(np.float32),
         generator.random(steps) < 0.1,
+        np.zeros(steps, bool),
         np.array(lengths, np.int64),
     )
 

@@ -9,7 +9,7 @@ import torch
 
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
-from flowrl.minari_store import StoredArrays
+from flowrl.stored_arrays import StoredArrays
 
 BOUNDS = {"action_low": np.array([-2.0, -1.0]), "action_high": np.array([3.0, 2.0])}
 
@@ -21,6 +21,7 @@ def by_hand(**changes):
         actions=np.array([[0, 0], [1, 1], [2, 0], [3, 1], [-2, -1]], np.float32),
         rewards=np.array([1, 2, 3, 10, 20], np.float32),
         terminations=np.array([False, False, True, False, False]),
+        truncations=np.array([False, False, False, False, True]),
         lengths=np.array([3, 2]),
     )
     return replace(arrays, **changes)
@@ -179,8 +180,9 @@ def test_scaled_figures_and_back():
     # The standard deviation itself is scaled, not sent through the affine map; a constant feature is zero.
     np.testing.assert_allclose(scaled.std(0, correction=0), [1, 0], atol=1e-6)
     np.testing.assert_allclose(normaliser.actions(torch.tensor([[-2.0, -1], [3, 2]])), [[-1, -1], [1, 1]])
-    np.testing.assert_allclose(normaliser.raw_actions(torch.tensor([[-1.0, -1], [1, 1]])), [[-2, -1], [3, 2]])
-    torch.testing.assert_close(normaliser.raw_actions(normaliser.actions(dataset.actions)), dataset.actions)
+    np.testing.assert_allclose(normaliser.prediction(torch.tensor([[-20.0, -20], [20, 20]])), [[-2, -1], [3, 2]])
+    inside = 0.99 * normaliser.actions(dataset.actions)
+    torch.testing.assert_close(normaliser.actions(normaliser.prediction(inside.atanh())), inside)
     assert normaliser.returns(torch.tensor(0.0)) == 0
 
 

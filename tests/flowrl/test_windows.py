@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from flowrl.data import TrajectoryDataset
-from flowrl.minari_store import StoredArrays
+from flowrl.stored_arrays import StoredArrays
 from flowrl.windows import sample_windows, windows_at
 
 
@@ -19,6 +19,7 @@ def numbered():
             actions=np.array([[0.1], [0.2], [0.3], [0.4], [0.5]], np.float32),
             rewards=np.array([1, 2, 4, 8, 16], np.float32),
             terminations=np.zeros(5, bool),
+            truncations=np.zeros(5, bool),
             lengths=np.array([3, 2]),
         ),
         action_low=np.array([-1.0]),

@@ -1,0 +1,75 @@
+"""How a Gymnasium space becomes a row of numbers: Dict and Tuple end to end, Discrete as one-hot, Box flat.
+
+A Dict's entries stand by name (`achieved_goal`, `desired_goal`, `observation`), whatever the order in which the space
+lists them: Minari stores spaces without that order. A goal that is a part of the observation is so a part of the row.
+"""
+
+import math
+from dataclasses import dataclass
+
+import gymnasium as gym
+
+from flowrl.errors import InputError
+
+MOST_FEATURES = 10_000  # more are pictures: no agent here reads them
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One array within a space's values, and the columns of a row it becomes."""
+
+    name: str
+    """Its path within a nested value, as Minari names its parts: `goal/position`, `_index_0`; empty for the value."""
+    shape: tuple[int, ...]
+    """Of one value."""
+    size: int
+    """Columns."""
+    first: int | None = None
+    """The number of the first value of a Discrete, whose columns are one-hot; None for numbers taken as they are."""
+
+
+def leaves(space: gym.Space, what: str) -> list[Leaf]:
+    """The arrays of a space in the order of their columns.
+
+    Args:
+        what: names the space in the message.
+
+    Raises:
+        InputError: the space, or a part of it, is no Box, Discrete, MultiBinary, Dict or Tuple, or is a picture.
+    """
+    found = _leaves(space, "", what)
+    if (size := sum(leaf.size for leaf in found)) > MOST_FEATURES:
+        raise InputError(f"the {what} space {space} has {size:,} features: at most {MOST_FEATURES:,} are supported")
+    return found
+
+
+def _leaves(space: gym.Space, name: str, what: str) -> list[Leaf]:
+    if isinstance(space, gym.spaces.Dict):
+        parts = sorted(space.spaces.items())
+    elif isinstance(space, gym.spaces.Tuple):
+        parts = [(f"_index_{number}", part) for number, part in enumerate(space.spaces)]
+    elif isinstance(space, gym.spaces.Discrete):
+        return [Leaf(name, (), int(space.n), int(space.start))]
+    elif isinstance(space, gym.spaces.MultiBinary) or (isinstance(space, gym.spaces.Box) and not _is_picture(space)):
+        return [Leaf(name, tuple(space.shape), math.prod(space.shape))]
+    else:
+        raise InputError(
+            f"the {what} space{' part ' + name if name else ''} is {space}: Box (no pictures), Discrete, MultiBinary,"
+            " and Dict and Tuple of these are supported"
+        )
+    return [leaf for key, part in parts for leaf in _leaves(part, f"{name}/{key}".lstrip("/"), what)]
+
+
+def _is_picture(space: gym.spaces.Box) -> bool:
+    return space.dtype == "uint8" and len(space.shape) == 3
+
+
+def action_leaf(space: gym.Space) -> Leaf:
+    """The array of an action space: a row of real numbers, or a Discrete's one-hot row.
+
+    Raises:
+        InputError: the space is neither.
+    """
+    if isinstance(space, gym.spaces.Discrete) or (isinstance(space, gym.spaces.Box) and len(space.shape) == 1):
+        return _leaves(space, "", "action")[0]
+    raise InputError(f"the action space is {space}: a flat Box (one dimension of real numbers) or Discrete is needed")
