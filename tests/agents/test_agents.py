@@ -113,7 +113,7 @@ def test_the_return_asked_for_steers_and_rewards_use_it_up(name, dataset):
 @pytest.mark.parametrize("name", ["flow", "dt", "bc"])
 def test_actions_fill_reachs_off_centre_bounds_and_stay_inside(name, dataset):
     agent = built(name, dataset).eval()
-    head = agent.network[-2] if name == "bc" else agent.model.action_head
+    head = agent.network[-1] if name == "bc" else agent.model.action_head
     torch.nn.init.normal_(head.weight, std=100.0)
     observations = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
