@@ -156,7 +156,8 @@ class Feature:
 class Place:
     """Where a number is NaN or infinite."""
 
-    array: Literal["observations", "actions", "rewards"]
+    array: str
+    """observations, actions or rewards."""
     episode: int
     step: int
     dimension: int | None
@@ -515,7 +516,7 @@ def judge_alignment(errors: TransitionErrors, seeded: SeededReplay | None, env_i
             f" {best.median:.2g} under {where}.",
             **common,
         )
-    if median * APART > best.median:
+    if median * APART >= best.median:
         return Alignment(
             "unclear",
             f"Unclear: {told} misses the next observation by {median:.2g} (median), and by {best.median:.2g} under"

@@ -305,7 +305,7 @@ def returns_picture(found: Figures, title: str) -> bytes:
         _stairs(
             axes, found.returns_by_step_histogram, total[1], STEPS_COLOUR, "of steps (by their episode)", fill=False
         )
-        axes.set(title=title, xlabel="return of the episode", ylabel="share (%)")
+        axes.set(title=title.replace("$", r"\$"), xlabel="return of the episode", ylabel="share (%)")
         axes.legend(frameon=False)
 
     return _picture(draw, (6.4, 3.6))
