@@ -27,6 +27,8 @@ from flowrl.inspection import (
     Gain,
     Histogram,
     Steering,
+    figure,
+    share,
 )
 
 EPISODES_COLOUR, STEPS_COLOUR = "#0b5fa5", "#c4501b"
@@ -97,7 +99,7 @@ def overview_table(found: Figures) -> Table:
 
 
 def _distribution(one: Distribution, percents: Sequence[int]) -> list[str]:
-    return [number(one.mean), number(one.std), *(number(one.percentiles.get(percent)) for percent in percents)]
+    return [figure(one.mean), figure(one.std), *(figure(one.percentiles.get(percent)) for percent in percents)]
 
 
 def score_table(found: Figures, references: dict[str, tuple[float, float] | None]) -> Table:
@@ -106,10 +108,10 @@ def score_table(found: Figures, references: dict[str, tuple[float, float] | None
     table = [["return over episodes", "raw", *(REFERENCES.get(name, name) for name in names)]]
     for percent, value in found.returns.percentiles.items():
         label = {0: "min", 50: "median", 100: "max"}.get(percent, f"p{percent}")
-        table.append([label, number(value), *(f"{found.scores[name][percent]:.1f}" for name in names)])
+        table.append([label, figure(value), *(f"{found.scores[name][percent]:.1f}" for name in names)])
     pairs = [references[name] for name in names]
     for row, end in enumerate(("reference: random = 0", "reference: expert = 100")):
-        table.append([end, "", *("" if pair is None else number(pair[row]) for pair in pairs)])
+        table.append([end, "", *("" if pair is None else figure(pair[row]) for pair in pairs)])
     return table
 
 
@@ -133,7 +135,7 @@ def feature_table(features: Sequence[Feature], *, bounds: bool) -> Table:
         note = ", ".join(
             [*(["constant"] if one.constant else []), *([f"{one.non_finite:,} not finite"] if one.non_finite else [])]
         )
-        figures = [number(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
+        figures = [figure(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
         table.append([str(one.dimension), *figures, *shares, note])
     return table
 
@@ -190,17 +192,8 @@ def steering_table(steering: Steering) -> Table:
 
 
 def _gain(gain: Gain) -> list[str]:
-    shares = [f"{gain.explained:.1%}", f"{gain.gain:+.2%}", f"[{gain.low:+.2%}, {gain.high:+.2%}]"]
+    shares = [share(gain.explained), share(gain.gain), f"[{share(gain.low)}, {share(gain.high)}]"]
     return [f"{gain.steps:,}", f"{gain.episodes:,}", *shares]
-
-
-def number(value: float | None) -> str:
-    """A figure in as many digits as it needs; a dash for None."""
-    if value is None:
-        return "–"
-    if value and abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:,.{0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3}f}"
 
 
 def small(value: float | None) -> str:

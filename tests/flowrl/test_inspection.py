@@ -16,6 +16,7 @@ from flowrl.inspection import (
     Steering,
     TransitionErrors,
     episode_returns,
+    figure,
     figures,
     judge_alignment,
     load,
@@ -24,7 +25,7 @@ from flowrl.inspection import (
     steering,
     warnings,
 )
-from flowrl.inspection_page import Inspection, number, page, returns_picture, score_table, screen, summary
+from flowrl.inspection_page import Inspection, page, returns_picture, score_table, screen, summary
 from flowrl.minari_store import StoredArrays, open_dataset
 
 NONE = {"own": None, "dataset": None, "D4RL": None}
@@ -186,7 +187,7 @@ def test_warnings():
     assert "2 episode(s) go on after" in said
     assert "reference" not in said
     misaligned = Alignment("misaligned", "MISALIGNED: as told.")
-    assert warnings(None, misaligned, {"own": (0.0, 1.0)}) == ["MISALIGNED: as told."]
+    assert warnings(None, misaligned, {"own": (0.0, 1.0)}) == ["Alignment with the simulator: misaligned."]
 
 
 def errors(stored, earlier, later, *, last=None):
@@ -224,6 +225,19 @@ def test_aligned_is_small_and_smallest(stored, earlier, later, verdict, part):
 def test_where_nothing_moves_nothing_can_be_told():
     found = judge_alignment(errors([0.0] * 9, [0.0] * 9, [0.0] * 9), None, "X-v0")
     assert found.verdict == "unclear"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "after", "verdict", "part"),
+    [(1.0, 0.0, 1.0, "aligned", "Aligned: "), (0.0, 1.0, 1.0, "misaligned", "pays r[t-1]"),
+     (1.0, 1.0, 0.0, "misaligned", "pays r[t+1]"), (1.0, 1.0, 1.0, "other rewards", "others than X-v0 pays")],
+)  # fmt: skip
+def test_rewards_are_judged_as_well(before, now, after, verdict, part):
+    made = errors([0.0] * 9, [1.0] * 9, [1.0] * 9)
+    made.rewards["stored", -1], made.rewards["stored", 0], made.rewards["stored", 1] = [before], [now], [after]
+    found = judge_alignment(made, None, "X-v0")
+    assert found.verdict == verdict
+    assert part in found.sentence
 
 
 def test_last_transitions_alone_are_named():
@@ -417,4 +431,4 @@ def test_the_summary_is_strict_json():
     [(None, "–"), (0.0, "0.000"), (0.0001, "1.0e-04"), (1.5, "1.500"), (-12.34, "-12.3"), (3234.3, "3,234")],
 )
 def test_a_figure_has_the_digits_that_it_needs(value, text):
-    assert number(value) == text
+    assert figure(value) == text
