@@ -72,6 +72,16 @@ class Reach(gym.Env):
             return self._observe(), reward + HORIZON - self._time, True, False, {}
         return self._observe(), reward, False, False, {}
 
+    def set_state_from_observation(self, observation: np.ndarray) -> bool:
+        """Go on from where `observation` (3,) was made; False where no state of this task looks so."""
+        if np.shape(observation) != (3,) or not np.isfinite(observation).all():
+            return False
+        time = (1.0 - float(observation[2])) * HORIZON
+        if abs(time - round(time)) > 1e-3 or not 0 <= round(time) <= HORIZON:
+            return False
+        self._x, self._y, self._time = float(observation[0]), float(observation[1]), round(time)
+        return True
+
     def _observe(self) -> np.ndarray:
         return np.array([self._x, self._y, max(1.0 - self._time / HORIZON, 0.0)])
 

@@ -1,0 +1,288 @@
+"""Say what is in a dataset: one screen, one self-contained page, and every figure as JSON.
+
+    python -m scripts.inspect flowrl/hopper/medium-replay-v0
+
+Run it as a module only: as a file, `inspect.py` would take the place of the standard library's `inspect`.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import gymnasium as gym
+import minari
+import numpy as np
+import tyro
+
+from envs import facts, make_env
+from envs.replay import is_clipped, replay, step_from
+from flowrl.errors import InputError, cause
+from flowrl.inspection import (
+    ACTIONS,
+    REPRODUCED,
+    Alignment,
+    EpisodeFacts,
+    SeededReplay,
+    TransitionErrors,
+    action_bounds,
+    figures,
+    judge_alignment,
+    load,
+    read_episode_facts,
+    steering,
+    warnings,
+)
+from flowrl.inspection_page import Inspection, metadata, screen, write_inspection
+from flowrl.minari_store import open_dataset
+from scripts.cli import parse, run
+
+SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
+SEEDED_EPISODES = 10
+QUIET = 3.0  # seconds without a word on progress
+
+
+@dataclass(frozen=True)
+class Args:
+    """Say what is in a dataset, whether it is sound, and whether returns can steer what is trained on it."""
+
+    dataset: Annotated[str, tyro.conf.Positional]
+    """Minari id, or a dataset's folder."""
+    out: Path | None = None
+    """Folder for index.html, returns.png and summary.json; if not given: runs/inspect/ID-WITH-DASHES."""
+    env: str | None = None
+    """Environment to check the transitions against; if not given: the one that the dataset names."""
+    transitions: int = 100
+    """How many stored transitions to check against the simulator; 0 leaves the simulator out."""
+    seed: int = 0
+    """Of what is drawn: which transitions, which steps."""
+
+
+def main(args: Args) -> Inspection:
+    """Inspect a dataset, print the screen and write the files.
+
+    Raises:
+        InputError: there is no such dataset, the environment asked for is unknown, or a number is out of range.
+    """
+    if args.transitions < 0 or args.seed < 0:
+        raise InputError(f"--transitions and --seed must be at least 0, not {args.transitions} and {args.seed}")
+    if args.env is not None:
+        _made(args.env).close()
+    dataset = open_dataset(args.dataset)
+    began = time.monotonic()
+
+    def say(what: str) -> None:
+        if time.monotonic() - began > QUIET:
+            print(f"{what} ({time.monotonic() - began:.0f} s)", flush=True)
+
+    arrays, loaded, refused = load(dataset)
+    env_id = args.env or (None if dataset.env_spec is None else dataset.env_spec.id)
+    about = metadata(dataset)
+    references = _references(dataset, env_id)
+    found = alignment = steered = None
+    if arrays is not None:
+        say("counting")
+        try:
+            episode_facts = read_episode_facts(dataset)
+        except InputError as error:
+            refused.append(str(error))
+            episode_facts = EpisodeFacts(tuple(range(len(arrays.lengths))), np.zeros(len(arrays.lengths), bool), 0, ())
+        low, high = action_bounds(dataset.action_space, arrays.actions.shape[1])
+        found = figures(arrays, episode_facts, action_low=low, action_high=high, references=references)
+        if args.transitions:
+            say("asking the simulator")
+            alignment = check_alignment(
+                dataset, episode_facts, args.env, args.transitions, np.random.default_rng((args.seed, 1))
+            )
+    if loaded is not None:
+        say("asking whether returns can steer")
+        # The scale of the spread: our own reference, for exactly this environment, before any other.
+        by_trust = {name: references[name] for name in ("own", "dataset", "D4RL")}
+        steered = steering(loaded, by_trust, np.random.default_rng((args.seed, 2)))
+    inspection = Inspection(
+        id=dataset.id,
+        fingerprint=None if loaded is None else loaded.fingerprint,
+        metadata=about,
+        references=references,
+        refused=refused,
+        warnings=warnings(found, alignment, references),
+        figures=found,
+        alignment=alignment,
+        steering=steered,
+    )
+    print(screen(inspection))
+    out = args.out or Path("runs/inspect") / dataset.id.replace("/", "-")
+    for path in write_inspection(inspection, out):
+        print(f"written to {path}")
+    return inspection
+
+
+def check_alignment(
+    dataset: minari.MinariDataset,
+    episode_facts: EpisodeFacts,
+    env_id: str | None,
+    transitions: int,
+    generator: np.random.Generator,
+) -> Alignment:
+    """Step a simulator from about `transitions` stored observations, and from recorded seeds; never raises."""
+    env_name = env_id or (None if dataset.env_spec is None else dataset.env_spec.id)
+    if env_name is None:
+        return Alignment("unknown", "Not checked: the dataset names no environment; --env gives one.")
+    env = None
+    try:
+        env = make_env(env_id or dataset.env_spec)  # pyright: ignore[reportArgumentType]
+        if (mismatch := _space_mismatch(dataset, env)) is not None:
+            return Alignment("unknown", f"Not checked: {mismatch}.", env_id=env_name)
+        env.reset(seed=0)
+        errors = _transition_errors(dataset, episode_facts, env, transitions, generator)
+        seeded = _seeded_replay(dataset, episode_facts, env, generator)
+        return judge_alignment(errors, seeded, env_name)
+    except Exception as error:  # a simulator may raise anything on data that are not its own
+        return Alignment("unknown", f"Not checked: {env_name} fails on these data ({cause(error)}).", env_id=env_name)
+    finally:
+        if env is not None:
+            env.close()
+
+
+def _made(env_id: str) -> gym.Env:
+    try:
+        return make_env(env_id)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _space_mismatch(dataset: minari.MinariDataset, env: gym.Env) -> str | None:
+    for what, stored, own in [
+        ("observation", dataset.observation_space, env.observation_space),
+        ("action", dataset.action_space, env.action_space),
+    ]:
+        if not isinstance(own, gym.spaces.Box) or not isinstance(stored, gym.spaces.Box):
+            return f"the {what} space is not a Box"
+        if stored.shape != own.shape:
+            return f"the {what} space has shape {stored.shape} in the data and {own.shape} in the environment"
+    return None
+
+
+def _transition_errors(
+    dataset: minari.MinariDataset,
+    episode_facts: EpisodeFacts,
+    env: gym.Env,
+    transitions: int,
+    generator: np.random.Generator,
+) -> TransitionErrors:
+    """About four transitions of each episode drawn: its first, its last, and others."""
+    errors = TransitionErrors()
+    chosen = _drawn(episode_facts.indices, max(1, -(-transitions // 4)), generator)
+    share = -(-transitions // len(chosen))
+    for episode in dataset.iterate_episodes(chosen):
+        last = len(episode.rewards) - 1
+        inner = generator.choice(last - 1, min(last - 1, max(share - 2, 0)), replace=False) + 1 if last > 1 else []
+        for step in sorted({0, last, *(int(i) for i in inner)}):
+            _add_transition(errors, env, episode, step)
+    return errors
+
+
+def _add_transition(errors: TransitionErrors, env: gym.Env, episode: minari.EpisodeData, time_: int) -> None:
+    observations, actions, rewards = episode.observations, episode.actions, episode.rewards
+    last = len(rewards) - 1
+    if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
+        errors.skipped_not_set += 1
+        return
+    if is_clipped(env, observations[time_]):
+        errors.skipped_clipped += 1
+        return
+    for name, offset in ACTIONS.items():
+        if not 0 <= time_ + offset <= last:
+            continue
+        stepped = step_from(env, observations[time_], actions[time_ + offset])
+        if stepped is None:
+            errors.skipped_not_set += 1
+            return
+        following, reward = stepped
+        error = float(np.abs(following - observations[time_ + 1]).max())
+        errors.observations[name].append(error)
+        for of_reward in (-1, 0, 1):
+            if 0 <= time_ + of_reward <= last:
+                errors.rewards[name, of_reward].append(abs(reward - float(rewards[time_ + of_reward])))
+        if offset == 0:
+            if time_ == 0:
+                errors.first.append(error)
+            if time_ == last:
+                errors.last.append(error)
+            errors.observations["next observation one earlier"].append(
+                float(np.abs(following - observations[time_]).max())
+            )
+            if time_ < last:
+                errors.observations["next observation one later"].append(
+                    float(np.abs(following - observations[time_ + 2]).max())
+                )
+
+
+def _seeded_replay(
+    dataset: minari.MinariDataset, episode_facts: EpisodeFacts, env: gym.Env, generator: np.random.Generator
+) -> SeededReplay | None:
+    seeds = {
+        index: seed for index, seed in zip(episode_facts.indices, episode_facts.seeds, strict=False) if seed is not None
+    }
+    if not seeds:
+        return None
+    played, steps = [], 0
+    for episode in dataset.iterate_episodes(_drawn(tuple(seeds), SEEDED_EPISODES, generator)):
+        if played and steps + len(episode.rewards) > SEEDED_STEPS:
+            continue
+        if not (np.isfinite(episode.observations).all() and np.isfinite(episode.actions).all()):
+            continue
+        found = replay(env, seeds[int(episode.id)], episode.observations, episode.actions, episode.rewards)
+        played.append(found)
+        steps += len(episode.rewards)
+    if not played:
+        return None
+    longest = max(len(found.observations) for found in played)
+    by_step = np.zeros(longest)
+    for found in played:
+        by_step[: len(found.observations)] = np.maximum(by_step[: len(found.observations)], found.observations)
+    every = np.concatenate([found.observations for found in played])
+    above = np.flatnonzero(by_step > REPRODUCED)
+    return SeededReplay(
+        episodes=len(played),
+        steps=steps,
+        first_observation=max(found.first_observation for found in played),
+        median=float(np.median(every)),
+        maximum=float(every.max()),
+        reward=float(max(found.rewards.max() for found in played)),
+        diverged=int(above[0]) if len(above) else None,
+        by_step=tuple(by_step.tolist()),
+    )
+
+
+def _drawn(indices: Sequence[int], count: int, generator: np.random.Generator) -> list[int]:
+    """Up to `count` of the episodes, the last one always among them."""
+    if len(indices) <= count:
+        return list(indices)
+    others = generator.choice(len(indices) - 1, count - 1, replace=False)
+    return sorted({indices[i] for i in others} | {indices[-1]})
+
+
+def _references(dataset: minari.MinariDataset, env_id: str | None) -> dict[str, tuple[float, float] | None]:
+    """The returns of a random and of an expert policy, by who says so; never to be mixed."""
+    known = None if env_id is None else facts(env_id)
+    stored = dataset.storage.metadata
+    bounds = stored.get("ref_min_score"), stored.get("ref_max_score")
+    d4rl, own = (None, None) if known is None else (known.d4rl, known.measured)
+    return {
+        "dataset": None if None in bounds else (float(bounds[0]), float(bounds[1])),  # pyright: ignore[reportArgumentType]
+        "D4RL": None if d4rl is None else (d4rl.random, d4rl.expert),
+        "own": None if own is None else (own.random, own.expert),
+    }
+
+
+def start(argv: Sequence[str]) -> None:
+    """Run with the arguments of a command line; exit code 1 where training would refuse the dataset."""
+    if main(parse(Args, argv)).refused:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(start)
