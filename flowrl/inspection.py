@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError, cause
-from flowrl.minari_store import StoredArrays, read_arrays
+from flowrl.stored_arrays import StoredArrays, read_arrays
 
 PERCENTS = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 BINS = 40
@@ -31,61 +31,20 @@ SATURATED = 0.5  # share of an action's entries at one bound or the other that i
 Floats = NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class EpisodeFacts:
-    """What a Minari file knows of its E episodes beside the arrays of `read_arrays`."""
-
-    indices: tuple[int, ...]
-    """The episodes' ids in the file."""
-    truncated: NDArray[np.bool_]
-    """(E,), of the last step."""
-    early_flags: int
-    """Episodes with a termination or truncation before their last step."""
-    seeds: tuple[int | None, ...]
-    """Of each environment's reset, where they were recorded."""
-
-
-def read_episode_facts(dataset: minari.MinariDataset) -> EpisodeFacts:
-    """Read flags and reset seeds, which `read_arrays` leaves out.
+def reset_seeds(dataset: minari.MinariDataset) -> dict[int, int]:
+    """The seed of each episode's reset by the episode's id, where they were recorded.
 
     Raises:
         InputError: the file cannot be read.
     """
     indices = [int(index) for index in dataset.episode_indices]
     try:
-        seeds = [_seed(row.get("seed")) for row in dataset.storage.get_episode_metadata(indices)]
-        file = Path(dataset.storage.data_path) / "main_data.hdf5"
-        if file.exists():
-            with h5py.File(file, "r") as opened:
-                flags = [
-                    tuple(_read_flags(opened, index, name) for name in ("terminations", "truncations"))
-                    for index in indices
-                ]
-        else:
-            flags = [
-                (np.asarray(e.terminations, bool), np.asarray(e.truncations, bool))
-                for e in dataset.iterate_episodes(indices)
-            ]
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise InputError(f"the flags of {dataset.id} cannot be read: {cause(error)}") from error
-    return EpisodeFacts(
-        indices=tuple(indices),
-        truncated=np.array([bool(truncations[-1:].any()) for _, truncations in flags], bool),
-        early_flags=sum(bool(terminations[:-1].any() or truncations[:-1].any()) for terminations, truncations in flags),
-        seeds=tuple(seeds),
-    )
-
-
-def _read_flags(file: h5py.File, index: int, name: str) -> NDArray[np.bool_]:
-    # The low-level interface, as in minari_store: many short episodes.
-    source = h5py.h5d.open(file.id, f"episode_{index}/{name}".encode())
-    flags = np.empty(source.shape, np.bool_)
-    source.read(h5py.h5s.ALL, h5py.h5s.ALL, flags)
-    return flags
-
-
-def _seed(value: Any) -> int | None:
-    return None if value is None else int(value)
+        rows = dataset.storage.get_episode_metadata(indices)
+        return {
+            index: int(row["seed"]) for index, row in zip(indices, rows, strict=True) if row.get("seed") is not None
+        }
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"the seeds of {dataset.id} cannot be read: {cause(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -205,7 +164,7 @@ class Figures:
 
 def figures(
     arrays: StoredArrays,
-    facts: EpisodeFacts,
+    indices: Sequence[int],
     *,
     action_low: Floats | None = None,
     action_high: Floats | None = None,
@@ -214,6 +173,7 @@ def figures(
     """Count what is in the arrays; NaN and infinity are listed and left out of everything else.
 
     Args:
+        indices: the episodes' ids in the file.
         action_low: (action size,) bounds of the action space; None where it has none.
         references: returns of a random and of an expert policy, by name; None where they are not known.
     """
@@ -229,8 +189,10 @@ def figures(
 
     by_step = returns[episode_of]
     histogram = Histogram.of(returns)
-    terminated, truncated = arrays.terminations[ends - 1], facts.truncated
-    count, places = _non_finite(arrays, facts.indices)
+    terminated, truncated = arrays.terminations[ends - 1], arrays.truncations[ends - 1]
+    flagged = arrays.terminations | arrays.truncations
+    flagged[ends - 1] = False
+    count, places = _non_finite(arrays, indices)
     distribution = Distribution.of(returns)
     return Figures(
         episodes=len(lengths),
@@ -247,12 +209,12 @@ def figures(
         truncated=int(truncated.sum()),
         both_flags=int((terminated & truncated).sum()),
         neither_flag=int((~terminated & ~truncated).sum()),
-        early_flags=facts.early_flags,
+        early_flags=len(np.unique(episode_of[flagged])),
         observations=_features(arrays.observations, None, None),
         actions=_features(arrays.actions, action_low, action_high),
         non_finite=count,
         non_finite_places=places,
-        duplicates=_duplicates(arrays, facts.indices),
+        duplicates=_duplicates(arrays, indices),
         scores={
             name: {percent: 100.0 * (value - pair[0]) / (pair[1] - pair[0]) for percent, value in
                    distribution.percentiles.items()}

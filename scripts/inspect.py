@@ -24,14 +24,13 @@ from flowrl.inspection import (
     ACTIONS,
     REPRODUCED,
     Alignment,
-    EpisodeFacts,
     SeededReplay,
     TransitionErrors,
     action_bounds,
     figures,
     judge_alignment,
     load,
-    read_episode_facts,
+    reset_seeds,
     steering,
     warnings,
 )
@@ -84,18 +83,13 @@ def main(args: Args) -> Inspection:
     found = alignment = steered = None
     if arrays is not None:
         say("counting")
-        try:
-            episode_facts = read_episode_facts(dataset)
-        except InputError as error:
-            refused.append(str(error))
-            episode_facts = EpisodeFacts(tuple(range(len(arrays.lengths))), np.zeros(len(arrays.lengths), bool), 0, ())
         low, high = action_bounds(dataset.action_space, arrays.actions.shape[1])
-        found = figures(arrays, episode_facts, action_low=low, action_high=high, references=references)
+        found = figures(
+            arrays, dataset.episode_indices.tolist(), action_low=low, action_high=high, references=references
+        )
         if args.transitions:
             say("asking the simulator")
-            alignment = check_alignment(
-                dataset, episode_facts, args.env, args.transitions, np.random.default_rng((args.seed, 1))
-            )
+            alignment = check_alignment(dataset, args.env, args.transitions, np.random.default_rng((args.seed, 1)))
     if loaded is not None:
         say("asking whether returns can steer")
         # The scale of the spread: our own reference, for exactly this environment, before any other.
@@ -121,7 +115,6 @@ def main(args: Args) -> Inspection:
 
 def check_alignment(
     dataset: minari.MinariDataset,
-    episode_facts: EpisodeFacts,
     env_id: str | None,
     transitions: int,
     generator: np.random.Generator,
@@ -136,8 +129,8 @@ def check_alignment(
         if (mismatch := _space_mismatch(dataset, env)) is not None:
             return Alignment("unknown", f"Not checked: {mismatch}.", env_id=env_name)
         env.reset(seed=0)
-        errors = _transition_errors(dataset, episode_facts, env, transitions, generator)
-        seeded = _seeded_replay(dataset, episode_facts, env, generator)
+        errors = _transition_errors(dataset, env, transitions, generator)
+        seeded = _seeded_replay(dataset, env, generator)
         return judge_alignment(errors, seeded, env_name)
     except Exception as error:  # a simulator may raise anything on data that are not its own
         return Alignment("unknown", f"Not checked: {env_name} fails on these data ({cause(error)}).", env_id=env_name)
@@ -167,14 +160,13 @@ def _space_mismatch(dataset: minari.MinariDataset, env: gym.Env) -> str | None:
 
 def _transition_errors(
     dataset: minari.MinariDataset,
-    episode_facts: EpisodeFacts,
     env: gym.Env,
     transitions: int,
     generator: np.random.Generator,
 ) -> TransitionErrors:
     """About four transitions of each episode drawn: its first, its last, and others."""
     errors = TransitionErrors()
-    chosen = _drawn(episode_facts.indices, max(1, -(-transitions // 4)), generator)
+    chosen = _drawn([int(i) for i in dataset.episode_indices], max(1, -(-transitions // 4)), generator)
     share = -(-transitions // len(chosen))
     for episode in dataset.iterate_episodes(chosen):
         last = len(episode.rewards) - 1
@@ -220,12 +212,8 @@ def _add_transition(errors: TransitionErrors, env: gym.Env, episode: minari.Epis
                 )
 
 
-def _seeded_replay(
-    dataset: minari.MinariDataset, episode_facts: EpisodeFacts, env: gym.Env, generator: np.random.Generator
-) -> SeededReplay | None:
-    seeds = {
-        index: seed for index, seed in zip(episode_facts.indices, episode_facts.seeds, strict=False) if seed is not None
-    }
+def _seeded_replay(dataset: minari.MinariDataset, env: gym.Env, generator: np.random.Generator) -> SeededReplay | None:
+    seeds = reset_seeds(dataset)
     if not seeds:
         return None
     played, steps = [], 0

@@ -11,7 +11,6 @@ from flowrl.data import TrajectoryDataset
 from flowrl.inspection import (
     Alignment,
     Distribution,
-    EpisodeFacts,
     SeededReplay,
     Steering,
     TransitionErrors,
@@ -20,13 +19,14 @@ from flowrl.inspection import (
     figures,
     judge_alignment,
     load,
-    read_episode_facts,
     regression_gain,
+    reset_seeds,
     steering,
     warnings,
 )
 from flowrl.inspection_page import Inspection, page, returns_picture, score_table, screen, summary
-from flowrl.minari_store import StoredArrays, open_dataset
+from flowrl.minari_store import open_dataset
+from flowrl.stored_arrays import StoredArrays
 
 NONE = {"own": None, "dataset": None, "D4RL": None}
 
@@ -38,16 +38,14 @@ def tiny():
         np.array([[-1], [1], [0], [1], [1], [0.5]], np.float32),
         np.array([1, 2, -1, 3, 2, 1], np.float32),
         np.array([False, True, False, False, False, False]),
+        np.array([False, False, True, False, False, False]),
         np.array([2, 1, 3]),
     )
 
 
-FACTS = EpisodeFacts((4, 5, 9), np.array([False, True, False]), 0, (1, 2, 3))
-
-
-def tiny_figures(arrays=None, facts=FACTS, **keywords):
+def tiny_figures(arrays=None, **keywords):
     bounds = {"action_low": np.array([-1.0]), "action_high": np.array([1.0])}
-    return figures(arrays or tiny(), facts, **(bounds | keywords))
+    return figures(arrays or tiny(), (4, 5, 9), **(bounds | keywords))
 
 
 def test_counts_lengths_and_returns():
@@ -77,7 +75,7 @@ def test_counts_lengths_and_returns():
 def test_flags():
     found = tiny_figures()
     assert (found.terminated, found.truncated, found.both_flags, found.neither_flag) == (1, 1, 0, 1)
-    both = tiny_figures(facts=replace(FACTS, truncated=np.array([True, True, True])))
+    both = tiny_figures(replace(tiny(), truncations=np.array([False, True, True, False, False, True])))
     assert (both.truncated, both.both_flags, both.neither_flag) == (3, 1, 0)
 
 
@@ -140,12 +138,11 @@ def test_duplicates_are_equal_to_the_bit(random_arrays):
         arrays.actions[starts[copy] : starts[copy] + 3] = arrays.actions[:3]
         arrays.rewards[starts[copy] : starts[copy] + 3] = arrays.rewards[:3]
         arrays.observations[starts[copy] + copy : starts[copy] + copy + 4] = arrays.observations[:4]
-    facts = EpisodeFacts((10, 11, 12, 13), np.zeros(4, bool), 0, ())
-    found = figures(arrays, facts)
+    found = figures(arrays, (10, 11, 12, 13))
     assert found.duplicates == ((10, 12, 13),)
     assert found.repeated == 2
     arrays.observations[-1, 0] += 1e-3  # the last observation, to which no action answers, counts as well
-    assert figures(arrays, facts).duplicates == ((10, 12),)
+    assert figures(arrays, (10, 11, 12, 13)).duplicates == ((10, 12),)
 
 
 def test_every_reference_has_a_scale_of_its_own():
@@ -162,15 +159,15 @@ def test_every_reference_has_a_scale_of_its_own():
     assert tiny_figures(references={"own": (2.0, 2.0)}).scores == {}, "an empty range normalises nothing"
 
 
-def test_flags_and_seeds_are_read_from_the_file(write, numbered_episode):
-    episodes = [numbered_episode(i, i + 2, terminated=bool(i % 2)) for i in range(3)]
-    episodes[1].terminations[0] = True
-    write("test/flags-v0", episodes)
-    found = read_episode_facts(open_dataset("test/flags-v0"))
-    assert found.indices == (0, 1, 2)
-    assert found.truncated.tolist() == [True, False, True]
-    assert found.early_flags == 1
-    assert found.seeds == (0, 1, 2)
+def test_seeds_are_read_from_the_file(write, numbered_episode):
+    episodes = [numbered_episode(i, i + 2) for i in range(3)]
+    write("test/seeds-v0", [episodes[0], replace(episodes[1], seed=None), episodes[2]])
+    assert reset_seeds(open_dataset("test/seeds-v0")) == {0: 0, 2: 2}
+
+
+def test_episodes_that_go_on_after_a_flag_are_counted():
+    early = replace(tiny(), truncations=np.array([True, False, False, True, True, False]))
+    assert tiny_figures(early).early_flags == 2
 
 
 def test_warnings():
@@ -182,7 +179,8 @@ def test_warnings():
     assert "same return" not in said
     same = tiny()
     same.rewards[:] = [1, 1, 2, 1, 0, 1]
-    said = " ".join(warnings(tiny_figures(same, replace(FACTS, early_flags=2)), None, {"own": (0.0, 1.0)}))
+    same.truncations[:] = [True, False, False, True, True, False]
+    said = " ".join(warnings(tiny_figures(same), None, {"own": (0.0, 1.0)}))
     assert "All episodes have the same return" in said
     assert "2 episode(s) go on after" in said
     assert "reference" not in said
@@ -280,6 +278,7 @@ def made_dataset(skill_of_episode, act, lengths=(30,) * 60, seed=0):
         np.concatenate(observations).astype(np.float32),
         np.concatenate(actions).astype(np.float32),
         np.concatenate(rewards).astype(np.float32),
+        np.zeros(sum(lengths), bool),
         np.zeros(sum(lengths), bool),
         np.array(lengths),
     )
