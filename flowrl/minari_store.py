@@ -4,7 +4,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +47,7 @@ class StoredArrays:
     rewards: NDArray[np.float32]  # (N,)
     terminations: NDArray[np.bool_]  # (N,)
     lengths: NDArray[np.int64]  # (E,)
+    truncations: NDArray[np.bool_] | None = None  # (N,); None where they were not read
 
 
 def local_ids() -> list[str]:
@@ -144,6 +145,8 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation_size: int, action
 
         lengths = np.array([dataset(index, "rewards").shape[0] for index in indices], dtype=np.int64)
         arrays = _empty(lengths, observation_size, action_size)
+        truncations = arrays.truncations
+        assert truncations is not None
         step = 0
         for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
             rows = slice(step, step + length)
@@ -152,6 +155,7 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation_size: int, action
                 "actions": arrays.actions[rows],
                 "rewards": arrays.rewards[rows],
                 "terminations": arrays.terminations[rows],
+                "truncations": truncations[rows],
             }
             for name, target in targets.items():
                 source = dataset(index, name)
@@ -166,6 +170,7 @@ def _checked(episode: Any, observation_size: int, action_size: int) -> Any:
     _check_shape(episode.id, "observations", np.shape(episode.observations), (length + 1, observation_size), length)
     _check_shape(episode.id, "actions", np.shape(episode.actions), (length, action_size), length)
     _check_shape(episode.id, "terminations", np.shape(episode.terminations), (length,), length)
+    _check_shape(episode.id, "truncations", np.shape(episode.truncations), (length,), length)
     return episode
 
 
@@ -187,12 +192,13 @@ def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) 
         np.empty(steps, np.float32),
         np.empty(steps, np.bool_),
         lengths,
+        np.empty(steps, np.bool_),
     )
 
 
 def _join(episodes: Sequence[Any], observation_size: int, action_size: int) -> StoredArrays:
     arrays = _empty(np.array([len(e.rewards) for e in episodes], np.int64), observation_size, action_size)
-    for name in ("observations", "actions", "rewards", "terminations"):
+    for name in ("observations", "actions", "rewards", "terminations", "truncations"):
         np.concatenate([np.asarray(getattr(e, name)) for e in episodes], out=getattr(arrays, name), casting="same_kind")
     return arrays
 
@@ -210,6 +216,7 @@ def write_dataset(
     requirements: Sequence[str] = (),
     author: str | None = None,
     code_permalink: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
     """Write episodes as a Minari dataset under a temporary name, then rename: never half a dataset.
@@ -217,6 +224,7 @@ def write_dataset(
     Args:
         reference_scores: mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`.
         requirements: pip requirements that reproduce the data.
+        metadata: further entries of the dataset's metadata, plain values.
         force: replace a dataset of that id.
 
     Returns:
@@ -248,7 +256,7 @@ def write_dataset(
     try:
         with _minari_root(partial), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")  # Minari would have all
-            minari.create_dataset_from_buffers(
+            written = minari.create_dataset_from_buffers(
                 dataset_id,
                 [
                     EpisodeBuffer(
@@ -269,6 +277,7 @@ def write_dataset(
                 data_format="hdf5",
                 **scores,
             )  # fmt: skip
+            written.storage.update_metadata(dict(metadata or {}))
         _publish(dataset_id, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
