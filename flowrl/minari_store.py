@@ -277,7 +277,7 @@ def write_dataset(
                 data_format="hdf5",
                 **scores,
             )  # fmt: skip
-            written.storage.update_metadata(dict(metadata or {}))
+            written.storage.update_metadata({**(metadata or {}), **scores})  # Minari drops the scores without an env
         _publish(dataset_id, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -50,7 +50,7 @@ def main(args: Args) -> None:
         InputError: no such file or environment, an unusable file, an unknown name without an id, or the dataset exists.
     """
     path = Path(args.file)
-    if not path.exists():
+    if not path.is_file():
         if d4rl_name(args.file) != args.file:
             raise InputError(f"{args.file!r} is neither a file nor a D4RL name, as hopper-medium-v2 is")
         path = find_file(args.file)
