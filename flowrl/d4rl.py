@@ -4,7 +4,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class Recording:
     """Episodes whose observation T+1 the file does not have: it repeats observation T, which is wrong."""
     mismatches: int | None
     """Steps inside an episode whose next observation is not the observation of the next row; None where the file has
-    no next observations to check."""
+    no next observations, or none that tells an episode's last step from any other."""
     horizon: int | None
     """Where episodes were cut for want of timeouts; None for a file that has them."""
     left_out: tuple[str, ...]
@@ -66,13 +66,13 @@ class Recording:
         else:
             said.append("The last observation of every episode is real.")
         if self.mismatches is None:
-            said.append("The file has no next_observations: whether its flags stand at the right rows is unchecked.")
+            said.append("No next_observations tell whether the flags stand at the right rows: that is unchecked.")
         elif self.mismatches:
             said.append(
                 f"At {self.mismatches:,} steps inside an episode next_observations is not the next row's observation."
             )
         if self.left_out:
-            said.append(f"Left out of the file: {', '.join(self.left_out)}.")
+            said.append(f"Left out of the file: {_listed(self.left_out)}.")
         return said
 
 
@@ -107,12 +107,12 @@ def read_file(path: str | Path, *, horizon: int = HORIZON, allow_misaligned: boo
             names = list(file)
             missing = [name for name in _REQUIRED if name not in names]
             if missing:
-                raise InputError(f"{path} has no {', '.join(missing)}; it has {', '.join(names) or 'nothing at all'}")
+                raise InputError(f"no {', '.join(missing)}; it has {_listed(names) or 'nothing at all'}")
             found = {name: _dataset(file, name, size) for name in (*_REQUIRED, *_OPTIONAL) if name in names}
             _check_shapes({name: item.shape for name, item in found.items()})
             arrays: dict[str, NDArray[Any]] = {name: item[()] for name, item in found.items()}
     except InputError as error:
-        raise error if str(path) in str(error) else InputError(f"{path}: {error}") from None
+        raise InputError(f"{path}: {error}") from None
     except Exception as error:  # h5py raises many kinds for a foreign or broken file
         raise InputError(f"{path} cannot be read as HDF5: {cause(error)}") from error
     left_out = tuple(name for name in names if name not in arrays)
@@ -120,6 +120,12 @@ def read_file(path: str | Path, *, horizon: int = HORIZON, allow_misaligned: boo
         return _recording(arrays, left_out, horizon, allow_misaligned)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+
+
+def _listed(names: Sequence[str]) -> str:
+    """A foreign file may have thousands of names, and any bytes in them."""
+    shown = [name if name.isprintable() else ascii(name) for name in names[:8]]
+    return ", ".join(shown) + (f" and {len(names) - 8:,} more" if len(names) > 8 else "")
 
 
 def _dataset(file: h5py.File, name: str, file_size: int) -> h5py.Dataset:
@@ -130,7 +136,7 @@ def _dataset(file: h5py.File, name: str, file_size: int) -> h5py.Dataset:
     if not isinstance(item, h5py.Dataset):
         raise InputError(f"{name} is a group: an array is due")
     if item.dtype.kind not in "fiub" or item.dtype.itemsize > 8 or item.dtype.shape:
-        raise InputError(f"{name} are of type {item.dtype}: numbers are due")
+        raise InputError(f"{name} are of type {str(item.dtype)[:80]}: numbers are due")
     if item.shape is None or item.ndim == 0:
         raise InputError(f"{name} is a single value: an array with a row a step is due")
     if 0 in item.shape:
@@ -197,6 +203,8 @@ def _recording(
                 " episodes end (--allow-misaligned reads the file nonetheless)"
             )
         real = ~np.append(same, False)[ends]
+        if not mismatches and len(ends) > 1 and not real[:-1].any():
+            mismatches = None
     last = observations[ends]  # a copy
     if following is not None:
         last[real] = following[ends[real]]
@@ -458,7 +466,7 @@ def qlearning_dataset(dataset_id: str, *, keep_timeouts: bool = False) -> dict[s
 
     The rows are those that D4RL's function takes from `get_dataset`: all but the timeouts, and but the very last one,
     since it does not know what follows them. On a terminal row, where D4RL has the first observation of the next
-    episode, `next_observations` is the episode's own last one; a learner multiplies either by zero.
+    episode, `next_observations` is the episode's own last one (or its repeat); a learner multiplies either by zero.
 
     Args:
         keep_timeouts: keep all N rows: Minari's episodes have the observation that follows.

@@ -97,7 +97,7 @@ def _spec(name: str | None, env: str | None) -> EnvSpec | None:
         return None
     try:
         return gym.spec(env_id)
-    except gym.error.Error as error:
+    except (gym.error.Error, ImportError) as error:
         raise InputError(f"unknown environment {env_id!r}: {cause(error)}") from error
 
 
