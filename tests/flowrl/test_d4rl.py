@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -456,6 +457,27 @@ def test_rows_that_were_never_written_are_not_read_as_zeros(path):
             if file["observations"].chunks:
                 file["observations"][0] = 1
         assert "are not wholly in the file" in refused(path)
+
+
+def test_a_chunk_that_was_never_written_is_not_read_as_zeros(path):
+    content = arrays()
+    save(path, {k: v for k, v in content.items() if k != "observations"})
+    with h5py.File(path, "r+") as file:
+        stored = file.create_dataset("observations", (12, 3), "f4", chunks=(4, 3), compression="gzip")
+        for rows in (slice(0, 4), slice(8, 12)):
+            stored[rows] = content["observations"][rows]
+    assert "observations of shape (12, 3) are not wholly in the file" in refused(path)
+
+
+def test_a_shape_beyond_the_file_is_refused_before_memory_is_taken(path):
+    save(path, arrays(37))
+    with h5py.File(path) as file:
+        places = [(item.id.get_offset(), item.nbytes) for item in file.values()]
+    content = path.read_bytes().replace(struct.pack("<Q", 37), struct.pack("<Q", 37 << 33))
+    for offset, size in places:
+        content = content.replace(struct.pack("<QQ", offset, size), struct.pack("<QQ", offset, size << 33))
+    path.write_bytes(content)
+    refused(path)  # by HDF5 itself or, for a release of it that opens such a file, by us
 
 
 def test_rows_of_other_files_are_not_read(path, tmp_path):
