@@ -6,7 +6,7 @@ Importing this package registers `flowrl/Reach-v0` with Gymnasium.
 import gymnasium as gym
 
 from envs.behavior import BehaviorPolicy, Player, Policy, Rollout, dataset_ids, mixture, rollout_episodes
-from envs.facts import EnvFacts, Measured, Reference, facts
+from envs.facts import EnvFacts, Measured, Reference, d4rl_environment, d4rl_reference, facts
 from envs.tiny import HORIZON
 from envs.vector import OneEpisode, make_env, make_vector_env
 
@@ -19,6 +19,8 @@ __all__ = [
     "Policy",
     "Reference",
     "Rollout",
+    "d4rl_environment",
+    "d4rl_reference",
     "dataset_ids",
     "facts",
     "make_env",

@@ -1,6 +1,7 @@
 """What is known about an environment: its horizon, and the returns that scores are normalised by."""
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -9,7 +10,7 @@ import gymnasium as gym
 
 from envs.behavior import policy_records
 
-__all__ = ["EnvFacts", "Measured", "Reference", "facts"]
+__all__ = ["EnvFacts", "Measured", "Reference", "d4rl_environment", "d4rl_reference", "facts"]
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,26 @@ class EnvFacts:
 
 
 D4RL = {
-    "Hopper": Reference(-20.272305, 3234.3),
-    "HalfCheetah": Reference(-280.178953, 12135.0),
-    "Walker2d": Reference(1.629008, 4592.3),
-    "Ant": Reference(-325.6, 3879.7),
+    "hopper": Reference(-20.272305, 3234.3),
+    "halfcheetah": Reference(-280.178953, 12135.0),
+    "walker2d": Reference(1.629008, 4592.3),
+    "ant": Reference(-325.6, 3879.7),
+    "antmaze": Reference(0.0, 1.0),
+    "kitchen": Reference(0.0, 4.0),
+    "pen": Reference(96.262799, 3076.8331017826877),
+    "door": Reference(-56.512833, 2880.5693087298737),
+    "hammer": Reference(-274.856578, 12794.134825156867),
+    "relocate": Reference(-6.425911, 4233.877797728884),
+    "maze2d-umaze-v1": Reference(23.85, 161.86),
+    "maze2d-medium-v1": Reference(13.13, 277.39),
+    "maze2d-large-v1": Reference(6.7, 273.99),
 }
-"""By the name before the version (Fu et al., 2020; d4rl/infos.py)."""
+"""By D4RL's dataset name, or by its first word where all datasets of it share one (Fu et al., 2020; d4rl/infos.py)."""
+
+D4RL_ENVIRONMENTS = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "ant": "Ant"}
+"""Those that Gymnasium has, without the version."""
+
+_D4RL_NAME = re.compile(r"([a-z0-9]+)-[a-z0-9-]*[a-z0-9]-v[0-9]+")  # hopper-medium-replay-v2
 
 
 REACH = Measured(
@@ -75,12 +90,26 @@ def facts(env_id: str) -> EnvFacts:
     spec = gym.registry.get(env_id)
     name, _, version = env_id.rpartition("-v")
     known_version = version in ("2", "3", "4", "5")
+    tasks = {environment: task for task, environment in D4RL_ENVIRONMENTS.items()}
     return EnvFacts(
         env_id=env_id,
         horizon=None if spec is None else spec.max_episode_steps,
-        d4rl=D4RL.get(name) if known_version else None,
+        d4rl=D4RL[tasks[name]] if known_version and name in tasks else None,
         measured=_measured(env_id),
     )
+
+
+def d4rl_reference(name: str) -> Reference | None:
+    """D4RL's reference for one of its dataset names, as hopper-medium-v2; None where it is not known."""
+    match = _D4RL_NAME.fullmatch(name)
+    return None if match is None else D4RL.get(name, D4RL.get(match[1]))
+
+
+def d4rl_environment(name: str) -> str | None:
+    """The environment that D4RL's dataset of that name belongs to, hopper-medium-v2: Hopper-v4; None for one that
+    Gymnasium does not have."""
+    match = _D4RL_NAME.fullmatch(name)
+    return f"{D4RL_ENVIRONMENTS[match[1]]}-v4" if match and match[1] in D4RL_ENVIRONMENTS else None
 
 
 @cache

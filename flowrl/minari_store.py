@@ -4,7 +4,7 @@ import os
 import shutil
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +112,7 @@ def write_dataset(
     requirements: Sequence[str] = (),
     author: str | None = None,
     code_permalink: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
     """Write episodes as a Minari dataset under a temporary name, then rename: never half a dataset.
@@ -119,6 +120,7 @@ def write_dataset(
     Args:
         reference_scores: mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`.
         requirements: pip requirements that reproduce the data.
+        metadata: further entries of the dataset's metadata, plain values.
         force: replace a dataset of that id.
 
     Returns:
@@ -150,7 +152,7 @@ def write_dataset(
     try:
         with _minari_root(partial), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")  # Minari would have all
-            minari.create_dataset_from_buffers(
+            written = minari.create_dataset_from_buffers(
                 dataset_id,
                 [
                     EpisodeBuffer(
@@ -171,6 +173,7 @@ def write_dataset(
                 data_format="hdf5",
                 **scores,
             )  # fmt: skip
+            written.storage.update_metadata({**(metadata or {}), **scores})  # Minari drops the scores without an env
         _publish(dataset_id, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

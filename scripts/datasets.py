@@ -9,6 +9,7 @@ import torch
 
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
+from scripts.import_d4rl import resolve
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
     """Load a dataset, or a mixture of several.
 
     Args:
-        dataset: a Minari id or a folder; several joined by `+` are mixed: `A+B` draws all their steps equally often,
+        dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined by `+` are mixed: `A+B` draws all their steps equally often,
             `A:3+B:1` draws three steps of A to one of B.
         env: the environment to evaluate in, where the command line names one.
 
@@ -46,7 +47,7 @@ def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
         InputError: no such dataset, datasets that cannot be mixed, or a selection that is malformed or leaves nothing.
     """
     names, shares = _parts(dataset)
-    datasets = [TrajectoryDataset.from_minari(name) for name in names]
+    datasets = [TrajectoryDataset.from_minari(resolve(name)) for name in names]
     specs = {part.env_spec.id: part for part in datasets if part.env_spec is not None}
     if len(specs) > 1 and env is None:
         raise InputError(f"{dataset} mixes the environments {', '.join(specs)}: choose one with --env")

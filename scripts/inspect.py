@@ -37,6 +37,7 @@ from flowrl.inspection import (
 from flowrl.inspection_page import Inspection, metadata, screen, write_inspection
 from flowrl.minari_store import open_dataset
 from scripts.cli import parse, run
+from scripts.import_d4rl import resolve
 
 SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
 SEEDED_EPISODES = 10
@@ -48,7 +49,7 @@ class Args:
     """Say what is in a dataset, whether it is sound, and whether returns can steer what is trained on it."""
 
     dataset: Annotated[str, tyro.conf.Positional]
-    """Minari id, or a dataset's folder."""
+    """Minari id, a dataset's folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR."""
     out: Path | None = None
     """Folder for index.html, returns.png and summary.json; if not given: runs/inspect/ID-WITH-DASHES."""
     env: str | None = None
@@ -69,7 +70,7 @@ def main(args: Args) -> Inspection:
         raise InputError(f"--transitions and --seed must be at least 0, not {args.transitions} and {args.seed}")
     if args.env is not None:
         _made(args.env).close()
-    dataset = open_dataset(args.dataset)
+    dataset = open_dataset(resolve(args.dataset))
     began = time.monotonic()
 
     def say(what: str) -> None:

@@ -44,7 +44,8 @@ class Args:
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     dataset: str = DEFAULT_DATASET
-    """Minari id (downloaded if it is not here), or the folder of a dataset. A+B mixes two, A:3+B:1 in these shares."""
+    """Minari id (downloaded if it is not here), the folder of a dataset, or D4RL's name of one whose file is in
+    $D4RL_DATASET_DIR. A+B mixes two, A:3+B:1 in these shares."""
     selection: Selection = Selection()
     env: str | None = None
     """Environment id to evaluate in; by default that of the dataset."""

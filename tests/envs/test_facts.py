@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from envs import Player, facts, make_env
+from envs import Player, Reference, d4rl_environment, d4rl_reference, facts, make_env
 from envs.tiny import ReachPolicy
 
 
@@ -41,3 +41,43 @@ def test_reachs_reference_is_what_its_policies_get():
     for policy, mean in [(Uniform(), reach.measured.random), (ReachPolicy(1.0), reach.measured.expert)]:
         returns = [player.episode(policy, 2, index).rewards.sum() for index in range(500)]
         assert np.mean(returns) == pytest.approx(mean, abs=4 * np.std(returns) / 500**0.5)
+
+
+D4RL = {
+    "hopper-medium-replay-v2": (-20.272305, 3234.3, "Hopper-v4"),
+    "halfcheetah-random-v0": (-280.178953, 12135.0, "HalfCheetah-v4"),
+    "walker2d-medium-expert-v2": (1.629008, 4592.3, "Walker2d-v4"),
+    "ant-expert-v2": (-325.6, 3879.7, "Ant-v4"),
+    "antmaze-umaze-diverse-v0": (0.0, 1.0, None),
+    "kitchen-complete-v0": (0.0, 4.0, None),
+    "pen-human-v1": (96.262799, 3076.8331017826877, None),
+    "door-cloned-v1": (-56.512833, 2880.5693087298737, None),
+    "hammer-expert-v0": (-274.856578, 12794.134825156867, None),
+    "relocate-human-v1": (-6.425911, 4233.877797728884, None),
+    "maze2d-umaze-v1": (23.85, 161.86, None),
+    "maze2d-medium-v1": (13.13, 277.39, None),
+    "maze2d-large-v1": (6.7, 273.99, None),
+}
+
+
+@pytest.mark.parametrize("name", D4RL)
+def test_a_d4rl_dataset_has_its_reference_and_environment(name):
+    random, expert, environment = D4RL[name]
+    assert d4rl_reference(name) == Reference(random, expert)
+    assert d4rl_environment(name) == environment
+    if environment is not None:
+        assert facts(environment).d4rl == d4rl_reference(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "hopper", "hopper-medium", "hopper-v2", "Hopper-v4", "maze2d-umaze-dense-v1", "bullet-hopper-medium-v0"],
+)
+def test_other_names_have_neither(name):
+    assert d4rl_reference(name) is None
+    assert d4rl_environment(name) is None
+
+
+def test_a_task_is_no_environment_id():
+    assert facts("hopper-v4").d4rl is None
+    assert facts("pen-v5").d4rl is None
