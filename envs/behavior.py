@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
+from envs.corridor import CorridorPolicy, corridor_spec
 from envs.tiny import ReachPolicy
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Mixture",
     "Player",
     "Policy",
+    "Remembering",
     "Rollout",
     "UniformPolicy",
     "dataset_ids",
@@ -29,6 +32,8 @@ __all__ = [
 ]
 
 POLICIES = Path(__file__).parent / "policies"
+CORRIDOR_LENGTHS = (10, 20, 50, 100, 200, 500, 1_000)
+CORRIDOR_EPISODES = 400
 
 
 class Policy(Protocol):
@@ -36,6 +41,15 @@ class Policy(Protocol):
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """Sample an action (a,) with `generator`; without one, the deterministic action."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Policy, Protocol):
+    """A policy whose action depends on what it saw before in the episode."""
+
+    def begin(self) -> Policy:
+        """The policy for one new episode, with nothing remembered: `Player` asks for one before each."""
         ...
 
 
@@ -187,6 +201,8 @@ class Player:
         for_reset, for_actions = np.random.SeedSequence((seed, index)).spawn(2)
         reset_seed = int(for_reset.generate_state(1)[0])
         generator = np.random.default_rng(for_actions) if sample else None
+        if isinstance(policy, Remembering):
+            policy = policy.begin()
         observation, _ = self._env.reset(seed=reset_seed)
         self._observations[0] = observation
         time, terminated, truncated = 0, False, False
@@ -236,7 +252,8 @@ def _rollouts(player: Player, policies: Sequence[Policy], share: int, seed: int)
 class Mixture:
     """What one of our datasets is: an environment and the policies that share its steps equally, in this order."""
 
-    env_id: str
+    env: EnvSpec
+    """With everything that the environment is made from, such as a length."""
     policies: tuple[Policy, ...]
     algorithm: str
     """How the policies were made, for the dataset's metadata."""
@@ -264,15 +281,21 @@ def mixture(dataset_id: str) -> Mixture:
     if name == "reach":
         policies = tuple(ReachPolicy(speed, noise=0.5) for speed in members)
         how = f"scripted, at {', '.join(map(str, members))} times the optimal speed, noise 0.5"
-        return Mixture("flowrl/Reach-v0", policies, how, f"Reach: {about}.", 2_000)
+        return Mixture(gym.spec("flowrl/Reach-v0"), policies, how, f"Reach: {about}.", 2_000)
+    if name == "corridor":
+        length = int(level.removeprefix("length-"))
+        policies = tuple(CorridorPolicy(right=turn > 0) for turn in members)
+        how = "scripted: the cue is remembered; actions before the turn are uniformly random"
+        about = f"Corridor of {length:,} steps: {about}."
+        return Mixture(corridor_spec(length), policies, how, about, CORRIDOR_EPISODES * length)
     record = _record(name)
     policies = tuple(read_policy(snapshot_path(POLICIES / name, int(steps))) for steps in members)
     how = f"{record['algorithm']}, sampled; snapshots after {', '.join(f'{steps:,}' for steps in members)} steps"
-    return Mixture(record["env_id"], policies, how, f"{record['env_id']}: {about}.", 200_000)
+    return Mixture(gym.spec(record["env_id"]), policies, how, f"{record['env_id']}: {about}.", 200_000)
 
 
 def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
-    """Environment → level → what it is, and its members: training steps of snapshots, or speeds of scripts."""
+    """Environment → level → what it is, and its members: training steps of snapshots, or what a script is given."""
     levels: dict[str, dict[str, tuple[str, Sequence[float]]]] = {}
     for record in policy_records():
         stage, steps = record["stages"], [row["steps"] for row in record["snapshots"]]
@@ -293,6 +316,13 @@ def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
         "poor": ("policies that leave or dawdle, in equal shares of steps", (-1.0, -0.5, 0.0)),
         "mixed": ("policies from leaving to the best, in equal shares of steps", (-0.5, 0.0, 0.25, 0.5, 0.75, 1.0)),
         "good": ("policies that arrive, half of the steps each", (0.75, 1.0)),
+    }
+    levels["corridor"] = {
+        f"length-{length}": (
+            "a policy that turns where the cue pointed, and one that turns the other way, half each",
+            (1, -1),
+        )
+        for length in CORRIDOR_LENGTHS
     }
     return levels
 

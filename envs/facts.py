@@ -1,16 +1,20 @@
 """What is known about an environment: its horizon, and the returns that scores are normalised by."""
 
-import math
+import json
 import re
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from envs.behavior import policy_records
+__all__ = ["REFERENCES", "EnvFacts", "Measured", "Reference", "facts"]
 
-__all__ = ["EnvFacts", "Measured", "Reference", "d4rl_environment", "d4rl_reference", "facts"]
+__all__ = ["REFERENCES", "EnvFacts", "Measured", "Reference", "d4rl_environment", "d4rl_reference", "facts"]
+
+REFERENCES = Path(__file__).parent / "references.json"
+"""What `scripts.measure_references` measured, a row per environment id."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +30,19 @@ class Measured(Reference):
     """A reference of our own, with what it rests on."""
 
     random_interval: tuple[float, float]
-    """95 % interval of the mean (normal approximation)."""
+    """95 % interval of the mean of uniformly random actions (normal approximation); no width where it is exact."""
     expert_interval: tuple[float, float]
-    """Likewise."""
-    episodes: int
-    """Of each of the two policies."""
+    """Likewise, of the expert."""
+    random_episodes: int
+    """By which the random mean was measured; 0 where it is exact."""
+    expert_episodes: int
+    """Likewise, the expert's."""
+    expert_policy: str
+    """What the expert is."""
     versions: str
-    """Of what the figures depend on."""
+    """Of what the figures depend on; empty where they are exact."""
     command: str
-    """What measured them."""
+    """What measured them, or where they are proved."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +81,32 @@ D4RL_ENVIRONMENTS = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d
 _D4RL_NAME = re.compile(r"([a-z0-9]+)-[a-z0-9-]*[a-z0-9]-v[0-9]+")  # hopper-medium-replay-v2
 
 
-REACH = Measured(
-    random=5.197,
-    expert=14.423,
-    random_interval=(5.141, 5.253),
-    expert_interval=(14.414, 14.432),
-    episodes=10_000,
-    versions="gymnasium 1.4.0, numpy 2.4",
-    command="Player(make_env('flowrl/Reach-v0')).episode(policy, 1, i) for i in range(10_000): uniform actions, "
-    "ReachPolicy(1.0)",
-)
+SMALL = {
+    "flowrl/Reach-v0": Measured(
+        random=5.197,
+        expert=14.423,
+        random_interval=(5.141, 5.253),
+        expert_interval=(14.414, 14.432),
+        random_episodes=10_000,
+        expert_episodes=10_000,
+        expert_policy="ReachPolicy(1.0), the optimum",
+        versions="gymnasium 1.4.0, numpy 2.4",
+        command="Player(make_env('flowrl/Reach-v0')).episode(policy, 1, i) for i in range(10_000): uniform actions, "
+        "ReachPolicy(1.0)",
+    ),
+    "flowrl/Corridor-v0": Measured(
+        random=0.5,
+        expert=1.0,
+        random_interval=(0.5, 0.5),
+        expert_interval=(1.0, 1.0),
+        random_episodes=0,
+        expert_episodes=0,
+        expert_policy="CorridorPolicy(right=True), the optimum",
+        versions="",
+        command="exact, for every length; envs/corridor.py has the proof",
+    ),
+}
+"""Of our own small tasks, whose optimum is known."""
 
 
 def facts(env_id: str) -> EnvFacts:
@@ -112,27 +136,26 @@ def d4rl_environment(name: str) -> str | None:
     return f"{D4RL_ENVIRONMENTS[match[1]]}-v4" if match and match[1] in D4RL_ENVIRONMENTS else None
 
 
-@cache
 def _measured(env_id: str) -> Measured | None:
-    """From the record of the behaviour policies: the untrained one is the random policy, the best the expert."""
-    if env_id == "flowrl/Reach-v0":
-        return REACH
-    for index in policy_records():
-        if index["env_id"] == env_id:
-            rows = {row["steps"]: row for row in index["snapshots"]}
-            random, expert = rows[index["stages"]["random"]], rows[index["stages"]["expert"]]
-            return Measured(
-                random=random["sampled_mean"],
-                expert=expert["sampled_mean"],
-                random_interval=_interval(random),
-                expert_interval=_interval(expert),
-                episodes=expert["episodes"],
-                versions=", ".join(f"{name} {version}" for name, version in index["versions"].items()),
-                command=index["command"],
-            )
-    return None
+    if env_id in SMALL:
+        return SMALL[env_id]
+    row = _references().get(env_id)
+    if row is None:
+        return None
+    random, expert = row["random"], row["expert"]
+    return Measured(
+        random=random["mean"],
+        expert=expert["mean"],
+        random_interval=(random["interval"][0], random["interval"][1]),
+        expert_interval=(expert["interval"][0], expert["interval"][1]),
+        random_episodes=random["episodes"],
+        expert_episodes=expert["episodes"],
+        expert_policy=expert["policy"],
+        versions=", ".join(f"{name} {version}" for name, version in row["versions"].items()),
+        command=row["command"],
+    )
 
 
-def _interval(row: dict[str, Any]) -> tuple[float, float]:
-    half = 1.96 * row["sampled_std"] / math.sqrt(row["episodes"])
-    return round(row["sampled_mean"] - half, 1), round(row["sampled_mean"] + half, 1)
+@cache
+def _references() -> dict[str, Any]:
+    return json.loads(REFERENCES.read_text(encoding="utf-8"))

@@ -27,14 +27,15 @@ PROGRESS_EVERY = 2.0  # seconds
 
 @dataclass(frozen=True)
 class Args:
-    """Make one of our own Minari datasets: flowrl/hopper/{random,medium,medium-replay,medium-expert,expert}-v0, or
-    flowrl/reach/{poor,mixed,good}-v0, a tiny task for tests and first tries."""
+    """Make one of our own Minari datasets: flowrl/hopper/{random,medium,medium-replay,medium-expert,expert}-v0,
+    flowrl/reach/{poor,mixed,good}-v0, a tiny task for tests and first tries, or
+    flowrl/corridor/length-{10,20,50,100,200,500,1000}-v0, a task that only memory solves."""
 
     dataset_id: Annotated[str, tyro.conf.Positional]
     """Which dataset."""
     steps: int | None = None
     """How many steps, in equal shares for each of its policies; the last episode of each is played to its end.
-    If not given: 200,000 for MuJoCo, 2,000 for Reach."""
+    If not given: 200,000 for MuJoCo, 2,000 for Reach, those of 400 episodes for Corridor."""
     seed: int = 0
     """Episode i depends on this seed and i alone."""
     force: bool = False
@@ -63,7 +64,7 @@ def main(args: Args) -> None:
             return
         raise InputError(f"dataset {args.dataset_id} exists already at {path}: --force replaces it")
 
-    env = make_env(recipe.env_id)
+    env = make_env(recipe.env)
     assert isinstance(env.observation_space, gym.spaces.Box)
     assert isinstance(env.action_space, gym.spaces.Box)
     began = time.monotonic()
@@ -73,11 +74,11 @@ def main(args: Args) -> None:
     print(f"writing {len(rollouts):,} episodes", flush=True)
     command = f"python -m scripts.collect {args.dataset_id} --steps {steps} --seed {args.seed}"
     versions = [f"{package}=={importlib.metadata.version(package)}" for package in ("gymnasium", "mujoco", "numpy")]
-    reference = facts(recipe.env_id).measured
+    reference = facts(recipe.env.id).measured
     write_dataset(
         args.dataset_id,
         [Episode(*rollout) for rollout in rollouts],
-        env_spec=gym.spec(recipe.env_id),
+        env_spec=recipe.env,
         observation_space=env.observation_space,
         action_space=env.action_space,
         algorithm=recipe.algorithm,

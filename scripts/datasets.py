@@ -39,8 +39,8 @@ def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
     """Load a dataset, or a mixture of several.
 
     Args:
-        dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined by `+` are mixed: `A+B` draws all their steps equally often,
-            `A:3+B:1` draws three steps of A to one of B.
+        dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined
+            by `+` are mixed: `A+B` draws all their steps equally often, `A:3+B:1` three steps of A to one of B.
         env: the environment to evaluate in, where the command line names one.
 
     Raises:

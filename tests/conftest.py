@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import envs  # noqa: F401  (registers flowrl/Reach-v0)
+import envs  # noqa: F401  (registers our own environments)
 from flowrl.data import TrajectoryDataset
 from flowrl.minari_store import Episode, write_dataset
 from flowrl.stored_arrays import StoredArrays

@@ -110,7 +110,7 @@ def test_unknown_names_list_the_known_ones():
 def test_every_dataset_has_its_policies(dataset_id):
     recipe = mixture(dataset_id)
     assert recipe.policies
-    assert gym.spec(recipe.env_id).max_episode_steps
+    assert recipe.env.max_episode_steps
 
 
 def test_medium_replay_goes_from_the_random_policy_to_the_medium_one():
@@ -148,7 +148,7 @@ def test_rollouts_are_whole_aligned_and_in_equal_shares():
 @cache
 def collected(dataset_id):
     recipe = mixture(dataset_id)
-    return list(rollout_episodes(make_env(recipe.env_id), recipe.policies, steps=800, seed=1))
+    return list(rollout_episodes(make_env(recipe.env), recipe.policies, steps=800, seed=1))
 
 
 @pytest.mark.parametrize("which", [0, "middle", -1])
@@ -156,7 +156,7 @@ def collected(dataset_id):
 def test_replaying_the_stored_actions_gives_the_stored_episode(dataset_id, which):
     rollouts = collected(dataset_id)
     rollout = rollouts[len(rollouts) // 2 if which == "middle" else which]
-    fresh = gym.make(mixture(dataset_id).env_id)
+    fresh = gym.make(mixture(dataset_id).env)
     observation, _ = fresh.reset(seed=rollout.seed)
     np.testing.assert_array_equal(observation, rollout.observations[0])
     for time, action in enumerate(rollout.actions):

@@ -14,6 +14,20 @@ def test_hopper_has_d4rls_and_our_own_reference():
     low, high = hopper.measured.expert_interval
     assert low < hopper.measured.expert < high
     assert hopper.measured.random < 100 < 2500 < hopper.measured.expert
+    assert min(hopper.measured.random_episodes, hopper.measured.expert_episodes) >= 100
+    assert hopper.measured.expert_policy == "envs/policies/hopper/0573440.npz, sampled"
+
+
+def test_a_reference_of_our_own_is_of_one_version_alone():
+    assert facts("Hopper-v4").measured is None
+    assert facts("Hopper-v4").d4rl == facts("Hopper-v5").d4rl
+
+
+def test_corridors_reference_is_exact():
+    measured = facts("flowrl/Corridor-v0").measured
+    assert (measured.random, measured.expert) == (0.5, 1.0)
+    assert (measured.random_interval, measured.expert_interval) == ((0.5, 0.5), (1.0, 1.0))
+    assert (measured.random_episodes, measured.expert_episodes) == (0, 0)
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v4", "Walker2d-v5", "Ant-v5"])
