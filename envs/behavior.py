@@ -1,10 +1,13 @@
 """The policies that our own datasets are played by, in plain numpy, and the mixtures that make up each dataset."""
 
 import json
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -14,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from envs.corridor import CorridorPolicy, corridor_spec
 from envs.tiny import ReachPolicy
+from envs.vector import make_env
 
 __all__ = [
     "BehaviorPolicy",
@@ -224,28 +228,74 @@ class Player:
         )
 
 
-def rollout_episodes(env: gym.Env, policies: Sequence[Policy], steps: int, seed: int) -> Iterator[Rollout]:
+def rollout_episodes(
+    env: str | EnvSpec, policies: Sequence[Policy], steps: int, seed: int, jobs: int = 1
+) -> Iterator[Rollout]:
     """Play whole episodes with each policy in turn, each until its equal share of `steps` is reached.
 
     Episodes are counted over all policies, and episode i depends on (seed, i) and its policy alone. The last episode
     of a share is played to its end: rather more than `steps` steps in all, and at least one episode a policy.
 
+    Args:
+        jobs: processes that play; the episodes are the same, in the same order, for any number of them.
+
     Raises:
-        ValueError: `steps` below 1, no policy, or an environment that `Player` cannot play.
+        ValueError: `steps` or `jobs` below 1, no policy, or an environment that `Player` cannot play.
     """
-    if steps < 1 or not policies:
-        raise ValueError(f"needs at least one step and one policy, not {steps} and {len(policies)}")
-    return _rollouts(Player(env), policies, -(-steps // len(policies)), seed)
+    if steps < 1 or jobs < 1 or not policies:
+        raise ValueError(f"needs at least one step, one policy and one job, not {steps}, {len(policies)} and {jobs}")
+    player = Player(make_env(env))
+    share = -(-steps // len(policies))
+    if jobs == 1:
+        return _in_order(
+            lambda policy, index: lambda: player.episode(policies[policy], seed, index), policies, share, 1
+        )
+    return _side_by_side(env, policies, share, seed, jobs)
 
 
-def _rollouts(player: Player, policies: Sequence[Policy], share: int, seed: int) -> Iterator[Rollout]:
-    index = count()
-    for policy in policies:
-        played = 0
+def _in_order(
+    begin: Callable[[int, int], Callable[[], Rollout]], policies: Sequence[Policy], share: int, ahead: int
+) -> Iterator[Rollout]:
+    """The episodes of each policy until its share is reached.
+
+    Args:
+        begin: ``begin(policy, index)`` starts an episode and returns a function that gives it.
+        ahead: begun at a time; those that the share turns out not to need are thrown away.
+    """
+    index = 0
+    for policy in range(len(policies)):
+        played, begun = 0, deque[Callable[[], Rollout]]()
         while played < share:
-            rollout = player.episode(policy, seed, next(index))
+            while len(begun) < ahead:
+                begun.append(begin(policy, index + len(begun)))
+            rollout = begun.popleft()()
+            index += 1
             played += len(rollout.rewards)
             yield rollout
+
+
+def _side_by_side(
+    env: str | EnvSpec, policies: Sequence[Policy], share: int, seed: int, jobs: int
+) -> Iterator[Rollout]:
+    # Spawned, not forked: a policy may have started threads, which do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, _start_worker, (env, tuple(policies), seed)) as pool:
+        try:
+            yield from _in_order(lambda *what: pool.submit(_play, *what).result, policies, share, 2 * jobs)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(env: str | EnvSpec, policies: tuple[Policy, ...], seed: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the episodes ends it all
+    _worker.update(player=Player(make_env(env)), policies=policies, seed=seed)
+
+
+def _play(policy: int, index: int) -> Rollout:
+    return _worker["player"].episode(_worker["policies"][policy], _worker["seed"], index)
 
 
 @dataclass(frozen=True)
