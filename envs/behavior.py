@@ -1,8 +1,11 @@
 """The policies that our own datasets are played by, in plain numpy, and the mixtures that make up each dataset."""
 
+import difflib
 import json
 import multiprocessing
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -291,7 +294,15 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(env: str | EnvSpec, policies: tuple[Policy, ...], seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that waits for the episodes ends it all
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.update(player=Player(make_env(env)), policies=policies, seed=seed)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _play(policy: int, index: int) -> Rollout:
@@ -325,7 +336,10 @@ def mixture(dataset_id: str) -> Mixture:
         ValueError: unknown id; the message lists the known ones.
     """
     if dataset_id not in dataset_ids():
-        raise ValueError(f"unknown dataset {dataset_id!r}; known are {', '.join(dataset_ids())}")
+        near = difflib.get_close_matches(dataset_id, dataset_ids(), n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        known = ", ".join(f"flowrl/{name}/{{{','.join(levels)}}}-v0" for name, levels in _levels().items())
+        raise ValueError(f"unknown dataset {dataset_id!r}{hint}; known are {known}")
     _, name, level = dataset_id.removesuffix("-v0").split("/")
     about, members = _levels()[name][level]
     if name == "reach":

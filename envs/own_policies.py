@@ -2,7 +2,6 @@
 
 import importlib
 import pickle
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -60,6 +59,7 @@ def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> Polic
     ]:
         if its.shape != due.shape:
             raise ValueError(f"policy {text!r} has {what}s of shape {its.shape}: the environment's are {due.shape}")
+    model.normalise(np.zeros(seen.shape))  # a file that is no normaliser is told now, not after the first episode
     return model
 
 
@@ -90,9 +90,12 @@ class CallablePolicy:
         """The action (a,), clipped to the bounds; see `Policy`.
 
         Raises:
-            ValueError: it is not of the shape of an action, or not finite.
+            ValueError: it fails, or what it gives is not of the shape of an action, or not finite.
         """
-        action = np.asarray(self.function(observation, generator), np.float32)
+        try:
+            action = np.asarray(self.function(observation, generator), np.float32)
+        except Exception as error:  # it is the user's own code
+            raise ValueError(f"policy {self.module}:{self.name} failed: {type(error).__name__}: {error}") from error
         if action.shape != self.low.shape or not np.isfinite(action).all():
             raise ValueError(
                 f"policy {self.module}:{self.name} gave {action!s} of shape {action.shape}:"
@@ -129,6 +132,8 @@ class SB3Policy:
         Raises:
             ValueError: the file is missing or no model of this algorithm, or the package is not installed.
         """
+        if not self.path.is_file():  # Stable-Baselines3 would look for another name
+            raise ValueError(f"there is no file {self.path}")
         package = ALGORITHMS[self.algorithm]
         try:
             trainer = getattr(importlib.import_module(package), self.algorithm)
@@ -136,28 +141,34 @@ class SB3Policy:
             raise ValueError(f"playing {self.path} needs `pip install -e .[behavior]` ({error})") from error
         try:
             return trainer.load(self.path, device="cpu")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AssertionError, zipfile.BadZipFile) as error:
+        except Exception as error:  # a file of another kind may raise anything
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{self.path} cannot be loaded as a model of {self.algorithm}: {said}") from error
 
     @cached_property
-    def _normalise(self) -> Any:
+    def normalise(self) -> Any:
+        """``normalise(observation)`` is what the model reads.
+
+        Raises:
+            ValueError: the file of the normaliser is missing or none.
+        """
         if self.normalizer is None:
             return lambda observation: observation
         try:
             with self.normalizer.open("rb") as file:
                 return pickle.load(file).normalize_obs
         except (OSError, AttributeError, ImportError, EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{self.normalizer} is not what VecNormalize saves: {error}") from error
+            raise ValueError(f"{self.normalizer} cannot be loaded as what VecNormalize saves: {error}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
         """The action (a,), clipped to the bounds; see `Policy`."""
         import torch
 
+        model, seen = self.model, self.normalise(observation)  # loading a model seeds the generators: before, not below
         with torch.random.fork_rng(devices=[]):  # Stable-Baselines3 samples from torch's own generator
             if generator is not None:
                 torch.manual_seed(int(generator.integers(2**63)))
-            action, _ = self.model.predict(self._normalise(observation), deterministic=generator is None)
+            action, _ = model.predict(seen, deterministic=generator is None)
         return np.clip(action, self.low, self.high).astype(np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -11,7 +11,10 @@ import pytest
 
 from envs import BehaviorPolicy, Player, dataset_ids, make_env, mixture, rollout_episodes
 from envs.behavior import POLICIES, read_policy
+from envs.own_policies import CallablePolicy
 from envs.tiny import Reach, ReachPolicy
+
+BOUNDS = np.array([-2.0, -1.0], np.float32), np.array([3.0, 2.0], np.float32)
 
 
 def random_policy(rng, observation_size=5, width=7, action_size=3):
@@ -100,9 +103,8 @@ def test_unknown_names_list_the_known_ones():
         BehaviorPolicy.load("hooper", "medium")
     with pytest.raises(ValueError, match=r"no stage 'best'; known are random, early, medium, expert, 0"):
         BehaviorPolicy.load("hopper", "best")
-    with pytest.raises(
-        ValueError, match=r"unknown dataset 'flowrl/hopper/replay-v0'; known are flowrl/hopper/random-v0"
-    ):
+    known = r"did you mean flowrl/hopper/medium-replay-v0\?.*known are .*flowrl/hopper/\{random,medium,medium-replay,"
+    with pytest.raises(ValueError, match=known):
         mixture("flowrl/hopper/replay-v0")
 
 
@@ -132,9 +134,8 @@ def test_an_episode_depends_on_its_seed_and_number_alone():
 
 
 def test_rollouts_are_whole_aligned_and_in_equal_shares():
-    env = make_env("flowrl/Reach-v0")
     policies = [ReachPolicy(speed) for speed in (-1.0, 0.0, 1.0)]
-    rollouts = list(rollout_episodes(env, policies, steps=100, seed=0))
+    rollouts = list(rollout_episodes("flowrl/Reach-v0", policies, steps=100, seed=0))
     for rollout in rollouts:
         length = len(rollout.rewards)
         assert rollout.observations.shape == (length + 1, 3)
@@ -148,7 +149,7 @@ def test_rollouts_are_whole_aligned_and_in_equal_shares():
 @cache
 def collected(dataset_id):
     recipe = mixture(dataset_id)
-    return list(rollout_episodes(make_env(recipe.env), recipe.policies, steps=800, seed=1))
+    return list(rollout_episodes(recipe.env, recipe.policies, steps=800, seed=1))
 
 
 @pytest.mark.parametrize("which", [0, "middle", -1])
@@ -168,10 +169,27 @@ def test_replaying_the_stored_actions_gives_the_stored_episode(dataset_id, which
     assert rollout.observations.base is None, "an episode must not be a view of a buffer that is used again"
 
 
+def test_any_number_of_jobs_plays_the_same_episodes():
+    policies = [ReachPolicy(speed, noise=0.5) for speed in (-1.0, 0.3, 1.0)]
+    alone, beside = (
+        list(rollout_episodes("flowrl/Reach-v0", policies, steps=150, seed=3, jobs=jobs)) for jobs in (1, 2)
+    )
+    assert len(alone) > 15
+    for one, other in zip(alone, beside, strict=True):
+        for name, array in one._asdict().items():
+            np.testing.assert_array_equal(array, getattr(other, name))
+
+
+def test_a_policy_that_fails_in_another_process_fails_here():
+    with pytest.raises(ValueError, match="policy math:sin failed: TypeError"):
+        list(rollout_episodes("flowrl/Reach-v0", [CallablePolicy("math", "sin", *BOUNDS)], steps=10, seed=0, jobs=2))
+
+
 def test_bad_requests_are_refused():
-    env = make_env("flowrl/Reach-v0")
-    with pytest.raises(ValueError, match="at least one step and one policy, not 0 and 1"):
-        list(rollout_episodes(env, [ReachPolicy(1.0)], steps=0, seed=0))
+    with pytest.raises(ValueError, match="at least one step, one policy and one job, not 0, 1 and 1"):
+        rollout_episodes("flowrl/Reach-v0", [ReachPolicy(1.0)], steps=0, seed=0)
+    with pytest.raises(ValueError, match="not 5, 1 and 0"):
+        rollout_episodes("flowrl/Reach-v0", [ReachPolicy(1.0)], steps=5, seed=0, jobs=0)
     with pytest.raises(ValueError, match="no time limit"):
         Player(Reach())
     with pytest.raises(ValueError, match="Box spaces are supported"):

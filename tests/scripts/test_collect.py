@@ -95,10 +95,9 @@ def test_the_summary_says_what_there_is_and_what_to_do_next(capsys):
     assert f"python -m scripts.train flow --dataset {REACH}" in output
 
 
-def test_progress_is_reported_without_a_terminal(capsys, monkeypatch):
-    monkeypatch.setattr(collect, "PROGRESS_EVERY", 0.0)
+def test_progress_is_shown(capsys):
     main(Args(REACH, steps=100))
-    assert "of 100 steps" in capsys.readouterr().out
+    assert "100%" in capsys.readouterr().err
 
 
 def test_an_existing_dataset_is_kept_unless_forced(root, capsys):
@@ -115,13 +114,16 @@ def test_an_existing_dataset_is_kept_unless_forced(root, capsys):
 
 @pytest.mark.parametrize("dataset_id", ["flowrl/hopper/replay-v0", "hopper", "flowrl/reach/mixed-v1", ""])
 def test_an_unknown_id_lists_the_known_ones(dataset_id):
-    with pytest.raises(InputError, match=r"unknown dataset .*; known are .*hopper/medium-replay-v0.*reach/mixed-v0"):
+    with pytest.raises(
+        InputError,
+        match=r"unknown dataset .*; known are .*\{poor,mixed,good\}-v0.*--env and --policy",
+    ):
         main(Args(dataset_id))
 
 
-@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": -5}, {"seed": -1}])
+@pytest.mark.parametrize("bad", [{"steps": 0}, {"steps": -5}, {"seed": -1}, {"jobs": -1}])
 def test_numbers_out_of_range_are_refused(bad):
-    with pytest.raises(InputError, match="--steps must be at least 1 and --seed at least 0"):
+    with pytest.raises(InputError, match="--steps must be at least 1, --seed and --jobs at least 0"):
         main(Args(REACH, **bad))
 
 
@@ -140,6 +142,85 @@ def test_an_interrupted_collection_leaves_nothing_half_made(root, monkeypatch, e
     with pytest.raises(KeyboardInterrupt):
         main(Args(REACH, steps=100, force=True))
     assert sorted(root.rglob("*")) == before
+
+
+def test_a_full_disk_leaves_nothing_half_made(root, monkeypatch):
+    main(Args(REACH, steps=100))
+    before = arrays(root, REACH), sorted(root.rglob("*"))
+    original = h5py.Group.create_dataset
+    written = []
+
+    def full(self, *arguments, **keywords):
+        written.append(1)
+        if len(written) > 20:
+            raise OSError(28, "No space left on device")
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    with pytest.raises(OSError, match="No space left"):
+        main(Args(REACH, steps=300, force=True))
+    monkeypatch.undo()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(root))
+    assert (arrays(root, REACH), sorted(root.rglob("*"))) == before
+    main(Args(REACH, steps=300, force=True))
+    assert arrays(root, REACH) != before[0]
+
+
+def test_jobs_change_nothing(root):
+    main(Args(REACH, steps=300))
+    alone = arrays(root, REACH)
+    main(Args(REACH, steps=300, jobs=2, force=True))
+    assert arrays(root, REACH) == alone
+
+
+OWN = "me/reach/mine-v0"
+
+
+def test_a_users_own_policies_in_any_environment(root, tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text("def still(observation, generator):\n    return [0.0, 0.0]\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    collect.start([OWN, "--env", "flowrl/Reach-v0", "--policy", "mine:still", "random", "--steps", "100"])
+    dataset = minari.load_dataset(OWN)
+    assert dataset.env_spec.id == "flowrl/Reach-v0"
+    assert 100 <= dataset.total_steps <= 116 + 16
+    still = [not np.any(episode.actions) for episode in dataset]
+    assert still == sorted(still, reverse=True), "first the one, then the other"
+    assert 4 == sum(still) < len(still)  # 50 steps of episodes of 16
+    metadata = dataset.storage.metadata
+    assert metadata["algorithm_name"] == "mine:still, random"
+    assert "--env flowrl/Reach-v0 --policy mine:still random --steps 100 --seed 0" in metadata["description"]
+    assert metadata["collection_seed"] == 0
+
+
+def test_both_references_are_kept_and_not_mixed(root):
+    main(Args("flowrl/hopper/random-v0", steps=50))
+    metadata, known = minari.load_dataset("flowrl/hopper/random-v0").storage.metadata, facts("Hopper-v5")
+    assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (known.measured.random, known.measured.expert)
+    assert (metadata["d4rl_ref_min_score"], metadata["d4rl_ref_max_score"]) == (-20.272305, 3234.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--policy", "random"], "needs both --env and --policy"),
+        (["--env", "Hopper-v5"], "needs both --env and --policy"),
+        (["--normalizer", "x.pkl"], "--normalizer goes with --policy"),
+        (["--env", "Hoper-v5", "--policy", "random"], "unknown environment 'Hoper-v5'; near names are"),
+        (["--env", "CartPole-v1", "--policy", "random"], "action space of CartPole-v1 is Discrete"),
+        (["--env", "FrozenLake-v1", "--policy", "random"], "observation space of FrozenLake-v1 is Discrete"),
+        (["--env", "Hopper-v5", "--policy", "ppo:none.zip"], "there is no file none.zip"),
+        (["--env", "Hopper-v5", "--policy", "math:sin", "--steps", "5"], "policy math:sin failed: TypeError"),
+    ],
+)
+def test_what_cannot_be_collected_is_one_sentence(options, message, root):
+    with pytest.raises(InputError, match=message):
+        collect.start([OWN, *options])
+    assert not (root / OWN).exists()
+
+
+def test_flowrls_own_names_are_taken():
+    with pytest.raises(InputError, match="flowrl/mine/x-v0: names in flowrl/ are flowrl's own"):
+        collect.start(["flowrl/mine/x-v0", "--env", "Hopper-v5", "--policy", "random"])
 
 
 def test_the_command_line(capsys):
