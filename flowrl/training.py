@@ -27,6 +27,9 @@ class TrainingConfig:
     """Gradient steps."""
     batch_size: int = 64
     """Windows in a step."""
+    windows: Literal["uniform", "full"] = "uniform"
+    """Windows begin at any step alike, and one that reaches over its episode's end is padded; full: such a one begins
+    so much earlier that it is full, or with its episode."""
     learning_rate: float = 1e-3
     """AdamW's learning rate after warm-up."""
     weight_decay: float = 1e-4
@@ -56,7 +59,11 @@ class TrainingConfig:
         for name in ("learning_rate", "clip_norm"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0")
-        for name, known in (("precision", ("auto", "fp32", "bf16")), ("schedule", ("constant", "linear"))):
+        for name, known in (
+            ("precision", ("auto", "fp32", "bf16")),
+            ("schedule", ("constant", "linear")),
+            ("windows", ("uniform", "full")),
+        ):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}: known are {', '.join(known)}")
 
@@ -161,7 +168,7 @@ def train(
             tracker.say(f"goes on from step {first:,}")
         agent.train()
         for step in range(first + 1, config.steps + 1):
-            batch = sample_windows(dataset, config.batch_size, agent.context, windows)
+            batch = sample_windows(dataset, config.batch_size, agent.context, windows, full=config.windows == "full")
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 try:
                     loss = loss_of(batch)

@@ -26,18 +26,26 @@ class Batch(NamedTuple):
         return (values * real).sum() / (real.sum() * (values.numel() // self.is_pad.numel()))
 
 
-def sample_windows(dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator) -> Batch:
+def sample_windows(
+    dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator, *, full: bool = False
+) -> Batch:
     """Windows whose first steps are drawn with replacement from all steps of the dataset, by its `weights`.
 
     Args:
         context: K, steps in a window.
         generator: the only source of randomness; on the CPU for any device, so that the order is the same everywhere.
+        full: a window that would reach over its episode's end begins earlier instead, at the episode's first step where
+            it is shorter than K. So the last steps of an episode are not seen with a short past most of the time.
     """
     if dataset.weights is None:
         first = torch.randint(dataset.steps, (batch_size,), generator=generator)
     else:
         first = _weighted_rows(dataset, batch_size, generator)
-    return windows_at(dataset, first.to(dataset.rewards.device), context)
+    first = first.to(dataset.rewards.device)
+    if full:
+        begin = first - dataset.timesteps[first]
+        first = first.minimum(dataset.ends[first] - context).maximum(begin)
+    return windows_at(dataset, first, context)
 
 
 def _weighted_rows(dataset: TrajectoryDataset, batch_size: int, generator: torch.Generator) -> Tensor:

@@ -21,6 +21,8 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import tyro
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from envs.behavior import Player, read_policy, snapshot_path
 from envs.vector import make_env
@@ -51,6 +53,8 @@ class Recipe:
     """The snapshot at about half of the best return (D4RL's is at about 40 %); replay datasets end with it."""
     expert: int
     """The best snapshot."""
+    seed: int = 0
+    """Of the training whose snapshots are shipped."""
     num_envs: int = 2
     rates: tuple[tuple[int, float], ...] = ()
     """From which step on which learning rate holds; none: the algorithm's own, constant."""
@@ -133,8 +137,8 @@ class Args:
     """Which recipe: hopper, walker2d or halfcheetah."""
     steps: int | None = None
     """Stop after so many training steps, rounded up to whole chunks of the recipe; the recipe's number if not given."""
-    seed: int = 0
-    """Seed of the training."""
+    seed: int | None = None
+    """Seed of the training; the recipe's if not given."""
     episodes: int = 100
     """Episodes by which each snapshot is measured."""
     out: Path = Path("envs/policies")
@@ -155,12 +159,13 @@ def main(args: Args) -> None:
     steps = recipe.steps if args.steps is None else -(-args.steps // recipe.chunk) * recipe.chunk
     if steps < 1 or args.episodes < 1:
         raise InputError(f"--steps and --episodes must be at least 1, not {args.steps} and {args.episodes}")
+    seed = recipe.seed if args.seed is None else args.seed
     run_dir = args.run_dir or Path("runs/behavior") / args.env
     run_dir.mkdir(parents=True, exist_ok=True)
     kept = [snapshot for snapshot in recipe.snapshots if snapshot < steps] + [steps]
-    train(recipe, steps, kept, args.seed, run_dir)
+    train(recipe, steps, kept, seed, run_dir)
     rows = [measure(recipe.env_id, run_dir, snapshot, args.episodes) for snapshot in kept]
-    command = f"python -m scripts.train_behavior {args.env} --steps {steps} --seed {args.seed}"
+    command = f"python -m scripts.train_behavior {args.env} --steps {steps} --seed {seed}"
     publish(recipe, rows, command, run_dir, args.out / args.env)
 
 
@@ -353,6 +358,8 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("*.npz"):
         old.unlink()
+    shutil.copyfile(run_dir / "curve.csv", out / "curve.csv")
+    draw_curve(out / "curve.png", recipe, _read_curve(run_dir / "curve.csv"), rows)
     for row in rows:
         shutil.copyfile(snapshot_path(run_dir, int(row["steps"])), snapshot_path(out, int(row["steps"])))
     packages = ("gymnasium", "mujoco", "numpy", "sb3-contrib", "stable-baselines3", "torch")
@@ -364,6 +371,7 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
         "resumed": read_resumed(run_dir),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "recipe": asdict(recipe),
+        "hyperparameters": {"TRPO": TRPO, "TD3": TD3}[recipe.algorithm],
         "stages": stages(recipe, [int(row["steps"]) for row in rows]),
         "snapshots": list(rows),
     }
@@ -372,6 +380,28 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
     os.replace(temporary, out / "snapshots.json")
     print(f"wrote {len(rows)} snapshots to {out}; stages {index['stages']}")
     print(f"next: python -m scripts.collect flowrl/{out.name}/medium-replay-v0")
+
+
+def draw_curve(path: Path, recipe: Recipe, curve: Sequence[Sequence[Any]], rows: Sequence[Mapping[str, float]]) -> None:
+    """A picture of the returns in training and of the snapshots that were kept."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    steps, returns = ([float(row[column]) for row in curve] for column in (0, 1))
+    axes.plot(steps, returns, color="0.6", linewidth=1, label="training: mean of the last 100 episodes")
+    kept = [[row["steps"], row["sampled_mean"], row["sampled_std"]] for row in rows]
+    at, mean, std = np.array(kept).T
+    label = f"kept snapshots: {rows[0]['episodes']} sampled episodes, mean ± std"
+    axes.errorbar(at, mean, std, fmt="o", markersize=4, elinewidth=1, color="C0", label=label)
+    for name, due in stages(recipe, [int(row["steps"]) for row in rows]).items():
+        height = next(row["sampled_mean"] for row in rows if row["steps"] == due)
+        axes.annotate(name, (due, height), textcoords="offset points", xytext=(6, 6), fontweight="bold")
+    axes.set(xlabel="training steps", ylabel="return", title=f"{recipe.env_id}, {recipe.algorithm}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    partial = path.with_suffix(".partial")
+    figure.savefig(partial, format="png", dpi=110)
+    os.replace(partial, path)
 
 
 def _simulators(recipe: Recipe, seed: int) -> Any:

@@ -85,3 +85,21 @@ def test_the_generator_is_the_only_source_of_randomness(random_dataset):
 def test_two_batches_of_one_generator_differ(random_dataset):
     dataset, generator = random_dataset([50]), torch.Generator().manual_seed(0)
     assert not torch.equal(*(sample_windows(dataset, 8, 2, generator).observations for _ in range(2)))
+
+
+def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random_dataset):
+    dataset = random_dataset([7, 2, 5])
+    batch = sample_windows(dataset, 4000, 3, torch.Generator().manual_seed(0), full=True)
+    begins = torch.bincount(batch.timesteps[:, 0] + 10 * (batch.is_pad.sum(1) > 0))
+    assert begins[5:10].sum() == 0, "no window begins later than three steps before the end"
+    # Of 14 first steps, 2 lie in the episode of 2 steps, whose windows all begin at its start.
+    assert begins[10:].tolist() == [int(begins[10])]
+    assert abs(int(begins[10]) - 4000 * 2 / 14) < 5 * (4000 * 2 / 14) ** 0.5
+    # Of the 7 steps 0..6 the windows begin at 0, 1, 2, 3, and at 4 for 4, 5 and 6; of the 5 at 0, 1, and 2 for 2, 3, 4.
+    expected = torch.tensor([2, 2, 1 + 3, 1, 3]) * 4000 / 14
+    assert ((begins[:5] - expected).abs() < 5 * expected.sqrt()).all()
+    uniform = sample_windows(dataset, 4000, 1, torch.Generator().manual_seed(0))
+    for one, other in zip(
+        sample_windows(dataset, 4000, 1, torch.Generator().manual_seed(0), full=True), uniform, strict=True
+    ):
+        assert torch.equal(one, other), "windows of one step are full as they are"

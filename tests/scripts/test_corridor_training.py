@@ -4,11 +4,8 @@ import json
 from math import comb
 
 import pytest
-import torch
 
-import flowrl.training
 from envs import corridor_spec, make_env
-from flowrl.windows import windows_at
 from scripts import collect, train
 
 EPISODES = 200
@@ -47,15 +44,8 @@ def test_the_bound_is_what_it_is_said_to_be():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["dt", "flow"])
-def test_a_context_that_holds_the_cue_is_steered_both_ways(agent, tmp_path, monkeypatch):
-    # Windows begin at a uniformly drawn step, so that one in ten holds the cue and the turn. To save nine tenths of the
-    # training, here all of them begin with the episode.
-    def from_the_start(dataset, batch_size, context, generator):
-        episodes = torch.randint(dataset.episodes, (batch_size,), generator=generator)
-        return windows_at(dataset, dataset.starts[episodes], context)
-
-    monkeypatch.setattr(flowrl.training, "sample_windows", from_the_start)
-    right = right_turns(agent, 10, tmp_path / "run", "--context", "10", "--steps", "300")
+def test_a_context_that_holds_the_cue_is_steered_both_ways(agent, tmp_path):
+    right = right_turns(agent, 10, tmp_path / "run", "--context", "10", "--windows", "full", "--steps", "300")
     assert right[1.0] >= 0.95 * EPISODES
     assert right[0.0] <= 0.05 * EPISODES
 

@@ -48,12 +48,24 @@ def test_a_missing_extra_is_one_sentence(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_shipped_policies_are_this_recipes():
-    index = json.loads(Path("envs/policies/hopper/snapshots.json").read_text())
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_shipped_policies_are_this_recipes(name, repository):
+    folder = repository / "envs/policies" / name
+    index = json.loads((folder / "snapshots.json").read_text())
     kept = [row["steps"] for row in index["snapshots"]]
-    assert kept == list(RECIPES["hopper"].snapshots)
-    assert stages(RECIPES["hopper"], kept) == index["stages"]
-    assert index["recipe"] == json.loads(json.dumps(asdict(RECIPES["hopper"])))
+    assert kept == list(RECIPES[name].snapshots)
+    assert sorted(int(path.stem) for path in folder.glob("*.npz")) == kept
+    assert stages(RECIPES[name], kept) == index["stages"]
+    assert index["recipe"] == json.loads(json.dumps(asdict(RECIPES[name])))
+
+
+def test_the_shipped_policies_are_small_and_hold_no_pickle(repository):
+    files = list((repository / "envs/policies").rglob("*.npz"))
+    assert len(files) > 30
+    assert sum(path.stat().st_size for path in files) < 10e6
+    for path in files:
+        with np.load(path, allow_pickle=False) as arrays:
+            assert all(arrays[name].dtype.kind in "fiU" for name in arrays.files)
 
 
 @pytest.mark.slow
@@ -84,6 +96,10 @@ def test_train_kill_go_on_measure_publish(tmp_path: Path, monkeypatch: pytest.Mo
     index = json.loads((out / "hopper/snapshots.json").read_text())
     assert [row["steps"] for row in index["snapshots"]] == [0, 2048, 4096]
     assert {"env_id", "algorithm", "command", "date", "versions", "recipe", "stages"} < set(index)
+    assert index["resumed"] == [2048]
+    assert index["hyperparameters"]["gae_lambda"] == 0.95
+    assert (out / "hopper/curve.csv").read_text() == (run_dir / "curve.csv").read_text()
+    assert (out / "hopper/curve.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.rglob("*.partial"))
     with pytest.raises(InputError, match="holds a training with seed 0 at step 4,096"):
         main(Args("hopper", episodes=2, out=out, run_dir=run_dir, seed=1))
