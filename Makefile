@@ -1,15 +1,22 @@
-# Two commands: `make demo` and `make test`. make prints the plain commands it runs.
+# Two commands: `make demo` and `make test`; `make datasets` makes the data of docs/data.md. make prints the plain commands it runs.
 
 PYTHON ?= python3
 BIN := .venv/bin
 DATASET := flowrl/hopper/medium-replay-v0
 
-.PHONY: demo test fast format clean
+LEVELS := random medium medium-replay medium-expert expert
+
+.PHONY: demo datasets test fast format clean
 
 demo: .venv/installed
 	$(BIN)/python -m scripts.collect $(DATASET) --if-missing
 	$(BIN)/python -m scripts.compare --datasets $(DATASET) --agents flow dt \
 		--targets p75 p90 2000 2700 best --steps 1200 --evaluate-every 400 --episode-seed 20000 --precision auto --out runs/demo
+
+# All of our own MuJoCo datasets, 200,000 steps each.
+datasets: .venv/installed
+	for env in hopper walker2d halfcheetah; do for level in $(LEVELS); do \
+		$(BIN)/python -m scripts.collect flowrl/$$env/$$level-v0 --jobs 0 --if-missing || exit 1; done; done
 
 test: .venv/installed-test
 	$(BIN)/ruff format --check .

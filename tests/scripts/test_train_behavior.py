@@ -110,6 +110,7 @@ def test_train_kill_go_on_measure_publish(tmp_path: Path, monkeypatch: pytest.Mo
     observations = np.random.default_rng(0).normal(size=(50, 11)) * 2
     expected, _ = model.predict(normalizer.normalize_obs(observations), deterministic=True)
     actions = np.array([policy.act(observation) for observation in observations])
+    np.testing.assert_array_equal(policy.log_std, model.policy.log_std.detach().numpy())
     np.testing.assert_allclose(actions, expected, atol=1e-5)
 
 
@@ -136,6 +137,9 @@ def test_td3_goes_on_with_its_replay_buffer_and_its_policies_are_sb3s(tmp_path: 
     observations = np.random.default_rng(0).normal(size=(50, 17)) * 2
     expected, _ = models[-1].predict(observations, deterministic=True)
     np.testing.assert_allclose([policy.act(observation) for observation in observations], expected, atol=1e-5)
-    noise = [policy.act(observations[0], np.random.default_rng(seed)) - expected[0] for seed in range(400)]
-    inside = np.abs(expected[0]) < 0.6  # the others are clipped at their bound
-    np.testing.assert_allclose(np.std(noise, axis=0)[inside], 0.1, rtol=0.2)
+    least, dimension = np.unravel_index(np.abs(expected).argmin(), expected.shape)
+    assert abs(expected[least, dimension]) < 0.8, "else the noise is clipped at the bound"
+    noise = [policy.act(observations[least], np.random.default_rng(seed))[dimension] for seed in range(400)]
+    np.testing.assert_allclose(np.std(noise), 0.05, rtol=0.15)  # the expert's, half of TD3's
+    early = read_policy(snapshot_path(out / "halfcheetah", 128))
+    np.testing.assert_allclose(np.exp(early.log_std), 0.1)
