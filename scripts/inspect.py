@@ -47,6 +47,7 @@ from scripts.import_d4rl import resolve
 
 SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
 SEEDED_EPISODES = 10
+SEEDS_READ = 200
 QUIET = 3.0  # seconds without a word on progress
 
 
@@ -84,7 +85,8 @@ def main(args: Args) -> Inspection:
             print(f"{what} ({time.monotonic() - began:.0f} s)", flush=True)
 
     arrays, loaded, refused = load(dataset)
-    env_id = args.env or (None if dataset.env_spec is None else dataset.env_spec.id)
+    # References belong to the environment that the returns are from, whatever simulator is asked.
+    env_id = args.env if dataset.env_spec is None else dataset.env_spec.id
     about = metadata(dataset)
     references = _references(dataset, env_id)
     found = alignment = steered = None
@@ -240,7 +242,9 @@ def _seeded_replay(
     dataset: minari.MinariDataset, env: gym.Env, generator: np.random.Generator, *, alone: bool
 ) -> SeededReplay | None:
     """Play episodes again from their recorded seeds; where that `alone` can tell, with other actions as well."""
-    seeds = reset_seeds(dataset)
+    # Reading the seed of every one of many episodes would take longer than all else here.
+    asked = _drawn([int(i) for i in dataset.episode_indices], SEEDS_READ, generator)
+    seeds = reset_seeds(dataset, asked)
     if not seeds:
         return None
     observation = leaves(dataset.observation_space, "observation")

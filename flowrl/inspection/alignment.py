@@ -1,6 +1,7 @@
 """Whether transitions follow from their actions: a verdict on the errors of a simulator that was asked for them."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -247,13 +248,12 @@ def _judge_seeded(seeded: SeededReplay | None, errors: TransitionErrors, env_id:
     )
 
 
-def reset_seeds(dataset: minari.MinariDataset) -> dict[int, int]:
-    """The seed of each episode's reset by the episode's id, where they were recorded.
+def reset_seeds(dataset: minari.MinariDataset, indices: Sequence[int]) -> dict[int, int]:
+    """The seed of the reset of each of these episodes by the episode's id, where they were recorded.
 
     Raises:
         InputError: the file cannot be read.
     """
-    indices = [int(index) for index in dataset.episode_indices]
     try:
         rows = dataset.storage.get_episode_metadata(indices)
         return {

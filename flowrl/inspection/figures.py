@@ -269,7 +269,7 @@ def _non_finite(
     arrays: StoredArrays, indices: Sequence[int], names: tuple[Sequence[Column], Sequence[Column]]
 ) -> tuple[int, tuple[Place, ...]]:
     count, places = 0, []
-    columns = dict(zip(("observations", "actions"), names, strict=True))
+    columns: dict[str, Sequence[Column]] = {"observations": names[0], "actions": names[1]}
     for name, one_more in (("observations", 1), ("actions", 0), ("rewards", 0)):
         array = getattr(arrays, name)
         bad = np.argwhere(~np.isfinite(array))

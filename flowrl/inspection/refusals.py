@@ -53,4 +53,4 @@ def _arrays(group: Any, name: str) -> Iterator[h5py.Dataset]:
         yield found
     elif isinstance(found, h5py.Group):
         for part in found:
-            yield from _arrays(found, part)
+            yield from _arrays(found, str(part))

@@ -100,7 +100,7 @@ def _identity(inspection: Inspection) -> Answer:
             detail.append(
                 f"Episodes return {figure(p[0])} to {figure(p[100])}, half of them {figure(p[50])} or less;"
                 f" {share(found.terminated / found.episodes)} end by the task,"
-                f" {share(found.truncated / found.episodes)} by a limit."
+                f" {share((found.truncated - found.both_flags) / found.episodes)} by a limit alone."
             )
     if description := about.get("description"):
         short = description if len(description) <= 200 else f"{description[:200].rsplit(' ', 1)[0]} …"

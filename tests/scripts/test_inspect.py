@@ -179,7 +179,7 @@ class SettableGrid(Grid):
 def grids():
     ids = {"test/Grid-v0": Grid, "test/SettableGrid-v0": SettableGrid}
     for name, entry in ids.items():
-        gym.register(name, entry_point=entry, max_episode_steps=12)
+        gym.register(name, entry_point=f"{entry.__module__}:{entry.__name__}", max_episode_steps=12)
     yield list(ids)
     for name in ids:
         del gym.registry[name]
@@ -219,7 +219,7 @@ def play_grid(env_id, change=lambda actions: actions, episodes=12):
         (0, lambda actions: actions, "aligned"),
         (0, lambda actions: np.roll(actions, 1), "misaligned"),
         (1, lambda actions: actions, "aligned"),
-        (1, lambda actions: np.roll(actions, 1), "unclear"),
+        (1, lambda actions: np.roll(actions, 1), "misaligned"),
     ],
 )
 def test_dicts_and_discrete_actions(number, change, verdict, grids, tmp_path):
@@ -244,7 +244,8 @@ def test_no_environment_or_another_one(reach_dataset, tmp_path, write, numbered_
     found = main(Args("test/nowhere-v0", out=tmp_path / "out"))
     assert found.alignment.sentence.startswith("Not checked: the dataset names no environment")
     found = main(Args(reach_dataset, out=tmp_path / "out", env="Hopper-v5"))
-    assert "shape (3,) in the data and (11,)" in found.alignment.sentence
+    assert "of shape (3,) in the data and of shape (11,)" in found.alignment.sentence
+    assert found.references["D4RL"] is None, "another environment's references are not this one's"
     assert main(Args(reach_dataset, out=tmp_path / "out", transitions=0)).alignment is None
     for bad in ({"env": "Hoper-v5"}, {"transitions": -1}, {"seed": -1}):
         with pytest.raises(InputError):

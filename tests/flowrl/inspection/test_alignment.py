@@ -95,4 +95,5 @@ def test_where_no_state_can_be_set_the_seeds_decide(seeded, verdict):
 def test_seeds_are_read_from_the_file(write, numbered_episode):
     episodes = [numbered_episode(i, i + 2) for i in range(3)]
     write("test/seeds-v0", [episodes[0], replace(episodes[1], seed=None), episodes[2]])
-    assert reset_seeds(open_dataset("test/seeds-v0")) == {0: 0, 2: 2}
+    assert reset_seeds(open_dataset("test/seeds-v0"), [0, 1, 2]) == {0: 0, 2: 2}
+    assert reset_seeds(open_dataset("test/seeds-v0"), [1, 2]) == {2: 2}
