@@ -29,6 +29,10 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         """The row (d,) of one observation."""
         return gym.spaces.flatten(self._sorted, observation)
 
+    def structured(self, row: Any) -> Any:
+        """The observation that a row (d,) was made of."""
+        return gym.spaces.unflatten(self._sorted, row)
+
 
 def _sorted(space: gym.Space) -> gym.Space:
     if isinstance(space, gym.spaces.Dict):

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import gymnasium as gym
+import minari
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,15 @@ class TrajectoryDataset:
             InputError: there is no such dataset, or its arrays disagree in shape, are empty, or hold NaN or infinity.
         """
         stored = open_dataset(dataset)
-        arrays = read_arrays(stored)
+        return cls.from_stored(stored, read_arrays(stored))
+
+    @classmethod
+    def from_stored(cls, stored: minari.MinariDataset, arrays: StoredArrays) -> "TrajectoryDataset":
+        """Build from an opened dataset and the arrays that were read from it.
+
+        Raises:
+            InputError: the arrays hold NaN or infinity.
+        """
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
         else:

@@ -5,9 +5,11 @@ lists them: Minari stores spaces without that order. A goal that is a part of th
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import gymnasium as gym
+import numpy as np
 
 from flowrl.errors import InputError
 
@@ -26,6 +28,33 @@ class Leaf:
     """Columns."""
     first: int | None = None
     """The number of the first value of a Discrete, whose columns are one-hot; None for numbers taken as they are."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a row."""
+
+    name: str
+    """`desired_goal[0]`, or `action 3 (one-hot)` for one of a Discrete's columns."""
+    one_hot: bool = False
+
+
+def columns(found: Sequence[Leaf], what: str) -> list[Column]:
+    """The columns of a row, by name.
+
+    Args:
+        what: names a space that is a single array.
+    """
+    made = []
+    for leaf in found:
+        name = leaf.name or what
+        if leaf.first is not None:
+            made += [Column(f"{name} {leaf.first + number} (one-hot)", True) for number in range(leaf.size)]
+        elif not leaf.shape:
+            made.append(Column(name))
+        else:
+            made += [Column(f"{name}[{','.join(map(str, at))}]") for at in np.ndindex(*leaf.shape)]
+    return made
 
 
 def leaves(space: gym.Space, what: str) -> list[Leaf]:

@@ -194,22 +194,31 @@ def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) ->
     parts: list[tuple[NDArray[Any], ...]] = []
     for episode in episodes:
         length = _length(episode.id, np.shape(episode.rewards))
-
-        def take(group: str, leaf: Leaf, rows: int, episode: Any = episode, length: int = length) -> NDArray[Any]:
-            values = getattr(episode, group)
-            for key in leaf.name.split("/") if leaf.name else ():
-                values = values[int(key.removeprefix("_index_"))] if isinstance(values, tuple) else values[key]
-            name = f"{group}/{leaf.name}".rstrip("/")
-            check_shape(episode.id, name, np.shape(values), (rows, *leaf.shape), length)
-            return _columns(episode.id, name, leaf, np.asarray(values))
-
         flat = [np.asarray(getattr(episode, name)) for name in ("rewards", "terminations", "truncations")]
         for name, values in zip(("terminations", "truncations"), flat[1:], strict=True):
             check_shape(episode.id, name, values.shape, (length,), length)
-        seen = np.concatenate([take("observations", leaf, length + 1) for leaf in observation], axis=1)
-        parts.append((seen, take("actions", action, length), *flat))
+        parts.append((observation_rows(episode, observation), _rows(episode, "actions", action, length), *flat))
     lengths = np.array([len(part[2]) for part in parts], np.int64)
     arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
     for number, field in enumerate(fields(StoredArrays)[:-1]):
         np.concatenate([part[number] for part in parts], out=getattr(arrays, field.name), casting="same_kind")
     return arrays
+
+
+def observation_rows(episode: Any, observation: Sequence[Leaf]) -> NDArray[Any]:
+    """The observations (T+1, observation size) of one of Minari's episodes, in the precision they are stored in.
+
+    Raises:
+        InputError: their shapes disagree with the rewards or with the space.
+    """
+    length = len(episode.rewards)
+    return np.concatenate([_rows(episode, "observations", leaf, length + 1) for leaf in observation], axis=1)
+
+
+def _rows(episode: Any, group: str, leaf: Leaf, rows: int) -> NDArray[Any]:
+    values = getattr(episode, group)
+    for key in leaf.name.split("/") if leaf.name else ():
+        values = values[int(key.removeprefix("_index_"))] if isinstance(values, tuple) else values[key]
+    name = f"{group}/{leaf.name}".rstrip("/")
+    check_shape(episode.id, name, np.shape(values), (rows, *leaf.shape), len(episode.rewards))
+    return _columns(episode.id, name, leaf, np.asarray(values))

@@ -10,37 +10,44 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import gymnasium as gym
 import minari
 import numpy as np
 import tyro
+from numpy.typing import NDArray
 
 from envs import facts, make_env
-from envs.replay import is_clipped, replay, step_from
+from envs.replay import Replayed, distance, is_clipped, replay, step_from
+from envs.vector import FlatObservation
 from flowrl.errors import InputError, cause
 from flowrl.inspection import (
     ACTIONS,
     REPRODUCED,
     Alignment,
+    Inspection,
     SeededReplay,
     TransitionErrors,
-    action_bounds,
-    figures,
+    count_figures,
+    find_warnings,
     judge_alignment,
+    judge_steering,
     load,
+    metadata,
     reset_seeds,
-    steering,
-    warnings,
+    screen,
+    write_inspection,
 )
-from flowrl.inspection_page import Inspection, metadata, screen, write_inspection
 from flowrl.minari_store import open_dataset
+from flowrl.spaces import columns, leaves
+from flowrl.stored_arrays import observation_rows
 from scripts.cli import parse, run
 from scripts.import_d4rl import resolve
 
 SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
 SEEDED_EPISODES = 10
+SEEDS_READ = 200
 QUIET = 3.0  # seconds without a word on progress
 
 
@@ -78,15 +85,22 @@ def main(args: Args) -> Inspection:
             print(f"{what} ({time.monotonic() - began:.0f} s)", flush=True)
 
     arrays, loaded, refused = load(dataset)
-    env_id = args.env or (None if dataset.env_spec is None else dataset.env_spec.id)
+    # References belong to the environment that the returns are from, whatever simulator is asked.
+    env_id = args.env if dataset.env_spec is None else dataset.env_spec.id
     about = metadata(dataset)
     references = _references(dataset, env_id)
     found = alignment = steered = None
     if arrays is not None:
         say("counting")
-        low, high = action_bounds(dataset.action_space, arrays.actions.shape[1])
-        found = figures(
-            arrays, dataset.episode_indices.tolist(), action_low=low, action_high=high, references=references
+        box = dataset.action_space if isinstance(dataset.action_space, gym.spaces.Box) else None
+        found = count_figures(
+            arrays,
+            dataset.episode_indices.tolist(),
+            observation_names=columns(leaves(dataset.observation_space, "observation"), "observation"),
+            action_names=columns(leaves(dataset.action_space, "action"), "action"),
+            action_low=None if box is None else box.low,
+            action_high=None if box is None else box.high,
+            references=references,
         )
         if args.transitions:
             say("asking the simulator")
@@ -95,14 +109,14 @@ def main(args: Args) -> Inspection:
         say("asking whether returns can steer")
         # The scale of the spread: our own reference, for exactly this environment, before any other.
         by_trust = {name: references[name] for name in ("own", "dataset", "D4RL")}
-        steered = steering(loaded, by_trust, np.random.default_rng((args.seed, 2)))
+        steered = judge_steering(loaded, by_trust, np.random.default_rng((args.seed, 2)))
     inspection = Inspection(
         id=dataset.id,
         fingerprint=None if loaded is None else loaded.fingerprint,
         metadata=about,
         references=references,
         refused=refused,
-        warnings=warnings(found, alignment, references),
+        warnings=find_warnings(found, alignment, references),
         figures=found,
         alignment=alignment,
         steering=steered,
@@ -126,12 +140,15 @@ def check_alignment(
         return Alignment("unknown", "Not checked: the dataset names no environment; --env gives one.")
     env = None
     try:
-        env = make_env(env_id or dataset.env_spec)  # pyright: ignore[reportArgumentType]
+        try:
+            env = make_env(env_id or dataset.env_spec)  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            return Alignment("unknown", f"Not checked: {error}.", env_id=env_name)
         if (mismatch := _space_mismatch(dataset, env)) is not None:
             return Alignment("unknown", f"Not checked: {mismatch}.", env_id=env_name)
         env.reset(seed=0)
         errors = _transition_errors(dataset, env, transitions, generator)
-        seeded = _seeded_replay(dataset, env, generator)
+        seeded = _seeded_replay(dataset, env, generator, alone=not errors.observations["stored"])
         return judge_alignment(errors, seeded, env_name)
     except Exception as error:  # a simulator may raise anything on data that are not its own
         return Alignment("unknown", f"Not checked: {env_name} fails on these data ({cause(error)}).", env_id=env_name)
@@ -148,15 +165,18 @@ def _made(env_id: str) -> gym.Env:
 
 
 def _space_mismatch(dataset: minari.MinariDataset, env: gym.Env) -> str | None:
+    observed = env.env.observation_space if isinstance(env, FlatObservation) else env.observation_space
     for what, stored, own in [
-        ("observation", dataset.observation_space, env.observation_space),
+        ("observation", dataset.observation_space, observed),
         ("action", dataset.action_space, env.action_space),
     ]:
-        if not isinstance(own, gym.spaces.Box) or not isinstance(stored, gym.spaces.Box):
-            return f"the {what} space is not a Box"
-        if stored.shape != own.shape:
-            return f"the {what} space has shape {stored.shape} in the data and {own.shape} in the environment"
+        if leaves(stored, what) != leaves(own, what):
+            return f"the {what} space is {_shape(stored)} in the data and {_shape(own)} in the environment"
     return None
+
+
+def _shape(space: gym.Space) -> str:
+    return f"of shape {space.shape}" if isinstance(space, gym.spaces.Box) else str(space)
 
 
 def _transition_errors(
@@ -167,22 +187,31 @@ def _transition_errors(
 ) -> TransitionErrors:
     """About four transitions of each episode drawn: its first, its last, and others."""
     errors = TransitionErrors()
+    observation = leaves(dataset.observation_space, "observation")
     chosen = _drawn([int(i) for i in dataset.episode_indices], max(1, -(-transitions // 4)), generator)
     share = -(-transitions // len(chosen))
     for episode in dataset.iterate_episodes(chosen):
+        observations = observation_rows(episode, observation)
+        finite = np.isfinite(observations).all() and np.isfinite(episode.actions).all()
         last = len(episode.rewards) - 1
         inner = generator.choice(last - 1, min(last - 1, max(share - 2, 0)), replace=False) + 1 if last > 1 else []
         for step in sorted({0, last, *(int(i) for i in inner)}):
-            _add_transition(errors, env, episode, step)
+            if finite:
+                _add_transition(errors, env, observations, episode.actions, episode.rewards, step)
+            else:
+                errors.skipped_not_set += 1
     return errors
 
 
-def _add_transition(errors: TransitionErrors, env: gym.Env, episode: minari.EpisodeData, time_: int) -> None:
-    observations, actions, rewards = episode.observations, episode.actions, episode.rewards
+def _add_transition(
+    errors: TransitionErrors,
+    env: gym.Env,
+    observations: NDArray[np.floating],
+    actions: NDArray[Any],
+    rewards: NDArray[np.floating],
+    time_: int,
+) -> None:
     last = len(rewards) - 1
-    if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
-        errors.skipped_not_set += 1
-        return
     if is_clipped(env, observations[time_]):
         errors.skipped_clipped += 1
         return
@@ -194,7 +223,7 @@ def _add_transition(errors: TransitionErrors, env: gym.Env, episode: minari.Epis
             errors.skipped_not_set += 1
             return
         following, reward = stepped
-        error = float(np.abs(following - observations[time_ + 1]).max())
+        error = distance(following, observations[time_ + 1])
         errors.observations[name].append(error)
         for of_reward in (-1, 0, 1):
             if 0 <= time_ + of_reward <= last:
@@ -204,26 +233,37 @@ def _add_transition(errors: TransitionErrors, env: gym.Env, episode: minari.Epis
                 errors.first.append(error)
             if time_ == last:
                 errors.last.append(error)
-            errors.observations["next observation one earlier"].append(
-                float(np.abs(following - observations[time_]).max())
-            )
+            errors.observations["next observation one earlier"].append(distance(following, observations[time_]))
             if time_ < last:
-                errors.observations["next observation one later"].append(
-                    float(np.abs(following - observations[time_ + 2]).max())
-                )
+                errors.observations["next observation one later"].append(distance(following, observations[time_ + 2]))
 
 
-def _seeded_replay(dataset: minari.MinariDataset, env: gym.Env, generator: np.random.Generator) -> SeededReplay | None:
-    seeds = reset_seeds(dataset)
+def _seeded_replay(
+    dataset: minari.MinariDataset, env: gym.Env, generator: np.random.Generator, *, alone: bool
+) -> SeededReplay | None:
+    """Play episodes again from their recorded seeds; where that `alone` can tell, with other actions as well."""
+    # Reading the seed of every one of many episodes would take longer than all else here.
+    asked = _drawn([int(i) for i in dataset.episode_indices], SEEDS_READ, generator)
+    seeds = reset_seeds(dataset, asked)
     if not seeds:
         return None
-    played, steps = [], 0
+    observation = leaves(dataset.observation_space, "observation")
+    played: list[Replayed] = []
+    others: list[Replayed] = []
+    repeats, steps = True, 0
     for episode in dataset.iterate_episodes(_drawn(tuple(seeds), SEEDED_EPISODES, generator)):
         if played and steps + len(episode.rewards) > SEEDED_STEPS:
             continue
-        if not (np.isfinite(episode.observations).all() and np.isfinite(episode.actions).all()):
+        observations, actions = observation_rows(episode, observation), episode.actions
+        if not (np.isfinite(observations).all() and np.isfinite(actions).all()):
             continue
-        found = replay(env, seeds[int(episode.id)], episode.observations, episode.actions, episode.rewards)
+        seed = seeds[int(episode.id)]
+        found = replay(env, seed, observations, actions, episode.rewards)
+        if alone:
+            others.append(replay(env, seed, observations, np.roll(actions, -1, 0), episode.rewards))
+            if not played:
+                again = replay(env, seed, observations, actions, episode.rewards)
+                repeats = np.array_equal(found.observations, again.observations)
         played.append(found)
         steps += len(episode.rewards)
     if not played:
@@ -234,6 +274,7 @@ def _seeded_replay(dataset: minari.MinariDataset, env: gym.Env, generator: np.ra
         by_step[: len(found.observations)] = np.maximum(by_step[: len(found.observations)], found.observations)
     every = np.concatenate([found.observations for found in played])
     above = np.flatnonzero(by_step > REPRODUCED)
+    other_errors = [np.maximum(found.observations, found.rewards) for found in others]
     return SeededReplay(
         episodes=len(played),
         steps=steps,
@@ -243,6 +284,10 @@ def _seeded_replay(dataset: minari.MinariDataset, env: gym.Env, generator: np.ra
         reward=float(max(found.rewards.max() for found in played)),
         diverged=int(above[0]) if len(above) else None,
         by_step=tuple(by_step.tolist()),
+        repeats=repeats,
+        # A rolled row of actions ends with the first one, which is not its last step's.
+        later=max(float(errors[:-1].max(initial=0.0)) for errors in other_errors) if others else None,
+        action_matters=bool(max(errors.max() for errors in other_errors) > REPRODUCED) if others else None,
     )
 
 

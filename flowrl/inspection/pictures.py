@@ -1,0 +1,64 @@
+"""Histograms as PNG files."""
+
+import io
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from flowrl.inspection.figures import Figures, Histogram
+
+EPISODES_COLOUR, STEPS_COLOUR = "#0b5fa5", "#c4501b"
+
+
+def returns_picture(found: Figures, title: str) -> bytes:
+    """A PNG: histograms of the returns over episodes and over steps, which tell of different things."""
+
+    def draw(axes: Axes) -> None:
+        total = max(sum(found.returns_histogram.counts), 1), max(sum(found.returns_by_step_histogram.counts), 1)
+        _stairs(axes, found.returns_histogram, total[0], EPISODES_COLOUR, "of episodes", fill=True)
+        _stairs(axes, found.returns_by_step_histogram, total[1], STEPS_COLOUR, "of steps", fill=False)
+        axes.set(title=title.replace("$", r"\$"), xlabel="return of the episode", ylabel="share (%)")
+        axes.legend(frameon=False)
+
+    return _picture(draw, (5.2, 3.0))
+
+
+def rewards_picture(found: Figures) -> bytes:
+    """A PNG: histogram of the rewards of single steps."""
+
+    def draw(axes: Axes) -> None:
+        _stairs(
+            axes, found.rewards_histogram, max(sum(found.rewards_histogram.counts), 1), EPISODES_COLOUR, "", fill=True
+        )
+        axes.set(xlabel="reward of a step", ylabel="share of steps (%)")
+
+    return _picture(draw, (5.2, 2.4))
+
+
+def _stairs(axes: Axes, histogram: Histogram, total: int, colour: str, label: str, *, fill: bool) -> None:
+    shares = [100.0 * count / total for count in histogram.counts]
+    axes.stairs(
+        shares,
+        histogram.edges,
+        color=colour,
+        fill=fill,
+        alpha=0.55 if fill else 1.0,
+        linewidth=1.6,
+        label=label or None,
+    )
+
+
+def _picture(draw: Callable[[Axes], None], size: tuple[float, float]) -> bytes:
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    draw(axes)
+    axes.set_ylim(bottom=0)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
