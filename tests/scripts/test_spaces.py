@@ -337,7 +337,7 @@ def test_logits_that_are_not_finite_are_told(choice, tiny_argv, tmp_path):
         (
             "test/Choice-v0",
             (3, 3, 0),
-            r"has shape \(\), space Discrete(3, start=5): the data have Discrete(3, start=0)",
+            "the action of test/Choice-v0 is Discrete(3, start=5): the data have Discrete(3, start=0)",
         ),
         ("test/Choice-v0", (3, 4, 5), r"the data have Discrete(4, start=5)"),
         ("test/Choice-v0", (3, 3, None), r"the data have (3,)"),
@@ -354,7 +354,7 @@ def test_an_environment_of_other_spaces_is_told(env, sizes, message):
         return
     with pytest.raises(InputError) as caught:
         check_spaces(gym.spec(env), *sizes)
-    assert message.replace("\\", "") in str(caught.value)
+    assert message in str(caught.value)
 
 
 # Dict observations
