@@ -90,7 +90,8 @@ class TrajectoryDataset:
         final_rows = ends + episodes  # an episode has one more observation than steps
         total = np.cumsum(arrays.rewards, dtype=np.float64)
         returns_to_go = total[ends - 1][episode_of] - total + arrays.rewards
-        low, high = action_low.astype(np.float32), action_high.astype(np.float32)
+        size = arrays.actions.shape[1:]
+        low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
         for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
             if not (finite := np.isfinite(bound)).all():  # the extremes of a million rows take a quarter of a second
                 np.copyto(bound, extreme(0), where=~finite)
