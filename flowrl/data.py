@@ -93,7 +93,7 @@ class TrajectoryDataset:
         size = arrays.actions.shape[1:]
         low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
         for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
-            if not (finite := np.isfinite(bound)).all():  # the extremes of a million rows take a quarter of a second
+            if not (finite := np.isfinite(bound)).all():  # a pass over all rows, else for nothing
                 np.copyto(bound, extreme(0), where=~finite)
         return cls(
             id=id,
