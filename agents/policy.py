@@ -47,8 +47,8 @@ class Policy:
         """The next action.
 
         Args:
-            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence; a Dict
-                observation as `gymnasium.spaces.flatten` lays it out.
+            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence; of other
+                than flat observations the row that `envs.FlatObservation` makes: Dict entries by name.
             reward: of the last step, per episode; at the first step it is ignored.
 
         Returns:

@@ -99,8 +99,11 @@ class TrajectoryDataset:
         final_rows = ends + episodes  # an episode has one more observation than steps
         total = np.cumsum(arrays.rewards, dtype=np.float64)
         returns_to_go = total[ends - 1][episode_of] - total + arrays.rewards
-        low = np.where(np.isfinite(action_low), action_low, arrays.actions.min(0)).astype(np.float32)
-        high = np.where(np.isfinite(action_high), action_high, arrays.actions.max(0)).astype(np.float32)
+        size = arrays.actions.shape[1:]
+        low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
+        for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
+            if not (finite := np.isfinite(bound)).all():  # a pass over all rows, else for nothing
+                np.copyto(bound, extreme(0), where=~finite)
         return cls(
             id=id,
             env_spec=env_spec,
@@ -135,13 +138,15 @@ class TrajectoryDataset:
         return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
     def top(self, fraction: float) -> "TrajectoryDataset":
-        """The episodes of highest return: at least one, and `fraction` of all of them, in their order.
+        """The episodes of highest return: at least one, and `fraction` of all of them, in their order; at 1, itself.
 
         Raises:
             InputError: `fraction` is outside (0, 1].
         """
         if not 0.0 < fraction <= 1.0:
             raise InputError(f"top fraction is {fraction}: it must be above 0 and at most 1")
+        if fraction == 1.0:
+            return self
         count = max(1, round(fraction * self.episodes))
         kept = torch.sort(torch.sort(self.returns, descending=True, stable=True).indices[:count]).values
         return self.select(kept, f"top-{count}")
@@ -194,7 +199,7 @@ class TrajectoryDataset:
 
         Args:
             id: of the whole.
-            datasets: on one device; the first gives the environment.
+            datasets: on one device; the first that names an environment gives it. Weights of theirs are not kept.
             shares: above 0, one a dataset: how often its steps are drawn, whatever their number. None draws all
                 steps of all datasets equally often.
 
@@ -218,12 +223,14 @@ class TrajectoryDataset:
         ends = lengths.cumsum(0)
         weights = None
         if shares is not None:
-            each = [share / dataset.steps for share, dataset in zip(shares, datasets, strict=True)]
+            largest = max(shares)  # over it, lest the sum of huge ones be infinite
+            each = [share / largest / dataset.steps for share, dataset in zip(shares, datasets, strict=True)]
             episodes = torch.tensor([dataset.episodes for dataset in datasets])
             weights = torch.repeat_interleave(torch.tensor(each, dtype=torch.float64), episodes).to(lengths.device)
         return replace(
             first,
             id=id,
+            env_spec=next((dataset.env_spec for dataset in datasets if dataset.env_spec is not None), None),
             **joined,
             ends=torch.repeat_interleave(ends, lengths),
             starts=ends - lengths,
@@ -353,7 +360,11 @@ class Normaliser(nn.Module):
         return (self.actions(predicted) - self.actions(actions)).square()
 
     def chosen(self, predicted: Tensor) -> Tensor:
-        """The raw actions (..., action size) that a prediction stands for: of discrete ones, the likeliest's row."""
+        """The raw actions (..., action size) that a prediction stands for: of discrete ones, the likeliest's row.
+
+        A prediction that is not finite stands for NaN: whoever plays it can tell.
+        """
         if self.discrete:
-            return F.one_hot(predicted.argmax(-1), self.action_size).to(predicted.dtype)
+            likeliest = F.one_hot(predicted.argmax(-1), self.action_size).to(predicted.dtype)
+            return likeliest.masked_fill(~predicted.isfinite().all(-1, keepdim=True), torch.nan)
         return predicted

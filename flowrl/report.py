@@ -1,6 +1,7 @@
 """A comparison of agents as a table, two pictures and a Markdown page."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -53,9 +54,9 @@ class Comparison:
         first = next(iter(configs.values()))
         for key, config in configs.items():
             for name in ("fingerprint", "evaluation", "env_spec"):
-                # A filtered dataset's fingerprint begins with that of the whole.
+                # Of each part of a mixture, what follows the slash says how it was filtered.
                 mine, theirs = (
-                    c[name].partition("/")[0] if name == "fingerprint" else c[name] for c in (config, first)
+                    re.sub(r"/[^+*]*", "", c[name]) if name == "fingerprint" else c[name] for c in (config, first)
                 )
                 if mine != theirs:
                     raise InputError(f"runs cannot be compared: {runs[key].path} differs in {name} from the first")
@@ -248,7 +249,7 @@ def write_report(comparisons: Sequence[Comparison], out: Path, commands: Sequenc
     pages = ["# Comparison", ""]
     results = []
     for comparison in comparisons:
-        slug = comparison.dataset.replace("/", "-")
+        slug = re.sub(r"[^\w.+-]+", "-", comparison.dataset)  # in a link, what stands before a colon is a scheme
         curves, calibration = out / f"learning-curves-{slug}.png", out / f"return-by-target-{slug}.png"
         draw_learning_curves(comparison, curves)
         draw_return_by_target(comparison, calibration)

@@ -224,7 +224,8 @@ def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:
             )
     agent.load_state_dict(weights)
     # Agents of other attentions have the same tensors: only the configuration tells them apart.
-    for name in ("agent", "agent_config"):
+    # So do those that are shown other features, or whose action is another kind of the same size.
+    for name in ("agent", "agent_config", "observation_columns", "discrete_start"):
         was, is_ = ((config or {}).get(name) for config in (checkpoint["config"], run.config()))
         if was != is_:
             raise InputError(f"the checkpoint in {run.path} is of another agent: its {name} is {was}, not {is_}")

@@ -68,7 +68,7 @@ def folder_name(dataset: str) -> str:
 
 def _parts(dataset: str) -> tuple[list[str], list[float] | None]:
     """The names, and their shares if any is given."""
-    if Path(dataset).is_dir():  # a folder may have any name
+    if dataset and Path(dataset).is_dir():  # a folder may have any name; the empty path would be this one
         return [dataset], None
     names, shares, given = [], [], False
     for part in dataset.split("+"):

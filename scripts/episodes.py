@@ -127,7 +127,8 @@ def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete
         due = f"Discrete({action_size}, start={discrete_start})"
         same = action == gym.spaces.Discrete(action_size, start=discrete_start)
     if not same:
-        raise InputError(f"the action of {env.id} has shape {action.shape}, space {action}: the data have {due}")
+        found = f"has shape {action.shape}" if isinstance(action, gym.spaces.Box) else f"is {action}"
+        raise InputError(f"the action of {env.id} {found}: the data have {due}")
 
 
 def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[float]:

@@ -2,10 +2,13 @@
 
 from dataclasses import fields, replace
 
+import gymnasium as gym
 import minari
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
@@ -236,3 +239,242 @@ def test_another_device(random_dataset):
     moved = dataset.to("cpu")
     assert torch.equal(moved.observations, dataset.observations)
     assert moved.fingerprint == dataset.fingerprint
+
+
+# Parts and mixtures
+
+
+def numbered(lengths, first=0, **bounds):
+    """Every figure names its step: observation (n, -n) from `first` on, action n + 0.5, reward n + 0.25."""
+    steps, episodes = sum(lengths), len(lengths)
+    n = first + np.arange(steps + episodes, dtype=np.float32)
+    row = first + np.arange(steps, dtype=np.float32)
+    arrays = StoredArrays(
+        observations=np.stack([n, -n], 1),
+        actions=np.stack([row + 0.5, -row], 1),
+        rewards=row + np.float32(0.25),
+        terminations=np.isin(np.arange(steps), np.cumsum(lengths)[::2] - 1),
+        truncations=np.zeros(steps, bool),
+        lengths=np.array(lengths),
+    )
+    return load(arrays, **bounds)
+
+
+def tensors(dataset):
+    found = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    return {name: value.tolist() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def test_selected_episodes_by_hand_in_the_order_asked_for():
+    dataset = replace(numbered([2, 1, 3]), weights=torch.tensor([1.0, 2.0, 4.0]))
+    assert tensors(dataset.select(torch.tensor([2, 0]), "odd")) == {
+        "observations": [[5, -5], [6, -6], [7, -7], [0, 0], [1, -1]],
+        "actions": [[3.5, -3], [4.5, -4], [5.5, -5], [0.5, 0], [1.5, -1]],
+        "rewards": [3.25, 4.25, 5.25, 0.25, 1.25],
+        "returns_to_go": [12.75, 9.5, 5.25, 1.5, 1.25],
+        "timesteps": [0, 1, 2, 0, 1],
+        "ends": [3, 3, 3, 5, 5],
+        "starts": [0, 3],
+        "lengths": [3, 2],
+        "returns": [12.75, 1.5],
+        "terminated": [True, True],
+        "final_observations": [[8, -8], [2, -2]],
+        "action_low": [-2, -1],
+        "action_high": [3, 2],
+        "weights": [4, 1],
+    }
+
+
+def test_at_least_is_inclusive_and_keeps_the_order():
+    dataset = numbered([2, 1, 3])  # returns 1.5, 2.25, 12.75
+    assert dataset.at_least(2.25).returns.tolist() == [2.25, 12.75]
+    assert dataset.at_least(-1e9).returns.tolist() == [1.5, 2.25, 12.75]
+    assert tensors(dataset.at_least(2.3)) == tensors(dataset.select(torch.tensor([2]), ""))
+    with pytest.raises(InputError, match="no episode of by-hand has a return of 12.76 or more: the best is 12.8"):
+        dataset.at_least(12.76)
+
+
+def test_a_mixture_by_hand():
+    one = numbered([2, 1], action_low=np.array([-5.0, 0]), action_high=np.array([1.0, 7]))
+    two = numbered([1, 2], first=100)
+    mixture = TrajectoryDataset.mixture("both", [one, two], [3.0, 1.0])
+    assert tensors(mixture) == {
+        "observations": [[0, 0], [1, -1], [3, -3], [100, -100], [102, -102], [103, -103]],
+        "actions": [[0.5, 0], [1.5, -1], [2.5, -2], [100.5, -100], [101.5, -101], [102.5, -102]],
+        "rewards": [0.25, 1.25, 2.25, 100.25, 101.25, 102.25],
+        "returns_to_go": [1.5, 1.25, 2.25, 100.25, 203.5, 102.25],
+        "timesteps": [0, 1, 0, 0, 0, 1],
+        "ends": [2, 2, 3, 4, 6, 6],
+        "starts": [0, 2, 3, 4],
+        "lengths": [2, 1, 1, 2],
+        "returns": [1.5, 2.25, 100.25, 203.5],
+        "terminated": [True, False, True, False],
+        "final_observations": [[2, -2], [4, -4], [101, -101], [104, -104]],
+        "action_low": [-5, -1],
+        "action_high": [3, 7],
+        "weights": [1 / 3, 1 / 3, 1 / 9, 1 / 9],
+    }
+    assert (mixture.id, mixture.episodes, mixture.steps) == ("both", 4, 6)
+
+
+def test_a_mixture_of_one_is_that_one():
+    dataset = numbered([2, 1, 3])
+    assert tensors(TrajectoryDataset.mixture("one", [dataset])) == tensors(dataset)
+
+
+def test_the_environment_of_a_mixture_is_the_first_there_is():
+    spec, other = gym.spec("flowrl/Reach-v0"), gym.spec("Pendulum-v1")
+    parts = [replace(numbered([2]), env_spec=s) for s in (None, spec, other)]
+    assert TrajectoryDataset.mixture("m", parts).env_spec is spec
+    assert TrajectoryDataset.mixture("m", parts[:1]).env_spec is None
+
+
+def test_every_mixture_has_its_fingerprint():
+    one, two = numbered([2, 1]), numbered([1, 2], first=100)
+    mix = TrajectoryDataset.mixture
+    kinds = [
+        one, two, mix("m", [one, two]), mix("m", [two, one]), mix("m", [one, two, two]),
+        mix("m", [one, two], [1, 1]), mix("m", [one, two], [2, 1]), mix("m", [one, two], [1, 2]),
+        mix("m", [one.top(0.5), two]), mix("m", [one, two.top(0.5)]),
+    ]  # fmt: skip
+    assert len({dataset.fingerprint for dataset in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observations": torch.zeros(3, 5)}, "observation size is 2 and 5"),
+        ({"actions": torch.zeros(3, 3)}, "action size is 2 and 3"),
+        ({"discrete_start": 0}, "first discrete action is None and 0"),
+    ],
+)
+def test_what_cannot_be_mixed_is_told(change, message):
+    with pytest.raises(InputError, match=f"^by-hand and other cannot be mixed: {message}$"):
+        TrajectoryDataset.mixture("m", [numbered([2, 1]), replace(numbered([1, 2]), id="other", **change)])
+    with pytest.raises(ValueError, match="zip"):
+        TrajectoryDataset.mixture("m", [numbered([2, 1]), numbered([1])], [1.0])
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_parts_of_parts_and_mixtures_keep_every_episode_whole(data):
+    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    others = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    whole = TrajectoryDataset.mixture("m", [numbered(lengths), numbered(others, first=1000)])
+    kept = data.draw(st.lists(st.integers(0, whole.episodes - 1), min_size=1, max_size=8))
+    part = whole.select(torch.tensor(kept), "kept")
+    again = data.draw(st.lists(st.integers(0, part.episodes - 1), min_size=1, max_size=8))
+    twice = part.select(torch.tensor(again), "again")
+    for dataset, numbers in ((part, kept), (twice, [kept[number] for number in again])):
+        assert dataset.steps == int(dataset.lengths.sum())
+        for new, old in enumerate(numbers):
+            mine, its = int(dataset.starts[new]), int(whole.starts[old])
+            length = int(whole.lengths[old])
+            for name in ("observations", "actions", "rewards", "returns_to_go", "timesteps"):
+                assert torch.equal(getattr(dataset, name)[mine:][:length], getattr(whole, name)[its:][:length]), name
+            assert (dataset.ends[mine:][:length] == mine + length).all()
+            for name in ("lengths", "returns", "terminated", "final_observations"):
+                assert torch.equal(getattr(dataset, name)[new], getattr(whole, name)[old]), name
+
+
+# A part of the features
+
+
+def test_statistics_of_the_chosen_columns_alone(random_dataset):
+    dataset = random_dataset([40, 3, 17], observation_size=5)
+    whole, part = Normaliser.of(dataset), Normaliser.of(dataset, [3, 0])
+    assert (part.observation_size, part.input_size) == (5, 2)
+    seen = dataset.observations[:, [3, 0]].double()
+    np.testing.assert_allclose(part.observation_mean, seen.mean(0), atol=1e-7)
+    np.testing.assert_allclose(part.observation_std, seen.std(0, correction=0), rtol=1e-6)
+    for name in ("action_centre", "action_half_range", "return_scale"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+    # The whole raw observation goes in, whatever its leading axes.
+    for raw in (dataset.observations, dataset.observations[0], dataset.observations.view(4, 15, 5)):
+        assert torch.equal(part.observations(raw), whole.observations(raw)[..., [3, 0]])
+    assert torch.equal(Normaliser.of(dataset, range(5)).observations(dataset.observations),
+                       whole.observations(dataset.observations))  # fmt: skip
+
+
+def test_hidden_features_enter_nowhere(random_dataset):
+    dataset = random_dataset([9, 4], observation_size=4)
+    hidden = dataset.observations.clone()
+    hidden[:, [0, 2]] = 1e6 * torch.rand(13, 2, generator=torch.Generator().manual_seed(0))
+    other = replace(dataset, observations=hidden)
+    one, two = Normaliser.of(dataset, [1, 3]), Normaliser.of(other, [1, 3])
+    assert one.state_dict().keys() == two.state_dict().keys()
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert torch.equal(one.observations(dataset.observations), two.observations(hidden))
+
+
+def test_columns_follow_to_another_type_and_are_not_in_the_weights(random_dataset):
+    normaliser = Normaliser.of(random_dataset([9]), [2, 1])
+    assert "columns" not in normaliser.state_dict()
+    assert "columns" in dict(normaliser.named_buffers())
+    assert normaliser.double().observations(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_statistics_count_each_step_once_whatever_the_shares():
+    one, two = numbered([2, 1]), numbered([1, 2], first=100)
+    with_shares, without = (
+        Normaliser.of(TrajectoryDataset.mixture("m", [one, two], shares)) for shares in ([99.0, 1.0], None)
+    )
+    assert all(torch.equal(value, without.state_dict()[name]) for name, value in with_shares.state_dict().items())
+
+
+# Discrete actions
+
+
+def discrete(n=4, steps=6):
+    actions = np.eye(n, dtype=np.float32)[np.arange(steps) % n]
+    arrays = StoredArrays(
+        np.zeros((steps + 1, 2), np.float32), actions, np.ones(steps, np.float32),
+        np.zeros(steps, bool), np.zeros(steps, bool), np.array([steps]),
+    )  # fmt: skip
+    return load(arrays, action_low=np.zeros(n), action_high=np.ones(n), discrete_start=-1)
+
+
+def test_the_error_of_a_choice_is_torchs_cross_entropy():
+    normaliser = Normaliser.of(discrete())
+    generator = torch.Generator().manual_seed(0)
+    outputs = (7 * torch.randn(3, 5, 4, generator=generator)).requires_grad_()
+    choices = torch.randint(4, (3, 5), generator=generator)
+    actions = torch.nn.functional.one_hot(choices, 4).float()
+    error = normaliser.error(normaliser.prediction(outputs), actions)
+    assert error.shape == (3, 5, 1)
+    expected = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), choices.flatten(), reduction="none")
+    torch.testing.assert_close(error.flatten(), expected)
+    (gradient,) = torch.autograd.grad(error.sum(), outputs)
+    torch.testing.assert_close(gradient, outputs.softmax(-1).detach() - actions)
+    # Padding has no choice: its row of zeros costs nothing and pulls nowhere.
+    assert normaliser.error(outputs, torch.zeros(3, 5, 4)).abs().max() == 0
+    extreme = normaliser.error(torch.tensor([[1e4, -1e4, 0, 0]]), torch.tensor([[0.0, 1, 0, 0]]))
+    assert extreme.tolist() == [[2e4]]
+
+
+def test_a_choice_is_the_likeliests_row():
+    normaliser = Normaliser.of(discrete())
+    logits = torch.tensor([[[0.0, 3, 2, -1], [-5, -6, -7, -4.5]], [[9, 0, 0, 0], [1, 1, 0, 0]]])
+    expected = [[[0, 1, 0, 0], [0, 0, 0, 1]], [[1, 0, 0, 0], [1, 0, 0, 0]]]
+    assert normaliser.chosen(normaliser.prediction(logits)).tolist() == expected
+    assert normaliser.prediction(logits.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_choice_among_what_is_not_finite_is_told_to_whoever_plays_it(value):
+    chosen = Normaliser.of(discrete()).chosen(torch.tensor([[0.0, value, 1, 0], [0, 0, 1, 0]]))
+    assert chosen[0].isnan().all()
+    assert chosen[1].tolist() == [0, 0, 1, 0]
+
+
+def test_one_hot_rows_enter_a_model_as_plus_and_minus_one():
+    normaliser = Normaliser.of(discrete())
+    assert normaliser.actions(torch.eye(4)).tolist() == (2 * torch.eye(4) - 1).tolist()
+    assert Normaliser.of(numbered([2, 1])).chosen(torch.tensor([1.5])).tolist() == [1.5]
+
+
+def test_bounds_are_not_changed_in_the_callers_hands():
+    low, high = np.array([-np.inf, -1], np.float32), np.array([1, np.inf], np.float32)
+    dataset = load(by_hand(), action_low=low, action_high=high)
+    assert (low.tolist(), high.tolist()) == ([-np.inf, -1], [1, np.inf])
+    assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-2, -1], [1, 1])

@@ -243,3 +243,29 @@ def test_real_runs_are_compared(tiny_runs, tmp_path):
         if row["agent"] == "flow":
             mine = [r["return"] for r in rows if r["target"] == row["target"]]
             assert row["mean"] == pytest.approx(np.mean(mine))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("a", "a/top-3", True),
+        ("a/episodes-:5/top-3", "a/at-least-2.0", True),
+        ("a", "b", False),
+        ("a/top-3", "b/top-3", False),
+        ("a+b", "a/top-3+b/top-2", True),
+        ("a/top-3+b/top-2", "a/top-3+c/top-2", False),
+        ("a/top-3+b/top-2*[3.0, 1.0]", "a+b*[3.0, 1.0]", True),
+        ("a+b*[3.0, 1.0]", "a+b*[1.0, 3.0]", False),
+        ("a+b", "a", False),
+    ],
+)
+def test_runs_on_parts_of_the_same_data_can_be_compared(tmp_path, one, other, same):
+    runs = {("flow", 0): make_run(tmp_path / "one", "flow", 0), ("dt", 0): make_run(tmp_path / "two", "dt", 0)}
+    for run, fingerprint in zip(runs.values(), (one, other), strict=True):
+        file = run.path / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"fingerprint": fingerprint}))
+    if same:
+        assert Comparison.load(runs).agents == ("flow", "dt")
+    else:
+        with pytest.raises(InputError, match="differs in fingerprint"):
+            Comparison.load(runs)

@@ -162,6 +162,31 @@ def test_the_agent_is_evaluated_and_put_back(training):
     assert not torch.is_inference_mode_enabled()
 
 
+@pytest.mark.parametrize(
+    "space", [gym.spaces.Discrete(3, start=5), gym.spaces.Discrete(2), gym.spaces.Discrete(4, start=-9)]
+)
+def test_choices_are_played_by_their_numbers_also_where_an_episode_is_over(space):
+    class Choosing(StaggeredEnvs):
+        def step(self, actions):
+            assert actions.shape == (4,)
+            assert all(space.contains(action) for action in actions)
+            self.received.append(actions.copy())
+            observations = super().step(np.full((4, 2), [0, 2], np.float32))
+            self.received.pop()  # what is handed on
+            return observations
+
+    def rule(slots, time):
+        return np.eye(int(space.n))[[(slot + time) % space.n for slot in slots]]
+
+    envs = Choosing(4, "next_step")
+    envs.single_action_space = space
+    results = rollout(Watching(rule), envs, [1.0], SEEDS)
+    assert [result.length for result in results] == [length_of(seed) for seed in SEEDS]
+    for slot, seed in enumerate(SEEDS):
+        played = [int(actions[slot]) for actions in envs.received[: length_of(seed)]]
+        assert played == [space.start + (slot + time) % space.n for time in range(length_of(seed))]
+
+
 def test_the_agent_is_put_back_after_a_failure():
     agent = Watching(lambda slots, time: np.full((len(slots), 2), np.nan)).train()
     with pytest.raises(InputError, match="action is not finite at step 0"):
@@ -212,29 +237,50 @@ CONTEXT = 4
 class Replay(gym.vector.VectorEnv):
     """Plays back one episode of a dataset."""
 
-    def __init__(self, observations, rewards):
+    def __init__(self, observations, rewards, action_space):
         self.num_envs = 1
-        self.single_observation_space, self.single_action_space = BOX, gym.spaces.Box(-2, 3, (2,))
+        self.single_observation_space, self.single_action_space = BOX, action_space
         self.observations, self.rewards = observations, rewards
+        self.received = []
 
     def reset(self, *, seed=None, options=None):
         self.time = 0
         return self.observations[:1], {}
 
     def step(self, actions):
+        self.received += list(actions.copy())  # the rollout writes the next ones over these
         reward, self.time = self.rewards[self.time], self.time + 1
         end = self.time == len(self.rewards)
         return self.observations[self.time][None], np.array([reward]), np.array([end]), np.array([False]), {}
 
 
 @pytest.fixture
-def dataset(random_dataset):
+def real(random_dataset):
     return random_dataset([3, 11, 2], seed=4)
+
+
+@pytest.fixture
+def choices(real):
+    """The same with four choices, -3 to 0, for actions."""
+    chosen = torch.randint(4, (real.steps,), generator=torch.Generator().manual_seed(0))
+    bounds = {"action_low": torch.zeros(4), "action_high": torch.ones(4)}
+    return replace(real, actions=nn.functional.one_hot(chosen, 4).float(), discrete_start=-3, **bounds)
+
+
+@pytest.fixture
+def dataset(real):
+    return real
+
+
+@pytest.fixture(params=["real", "choices"])
+def any_dataset(request):
+    return request.getfixturevalue(request.param)
 
 
 def replayed(dataset, mode, context=CONTEXT):
     """What the model is fed at every step of the second episode, when it repeats the dataset's actions."""
-    agent = SequenceConfig(width=16, layers=1, heads=2, context=context, rollout=mode).build(Normaliser.of(dataset))
+    normaliser = Normaliser.of(dataset, [2, 0])  # what the agent is not shown is fed all the same
+    agent = SequenceConfig(width=16, layers=1, heads=2, context=context, rollout=mode).build(normaliser)
     rows = slice(int(dataset.starts[1]), int(dataset.starts[1] + dataset.lengths[1]))
     fed = []
 
@@ -249,14 +295,21 @@ def replayed(dataset, mode, context=CONTEXT):
 
     agent.model.forward, agent.model.step = forward, step
     observations = torch.cat([dataset.observations[rows], dataset.final_observations[1:2]]).numpy()
-    (result,) = rollout(agent, Replay(observations, dataset.rewards[rows].numpy()), [float(dataset.returns[1])], [0])
+    first = dataset.discrete_start
+    space = gym.spaces.Box(-2, 3, (2,)) if first is None else gym.spaces.Discrete(4, start=first)
+    envs = Replay(observations, dataset.rewards[rows].numpy(), space)
+    (result,) = rollout(agent, envs, [float(dataset.returns[1])], [0])
+    assert all(space.contains(action) for action in envs.received)
+    due = dataset.actions[rows] if first is None else dataset.actions[rows].argmax(1) + first
+    np.testing.assert_array_equal(envs.received, due)
     assert result.length == len(fed) == 11
     assert result.achieved == float(dataset.returns[1])
     return fed
 
 
 @pytest.mark.parametrize("context", [1, 2, CONTEXT, 11, 50])
-def test_a_window_rollout_feeds_the_training_windows_of_the_same_episode(dataset, context):
+def test_a_window_rollout_feeds_the_training_windows_of_the_same_episode(any_dataset, context):
+    dataset = any_dataset
     for time, (returns_to_go, observations, actions, timesteps) in enumerate(replayed(dataset, "window", context)):
         first = max(0, time - context + 1)
         window = windows_at(dataset, dataset.starts[1:2] + first, time - first + 1)
@@ -270,7 +323,8 @@ def test_a_window_rollout_feeds_the_training_windows_of_the_same_episode(dataset
         assert actions.shape == window.actions.shape
 
 
-def test_a_recurrent_rollout_feeds_the_steps_of_the_same_episode(dataset):
+def test_a_recurrent_rollout_feeds_the_steps_of_the_same_episode(any_dataset):
+    dataset = any_dataset
     for time, (previous, returns_to_go, observation, timestep) in enumerate(replayed(dataset, "recurrent")):
         row = int(dataset.starts[1]) + time
         assert timestep == time
@@ -302,6 +356,32 @@ def test_window_and_recurrent_act_alike_until_the_window_is_full_and_differ_afte
         difference = (actions["window"] - actions["recurrent"]).abs().max()
         # The action head rounds to float32.
         assert difference < 1e-6 if time < CONTEXT else difference > 1e-5
+
+
+@pytest.mark.parametrize("attention", ["flow", "softmax"])
+def test_choices_are_alike_in_both_until_the_window_is_full(choices, attention):
+    config = SequenceConfig(attention, width=16, layers=2, heads=2, context=CONTEXT, dropout=0.0)
+    agents = {}
+    for mode in ("window", "recurrent"):
+        torch.manual_seed(0)
+        agents[mode] = replace(config, rollout=mode).build(Normaliser.of(choices, [1, 2])).double().eval()
+        nn.init.normal_(agents[mode].model.action_head.weight, std=5.0)
+    carries = {mode: agent.initial(torch.arange(50, dtype=torch.float64)) for mode, agent in agents.items()}
+    generator = torch.Generator().manual_seed(1)
+    met = set()
+    for time in range(CONTEXT):
+        observations = torch.randn(50, 3, generator=generator, dtype=torch.float64)
+        rewards = torch.rand(50, generator=generator, dtype=torch.float64) * (time > 0)
+        actions = {}
+        for mode, agent in agents.items():
+            carries[mode], actions[mode] = agent.act(carries[mode], observations, rewards)
+        assert torch.equal(actions["window"], actions["recurrent"])
+        assert torch.equal(actions["window"].sum(1), torch.ones(50))
+        # What is remembered is the choice, not the logits.
+        assert torch.equal(carries["window"].actions[:, -1], carries["recurrent"].action)
+        assert torch.equal(carries["recurrent"].action, actions["recurrent"])
+        met |= set(actions["window"].argmax(1).tolist())
+    assert len(met) > 1
 
 
 @pytest.mark.parametrize("attention", ["flow", "softmax"])

@@ -1,8 +1,12 @@
 """Windows stay in their episode, are zero where it has ended, and start at every step alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flowrl.data import TrajectoryDataset
 from flowrl.stored_arrays import StoredArrays
@@ -103,3 +107,127 @@ def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random
         sample_windows(dataset, 4000, 1, torch.Generator().manual_seed(0), full=True), uniform, strict=True
     ):
         assert torch.equal(one, other), "windows of one step are full as they are"
+
+
+# Weights
+
+
+def rows_of(dataset, draws, seed=0):
+    """The rows that windows begin at, found by their observations, which `numbered` rows tell apart."""
+    numbers = torch.arange(dataset.steps, dtype=torch.float32)[:, None]
+    batch = sample_windows(replace(dataset, observations=numbers), draws, 1, torch.Generator().manual_seed(seed))
+    return batch.observations[:, 0, 0].long()
+
+
+def chi_square(counts, expected):
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def test_without_weights_the_draws_are_those_of_randint(random_dataset):
+    dataset = random_dataset([9, 4, 7])
+    expected = torch.randint(20, (500,), generator=torch.Generator().manual_seed(3))
+    assert torch.equal(rows_of(dataset, 500, seed=3), expected)
+    mixture = TrajectoryDataset.mixture("m", [dataset])
+    assert torch.equal(rows_of(mixture, 500, seed=3), expected)
+
+
+@pytest.mark.parametrize("shares", [(3.0, 1.0), (1.0, 1.0), (0.2, 7.0), (1e-3, 1.0)])
+def test_each_part_is_drawn_by_its_share_and_each_step_of_it_alike(random_dataset, shares):
+    parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
+    mixture, draws = TrajectoryDataset.mixture("m", parts, shares), 60_000
+    counts = torch.bincount(rows_of(mixture, draws), minlength=26).double()
+    share = shares[0] / sum(shares)
+    expected = draws * torch.cat([torch.full((20,), share / 20), torch.full((6,), (1 - share) / 6)]).double()
+    # Five standard deviations of a binomial; and 25 degrees of freedom pass 61 once in ten thousand. Expected counts
+    # of 3, for the rare share, are still enough for that.
+    assert abs(float(counts[:20].sum()) - draws * share) < 5 * (draws * share * (1 - share)) ** 0.5
+    assert chi_square(counts, expected) < 61
+
+
+def test_equal_shares_of_the_steps_are_like_no_shares(random_dataset):
+    """Shares in the ratio of the steps: all steps equally often again, through the other road."""
+    parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
+    mixture = TrajectoryDataset.mixture("m", parts, [20.0, 6.0])
+    counts = torch.bincount(rows_of(mixture, 26_000), minlength=26).double()
+    assert chi_square(counts, torch.full((26,), 1000.0)) < 61
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e9, 1.7e308])
+def test_the_size_of_all_shares_together_means_nothing(random_dataset, scale):
+    parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
+    one, other = (TrajectoryDataset.mixture("m", parts, shares) for shares in ([1.0, 0.5], [scale, scale / 2]))
+    assert torch.equal(rows_of(one, 2000), rows_of(other, 2000))
+
+
+@pytest.mark.parametrize(
+    "shares", [(1e9, 1e-9), (1e-9, 1e9), (1e308, 1e308), (5e-324, 1.0), (1.0, 5e-324), (5e-324,) * 2]
+)
+def test_extreme_shares_stay_in_range(random_dataset, shares):
+    parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
+    rows = rows_of(TrajectoryDataset.mixture("m", parts, shares), 20_000)
+    counts = torch.bincount(rows, minlength=26).double()
+    assert len(counts) == 26
+    if shares[0] != shares[1]:  # the rare one, once in 10^18 draws, is not among 20,000
+        common = counts[:20] if shares[0] > shares[1] else counts[20:]
+        assert common.sum() == 20_000
+        assert chi_square(common, torch.full_like(common, 20_000 / len(common))) < 55
+
+
+def test_every_step_of_a_rare_part_is_drawn_alike(random_dataset):
+    """A part that has a millionth of the line's length is still divided finely: points are put on it by hand."""
+    parts = [random_dataset([50]), random_dataset([7, 3], seed=1)]
+    mixture = TrajectoryDataset.mixture("m", parts, [1.0, 1e-6])
+    points = (1 + 1e-6 * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000) / (1 + 1e-6)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *_, **__: points)
+        counts = torch.bincount(rows_of(mixture, 10_000), minlength=60)
+    assert counts[:50].sum() <= 1
+    assert ((counts[50:] - 1000).abs() <= 1).all()
+
+
+@pytest.mark.parametrize("point", [0.0, 1 - 2**-53, 0.5])
+def test_the_ends_of_the_line_are_steps_too(random_dataset, point):
+    parts = [random_dataset([2, 2]), random_dataset([3, 1], seed=1)]
+    mixture = TrajectoryDataset.mixture("m", parts, [1.0, 1.0])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda size, **__: torch.full((size,), point, dtype=torch.float64))
+        (row,) = set(rows_of(mixture, 3).tolist())
+    assert row == {0.0: 0, 0.5: 4, 1 - 2**-53: 7}[point]
+
+
+def rewarding(lengths, reward):
+    """A dataset whose every step has that reward."""
+    steps = sum(lengths)
+    flat = np.full(steps, reward, np.float32), np.zeros(steps, bool), np.zeros(steps, bool), np.array(lengths)
+    rows = np.zeros((steps + len(lengths), 1), np.float32), np.zeros((steps, 1), np.float32)
+    return TrajectoryDataset.from_arrays(
+        "rewarding", StoredArrays(*rows, *flat), action_low=-np.ones(1), action_high=np.ones(1)
+    )
+
+
+@settings(max_examples=60)
+@given(
+    lengths=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4), min_size=2, max_size=4),
+    exponents=st.lists(st.floats(-320, 308), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_no_row_is_ever_out_of_range_and_no_window_crosses_a_seam(lengths, exponents, seed):
+    parts = [rewarding(part, number) for number, part in enumerate(lengths)]
+    shares = [max(10.0**exponent, 5e-324) for exponent in exponents[: len(parts)]]
+    mixture = TrajectoryDataset.mixture("m", parts, shares)
+    episode_of = torch.repeat_interleave(torch.arange(mixture.episodes), mixture.lengths)
+    numbered_rows = replace(mixture, actions=torch.arange(mixture.steps).float()[:, None])
+    batch = sample_windows(numbered_rows, 64, 4, torch.Generator().manual_seed(seed))
+    for window, is_pad, rewards in zip(batch.actions[..., 0].long(), batch.is_pad, batch.rewards, strict=True):
+        real = window[~is_pad]
+        assert len(set(episode_of[real].tolist())) == 1
+        assert (real.diff() == 1).all()
+        assert len(set(rewards[~is_pad].tolist())) == 1  # of one dataset
+
+
+def test_drawing_by_weights_takes_the_generator_alone(random_dataset):
+    mixture = TrajectoryDataset.mixture("m", [random_dataset([9]), random_dataset([4], seed=1)], [2.0, 1.0])
+    before = torch.get_rng_state()
+    assert torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=1))
+    assert not torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=2))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -11,19 +11,23 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from agents import AGENTS
 from flowrl.checkpoint import RunFolder
+from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
 from scripts import compare, train
 from scripts.compare import Args
+from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig
 
 REACH = "flowrl/reach/mixed-v0"
@@ -329,3 +333,54 @@ def is_locked(run):
             return False
     except InputError:
         return True
+
+
+def test_a_mixture_and_a_selection_reach_every_cell(small, reach_dataset, tmp_path):
+    out, mixture = tmp_path / "out", f"{REACH}:3+{REACH}:0.5"
+    selection = Selection(dataset_episodes="-20:", min_return=1.5, top_fraction=0.5, observations="-2:")
+    args = tiny(
+        out, datasets=(mixture,), agents=("flow", "bc"), seeds=1, selection=selection,
+        evaluation=EvaluationConfig(targets=("p50", "best"), episodes=2),
+    )  # fmt: skip
+    made = compare.main(args)
+    data = TrajectoryDataset.from_minari(REACH)
+    part = data.select(torch.arange(data.episodes)[-20:], "").at_least(1.5).top(0.5)
+    for agent in args.agents:
+        run = out / f"{NAME}-3+{NAME}-0.5/{agent}-seed0"
+        config = json.loads((run / "config.json").read_text())
+        assert config["selection"] == asdict(selection)
+        assert config["dataset"] == mixture
+        assert (config["observation_columns"], config["observation_size"]) == ([1, 2], 3)
+        assert config["dataset_returns"]["episodes"] == 2 * data.episodes
+        assert config["fingerprint"].count(f"/top-{part.episodes}") == 2
+        assert sum(row["kind"] == "final" for row in rows(run)) == 4
+    page = (out / "report.md").read_text()
+    assert mixture in page
+    pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert len(pictures) == 2
+    for link in pictures:
+        assert urlsplit(link).scheme == ""
+        assert (out / link).exists()
+    assert all(path.exists() for path in made)
+    # The command of a cell, typed alone, is that very run: it is finished.
+    commands = [
+        shlex.split(line)[3:] for line in page.splitlines() if line.strip().startswith("python -m scripts.train")
+    ]
+    assert len(commands) == 2
+    for command in commands:
+        assert train.parse_args(command).selection == selection
+    # Another selection does not reuse the cells.
+    with pytest.raises(InputError, match="selection.top_fraction was 0.5 and is 1.0"):
+        compare.main(replace(args, selection=replace(selection, top_fraction=1.0)))
+
+
+def test_a_mistaken_selection_is_told_before_the_first_cell(small, reach_dataset, tmp_path):
+    for selection, message in [
+        (Selection(observations="7"), "--observations '7' names number 7: there are 3 features"),
+        (Selection(min_return=99.0), "has a return of 99.0 or more"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            compare.main(tiny(tmp_path / "out", selection=selection))
+    with pytest.raises(InputError, match="has an empty part"):
+        compare.main(tiny(tmp_path / "out", datasets=(REACH, f"{REACH}+")))
+    assert not (tmp_path / "out").exists()
