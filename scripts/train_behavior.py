@@ -404,10 +404,13 @@ def draw_curve(path: Path, recipe: Recipe, curve: Sequence[Sequence[Any]], rows:
     axes.errorbar(at, mean, std, fmt="o", markersize=4, elinewidth=1, color="C0", label=label)
     for name, due in stages(recipe, [int(row["steps"]) for row in rows]).items():
         height = next(row["sampled_mean"] for row in rows if row["steps"] == due)
-        axes.annotate(name, (due, height), textcoords="offset points", xytext=(6, 6), fontweight="bold")
+        side = {"xytext": (-6, 6), "ha": "right"} if due > at[-1] / 2 else {"xytext": (6, -12), "ha": "left"}
+        axes.annotate(name, (due, height), textcoords="offset points", fontweight="bold", **side)
+    highest = max(mean + std)
+    axes.set_ylim(min(mean - std) - 0.12 * highest, 1.35 * highest)  # room for the names and the legend
     axes.set(xlabel="training steps", ylabel="return", title=f"{recipe.env_id}, {recipe.algorithm}")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     partial = path.with_suffix(".partial")
     figure.savefig(partial, format="png", dpi=110)
     os.replace(partial, path)
