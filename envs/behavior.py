@@ -367,14 +367,16 @@ def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
             "random": ("the untrained policy", [stage["random"]]),
             "medium": ("a policy stopped at about half of the best return", [stage["medium"]]),
             "medium-replay": (
-                "every snapshot from the untrained to the medium policy, in equal shares of steps",
+                "every kept snapshot from the untrained to the medium policy, played again in equal shares of steps"
+                " (not a replay buffer)",
                 [step for step in steps if step <= stage["medium"]],
             ),
             "medium-expert": (
-                "the medium and the expert policy, half of the steps each",
+                "the medium and the expert policy, half of the steps each; the expert with half of the standard"
+                " deviation it explored with",
                 [stage["medium"], stage["expert"]],
             ),
-            "expert": ("the best policy", [stage["expert"]]),
+            "expert": ("the best policy, with half of the standard deviation it explored with", [stage["expert"]]),
         }
     levels["reach"] = {
         "poor": ("policies that leave or dawdle, in equal shares of steps", (-1.0, -0.5, 0.0)),

@@ -9,8 +9,6 @@ from typing import Any
 
 import gymnasium as gym
 
-__all__ = ["REFERENCES", "EnvFacts", "Measured", "Reference", "facts"]
-
 __all__ = ["REFERENCES", "EnvFacts", "Measured", "Reference", "d4rl_environment", "d4rl_reference", "facts"]
 
 REFERENCES = Path(__file__).parent / "references.json"

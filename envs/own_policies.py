@@ -83,7 +83,7 @@ class CallablePolicy:
         """
         try:
             return getattr(importlib.import_module(self.module), self.name)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # it is the user's own code
             raise ValueError(f"policy {self.module}:{self.name} cannot be imported: {error}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
@@ -157,7 +157,7 @@ class SB3Policy:
         try:
             with self.normalizer.open("rb") as file:
                 return pickle.load(file).normalize_obs
-        except (OSError, AttributeError, ImportError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a file of another kind may raise anything
             raise ValueError(f"{self.normalizer} cannot be loaded as what VecNormalize saves: {error}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:

@@ -80,7 +80,7 @@ class Recording:
 # Reading a file
 
 
-def read_file(path: str | Path, *, horizon: int = HORIZON, allow_misaligned: bool = False) -> Recording:
+def read_file(path: str | Path, *, horizon: int | None = HORIZON, allow_misaligned: bool = False) -> Recording:
     """Read a D4RL HDF5 file: `observations actions rewards terminals [timeouts] [next_observations]`, time-major.
 
     An episode ends at a row of `terminals` or `timeouts`, and keeps both flags where both are set, as Gymnasium does
@@ -89,7 +89,7 @@ def read_file(path: str | Path, *, horizon: int = HORIZON, allow_misaligned: boo
     and so not used), nor is it where `next_observations` has only that row to offer: it then repeats observation T.
 
     Args:
-        horizon: steps; serves only files without `timeouts`.
+        horizon: steps; serves only files without `timeouts`, which are refused where it is None.
         allow_misaligned: read a file whose `next_observations` say that its flags do not stand where episodes end.
 
     Raises:
@@ -98,7 +98,7 @@ def read_file(path: str | Path, *, horizon: int = HORIZON, allow_misaligned: boo
             next row's observation at half as many steps as there are episodes, or at 1 % of all steps.
     """
     path = Path(path)
-    if horizon < 1:
+    if horizon is not None and horizon < 1:
         raise InputError(f"horizon is {horizon}: it must be at least 1")
     if not path.is_file():
         raise InputError(f"{path} is {'no file' if path.exists() else 'not there'}: a D4RL HDF5 file is due")
@@ -172,14 +172,19 @@ def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
 
 
 def _recording(
-    arrays: dict[str, NDArray[Any]], left_out: tuple[str, ...], horizon: int, allow_misaligned: bool
+    arrays: dict[str, NDArray[Any]], left_out: tuple[str, ...], horizon: int | None, allow_misaligned: bool
 ) -> Recording:
     observations = _numbers("observations", arrays["observations"])
     actions = _numbers("actions", arrays["actions"])
     rewards = _numbers("rewards", arrays["rewards"].reshape(-1))
     terminals = _flags("terminals", arrays["terminals"].reshape(-1))
     given = "timeouts" in arrays
-    timeouts = _flags("timeouts", arrays["timeouts"].reshape(-1)) if given else _cuts(terminals, horizon)
+    if given:
+        timeouts = _flags("timeouts", arrays["timeouts"].reshape(-1))
+    elif horizon is None:
+        raise InputError("the file has no timeouts: --horizon must say after how many steps an episode is cut")
+    else:
+        timeouts = _cuts(terminals, horizon)
     following = _numbers("next_observations", arrays["next_observations"]) if "next_observations" in arrays else None
 
     ends = np.flatnonzero(terminals | timeouts)
@@ -193,7 +198,11 @@ def _recording(
     real = np.zeros(len(ends), np.bool_)
     mismatches = None
     if following is not None:
-        mismatched, same = _compare(following, observations)
+        mismatched = _compare(following, observations)
+        # A last observation that is the next episode's first is not real; neither is the file's last where all are so.
+        real = np.append(mismatched, True)[ends]
+        if len(ends) > 1 and not real[:-1].any():
+            real[-1] = False
         mismatched[ends[ends < len(mismatched)]] = False
         mismatched[ends[-1] :] = False
         mismatches = int(mismatched.sum())
@@ -203,8 +212,7 @@ def _recording(
                 f" {len(ends):,} episodes, first at row {mismatched.argmax()}: the flags do not stand where the"
                 " episodes end (--allow-misaligned reads the file nonetheless)"
             )
-        real = ~np.append(same, False)[ends]
-        if not mismatches and len(ends) > 1 and not real[:-1].any():
+        if not mismatches and len(ends) > 1 and not real.any():
             mismatches = None
     last = observations[ends]  # a copy
     if following is not None:
@@ -260,19 +268,16 @@ def _cuts(terminals: NDArray[np.bool_], horizon: int) -> NDArray[np.bool_]:
     return (rows - began + 1) % horizon == 0
 
 
-def _compare(
-    following: NDArray[np.floating], observations: NDArray[np.floating]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N-1,) twice: where the next observation is not the next row's, beyond rounding; where it is, to the bit."""
-    mismatched, same = np.empty(len(observations) - 1, np.bool_), np.empty(len(observations) - 1, np.bool_)
+def _compare(following: NDArray[np.floating], observations: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """(N-1,): where the next observation is not the next row's, beyond rounding."""
+    mismatched = np.empty(len(observations) - 1, np.bool_)
     for start in range(0, len(mismatched), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(mismatched))
         # float64: the difference of two float32 may overflow
         ours, theirs = (a.astype(np.float64) for a in (following[start:stop], observations[start + 1 : stop + 1]))
         gap = np.abs(ours - theirs)
         mismatched[start:stop] = (gap > 1e-5 + 1e-4 * np.abs(theirs)).any(1)
-        same[start:stop] = (gap == 0).all(1)
-    return mismatched, same
+    return mismatched
 
 
 # Importing
@@ -284,7 +289,7 @@ def import_file(
     *,
     env_spec: EnvSpec | None,
     reference_scores: tuple[float, float] | None,
-    horizon: int = HORIZON,
+    horizon: int | None = HORIZON,
     allow_misaligned: bool = False,
     force: bool = False,
 ) -> Recording:

@@ -84,7 +84,7 @@ def _download(dataset_id: str) -> None:
     try:
         with _minari_root(partial):
             minari.download_dataset(dataset_id)
-        _publish(dataset_id, partial)
+        _publish(dataset_id, partial, force=True)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
             f"dataset {dataset_id} is not here and could not be downloaded ({cause(error)}); {_have()}; "
@@ -174,18 +174,20 @@ def write_dataset(
                 **scores,
             )  # fmt: skip
             written.storage.update_metadata({**(metadata or {}), **scores})  # Minari drops the scores without an env
-        _publish(dataset_id, partial)
+        _publish(dataset_id, partial, force=force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
 
 
-def _publish(dataset_id: str, partial: Path) -> None:
-    """Move a dataset that is whole from the root `partial` to the real one."""
+def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
+    """Move a dataset that is whole from the root `partial` to the real one; see `write_dataset` for `force`."""
     namespace = dataset_id.rpartition("/")[0]
     if namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
     path = get_dataset_path(dataset_id)
+    if path.exists() and not force:  # it was not when this began
+        raise InputError(f"dataset {dataset_id} exists already at {path}: --force replaces it")
     path.parent.mkdir(parents=True, exist_ok=True)
     _exchange(partial / dataset_id, path, partial / "replaced")
 

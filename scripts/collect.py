@@ -12,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -48,14 +49,15 @@ class Args:
     the name of its algorithm stands before it; loading one runs code in it), `module:name` (a Python callable,
     name(observation, generator) gives an action), or `random`."""
     normalizer: Path | None = None
-    """What VecNormalize saved beside the models, if anything."""
+    """What VecNormalize saved beside the models of Stable-Baselines3, if anything; loading it runs code in it."""
     steps: int | None = None
     """How many steps, in equal shares for each of the policies; the last episode of each is played to its end. If not
     given: 200,000 for MuJoCo and for your own, 2,000 for Reach, those of 400 episodes for Corridor."""
     seed: int = 0
-    """Episode i depends on this seed and i alone."""
+    """Episode i depends on this seed, on i and on its policy alone."""
     jobs: int = 1
-    """Processes that play, which changes nothing but the time it takes; 0 for as many as there are CPU cores."""
+    """Processes that play; 0 for as many as there are CPU cores. The episodes are the same for any number (of your own
+    callables: if they keep no state)."""
     force: bool = False
     """Replace the dataset if it exists."""
     if_missing: bool = False
@@ -89,6 +91,8 @@ def main(args: Args) -> None:
         )
     except ValueError as error:  # an environment or a policy that cannot be played
         raise InputError(str(error)) from error
+    except BrokenProcessPool:
+        raise InputError("a process that played was killed: nothing is written, start again") from None
     seconds = time.monotonic() - began
     print(f"writing {len(rollouts):,} episodes", flush=True)
     versions = [f"{package}=={importlib.metadata.version(package)}" for package in ("gymnasium", "mujoco", "numpy")]
@@ -107,7 +111,7 @@ def main(args: Args) -> None:
         description=f"{recipe.description} Made by `{_command(args, steps)}` with {', '.join(versions)}.",
         reference_scores=None if reference is None else (reference.random, reference.expert),
         requirements=versions,
-        author="flowrl",
+        author=None if args.policy else "flowrl",
         code_permalink=f"scripts/collect.py of flowrl {flowrl.__version__}",
         metadata=_metadata(args.seed, recipe.env.id),
         force=args.force,
@@ -136,6 +140,8 @@ def _recipe(args: Args) -> Mixture:
         raise InputError("a dataset of your own needs both --env and --policy")
     if args.dataset_id.startswith(COLLECTED_NAMESPACE) or args.dataset_id in dataset_ids():
         raise InputError(f"{args.dataset_id}: names in {COLLECTED_NAMESPACE} are flowrl's own: choose another")
+    if args.normalizer is not None and not any(text.endswith(".zip") for text in args.policy):
+        raise InputError(f"--normalizer {args.normalizer}: no --policy is a model of Stable-Baselines3 (a .zip file)")
     try:
         env = make_env(args.env)
         env.close()
@@ -148,7 +154,7 @@ def _recipe(args: Args) -> Mixture:
     assert env.spec is not None
     how = ", ".join(args.policy)
     about = f"{args.env}, played by {how}" + (" in equal shares of steps." if len(policies) > 1 else ".")
-    return Mixture(gym.spec(args.env), policies, how, about, OWN_STEPS)
+    return Mixture(env.spec, policies, how, about, OWN_STEPS)
 
 
 def _command(args: Args, steps: int) -> str:

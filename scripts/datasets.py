@@ -78,7 +78,9 @@ def _parts(dataset: str) -> tuple[list[str], list[float] | None]:
         given |= bool(colon)
     if not all(names):
         raise InputError(f"dataset {dataset!r} has an empty part: write A+B or A:3+B:1")
-    return names, shares if given and len(names) > 1 else None
+    if given and len(names) == 1:
+        raise InputError(f"dataset {dataset!r} gives a share of one dataset: shares are for mixtures, as in A:3+B:1")
+    return names, shares if given else None
 
 
 def _share(text: str, dataset: str) -> float:

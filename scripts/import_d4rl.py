@@ -19,7 +19,7 @@ from gymnasium.envs.registration import EnvSpec
 from envs import Reference, d4rl_environment, d4rl_reference, facts
 from flowrl.d4rl import HORIZON, d4rl_name, find_file, import_file, minari_id
 from flowrl.errors import InputError, cause
-from flowrl.minari_store import dataset_path
+from flowrl.minari_store import COLLECTED_NAMESPACE, dataset_path
 from scripts.cli import parse, run
 
 
@@ -35,8 +35,9 @@ class Args:
     env: str | None = None
     """Environment to evaluate on, or "none". If not given: from the file's name, Hopper-v4 for Hopper, none where
     Gymnasium has none."""
-    horizon: int = HORIZON
-    """Steps after which an episode is cut in a file that has no timeouts (D4RL's v0)."""
+    horizon: int | None = None
+    """Steps after which an episode is cut in a file that has no timeouts (D4RL's v0). If not given: 1,000 for Hopper,
+    HalfCheetah, Walker2d and Ant; for others such a file is refused."""
     allow_misaligned: bool = False
     """Import a file even if its flags do not stand where its episodes end."""
     force: bool = False
@@ -62,6 +63,9 @@ def main(args: Args) -> None:
             f"{path.name} is no name of D4RL's, as hopper_medium-v2.hdf5 is: --dataset-id says what to call the dataset"
         )
     dataset_id = args.dataset_id or minari_id(str(name))
+    if dataset_id.startswith(COLLECTED_NAMESPACE):
+        raise InputError(f"{dataset_id}: names in {COLLECTED_NAMESPACE} are flowrl's own: choose another")
+    locomotion = name is not None and d4rl_environment(name) is not None
     spec = _spec(name, args.env)
     reference = _reference(name, spec)
     print(f"reading {path}", flush=True)
@@ -70,7 +74,7 @@ def main(args: Args) -> None:
         dataset_id,
         env_spec=spec,
         reference_scores=None if reference is None else (reference.random, reference.expert),
-        horizon=args.horizon,
+        horizon=HORIZON if args.horizon is None and locomotion else args.horizon,
         allow_misaligned=args.allow_misaligned,
         force=args.force,
     )

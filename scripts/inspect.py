@@ -77,6 +77,8 @@ def main(args: Args) -> Inspection:
         raise InputError(f"--transitions and --seed must be at least 0, not {args.transitions} and {args.seed}")
     if args.env is not None:
         _made(args.env).close()
+    if args.out is not None and args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out} is a file: it must be a folder, or not be there yet")
     dataset = open_dataset(resolve(args.dataset))
     began = time.monotonic()
 

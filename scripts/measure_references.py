@@ -59,6 +59,7 @@ def main(args: Args) -> None:
             "--episodes-random and --episodes-expert must be at least 2 and --seed at least 0,"
             f" not {args.episodes_random}, {args.episodes_expert} and {args.seed}"
         )
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     table = _read(args.out) if args.envs else {}
     for name in args.envs or records:
         table[records[name]["env_id"]] = measure(records[name], args.episodes_random, args.episodes_expert, args.seed)

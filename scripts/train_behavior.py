@@ -24,7 +24,7 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from envs.behavior import Player, read_policy, snapshot_path
+from envs.behavior import POLICIES, Player, read_policy, snapshot_path
 from envs.vector import make_env
 from flowrl.errors import InputError
 from scripts.cli import parse, run
@@ -145,8 +145,9 @@ class Args:
     """Seed of the training; the recipe's if not given."""
     episodes: int = 100
     """Episodes by which each snapshot is measured."""
-    out: Path = Path("envs/policies")
-    """The snapshots and their measurements are put in a folder per environment here, at the very end."""
+    out: Path | None = None
+    """The snapshots and their measurements are put in a folder per environment here, at the very end. If not given:
+    envs/policies, or the run folder where --steps or --seed are not the recipe's."""
     run_dir: Path | None = None
     """Saved state, snapshots and learning curve; runs/behavior/ENV if not given. A killed training goes on from it."""
 
@@ -164,13 +165,27 @@ def main(args: Args) -> None:
     if steps < 1 or args.episodes < 1:
         raise InputError(f"--steps and --episodes must be at least 1, not {args.steps} and {args.episodes}")
     seed = recipe.seed if args.seed is None else args.seed
+    if not 0 <= seed < 2**32:
+        raise InputError(f"--seed is {seed}: it must be at least 0 and below 2^32")
     run_dir = args.run_dir or Path("runs/behavior") / args.env
-    run_dir.mkdir(parents=True, exist_ok=True)
+    _claim(run_dir, args.env)
+    # A training that is not the recipe's must not take the place of the policies that datasets are made of.
+    ours = steps == recipe.steps and seed == recipe.seed
+    out = args.out or (POLICIES if ours else run_dir / "policies")
     kept = [snapshot for snapshot in recipe.snapshots if snapshot < steps] + [steps]
     train(recipe, steps, kept, seed, run_dir)
     rows = [measure(recipe.env_id, run_dir, snapshot, args.episodes) for snapshot in kept]
     command = f"python -m scripts.train_behavior {args.env} --steps {steps} --seed {seed}"
-    publish(recipe, rows, command, run_dir, args.out / args.env)
+    publish(recipe, rows, command, run_dir, out / args.env)
+
+
+def _claim(run_dir: Path, name: str) -> None:
+    """Make the run folder of a recipe, or see that it is of this one."""
+    mark = run_dir / "recipe"
+    if mark.exists() and mark.read_text() != name:
+        raise InputError(f"{run_dir} holds a training of {mark.read_text()}: give another --run-dir")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    mark.write_text(name)
 
 
 def train(recipe: Recipe, steps: int, kept: Sequence[int], seed: int, run_dir: Path) -> None:
@@ -361,10 +376,10 @@ def stages(recipe: Recipe, kept: Sequence[int]) -> dict[str, int]:
 
 
 def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, run_dir: Path, out: Path) -> None:
-    """Copy the snapshots from the run folder to `out` and write `snapshots.json` beside them, last."""
-    out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("*.npz"):
-        old.unlink()
+    """Put the snapshots, their figures and the learning curve in the folder `out`, in the place of what is there."""
+    final, out = out, out.with_name(f".{out.name}.partial")
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
     last = rows[-1]["steps"]
     curve = [row for row in _read_curve(run_dir / "curve.csv") if int(row[0]) <= last]
     _write_curve(out / "curve.csv", curve)
@@ -384,11 +399,16 @@ def publish(recipe: Recipe, rows: Sequence[Mapping[str, float]], command: str, r
         "stages": stages(recipe, [int(row["steps"]) for row in rows]),
         "snapshots": list(rows),
     }
-    temporary = out / "snapshots.partial"
-    temporary.write_text(json.dumps(index, indent=1) + "\n")
-    os.replace(temporary, out / "snapshots.json")
-    print(f"wrote {len(rows)} snapshots to {out}; stages {index['stages']}")
-    print(f"next: python -m scripts.collect flowrl/{out.name}/medium-replay-v0")
+    (out / "snapshots.json").write_text(json.dumps(index, indent=1) + "\n")
+    replaced = final.with_name(f".{final.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
+    out.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
+    print(f"wrote {len(rows)} snapshots to {final}; stages {index['stages']}")
+    if final.parent == POLICIES:
+        print("next: python -m scripts.measure_references, then collect anew")
 
 
 def draw_curve(path: Path, recipe: Recipe, curve: Sequence[Sequence[Any]], rows: Sequence[Mapping[str, float]]) -> None:

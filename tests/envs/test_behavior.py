@@ -115,6 +115,12 @@ def test_every_dataset_has_its_policies(dataset_id):
     assert recipe.env.max_episode_steps
 
 
+def test_the_nine_of_d4rls_protocol_are_there_with_random_and_expert():
+    for robot in ("hopper", "halfcheetah", "walker2d"):
+        for level in ("random", "medium", "medium-replay", "medium-expert", "expert"):
+            assert f"flowrl/{robot}/{level}-v0" in dataset_ids()
+
+
 def test_medium_replay_goes_from_the_random_policy_to_the_medium_one():
     members = mixture("flowrl/hopper/medium-replay-v0").policies
     assert len(members) >= 5

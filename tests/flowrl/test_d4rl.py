@@ -154,6 +154,21 @@ def test_a_file_without_timeouts_is_cut_at_the_horizon(path):
     assert [len(e.rewards) for e in read_file(path).episodes] == [4, 6]
 
 
+def test_a_file_without_timeouts_and_without_a_horizon_is_refused(path):
+    save(path, arrays(timeouts=None))
+    assert "--horizon must say after how many steps an episode is cut" in refused(path, horizon=None)
+
+
+def test_next_rows_in_another_precision_are_no_last_observations(path):
+    content = arrays(dtype=np.float64)
+    content["observations"] = content["observations"] + 1 / 3
+    content["next_observations"] = np.roll(content["observations"], -1, 0).astype(np.float32)
+    recording = read_file(save(path, content))
+    assert recording.repeated == len(recording.episodes), "the file's last row tells no more than the others"
+    for episode in recording.episodes:
+        np.testing.assert_array_equal(episode.observations[-1], episode.observations[-2])
+
+
 def test_a_horizon_does_not_cut_a_file_that_has_timeouts(path):
     assert [len(e.rewards) for e in read_file(save(path, arrays()), horizon=2).episodes] == [4, 5]
 

@@ -205,6 +205,7 @@ def test_both_references_are_kept_and_not_mixed(root):
         (["--policy", "random"], "needs both --env and --policy"),
         (["--env", "Hopper-v5"], "needs both --env and --policy"),
         (["--normalizer", "x.pkl"], "--normalizer goes with --policy"),
+        (["--env", "Hopper-v5", "--policy", "random", "--normalizer", "x.pkl"], "no --policy is a model"),
         (["--env", "Hoper-v5", "--policy", "random"], "unknown environment 'Hoper-v5'; near names are"),
         (["--env", "CartPole-v1", "--policy", "random"], "action space of CartPole-v1 is Discrete"),
         (["--env", "FrozenLake-v1", "--policy", "random"], "observation space of FrozenLake-v1 is Discrete"),
@@ -215,6 +216,33 @@ def test_both_references_are_kept_and_not_mixed(root):
 def test_what_cannot_be_collected_is_one_sentence(options, message, root):
     with pytest.raises(InputError, match=message):
         collect.start([OWN, *options])
+    assert not (root / OWN).exists()
+
+
+def test_an_environment_without_its_version_is_the_newest():
+    with pytest.warns(UserWarning, match="Using the latest versioned environment"):
+        collect.start([OWN, "--env", "Hopper", "--policy", "random", "--steps", "20"])
+    assert minari.load_dataset(OWN).env_spec.id == "Hopper-v5"
+
+
+def test_a_dataset_that_appeared_meanwhile_is_kept(root, monkeypatch):
+    def meanwhile(*arguments, **keywords):
+        monkeypatch.setattr(collect, "rollout_episodes", original)
+        main(Args(REACH, steps=100))
+        return original(*arguments, **keywords)
+
+    original = collect.rollout_episodes
+    monkeypatch.setattr(collect, "rollout_episodes", meanwhile)
+    with pytest.raises(InputError, match="exists already"):
+        main(Args(REACH, steps=300))
+    assert minari.load_dataset(REACH).total_steps < 200
+
+
+def test_a_killed_process_is_one_sentence(root, tmp_path, monkeypatch):
+    (tmp_path / "deadly.py").write_text("import os\ndef dies(observation, generator):\n    os._exit(9)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="a process that played was killed: nothing is written"):
+        collect.start([OWN, "--env", "flowrl/Reach-v0", "--policy", "deadly:dies", "--jobs", "2"])
     assert not (root / OWN).exists()
 
 

@@ -218,7 +218,6 @@ def test_the_features_shown_leave_the_data_whole(ab, text, due):
     ("text", "names", "shares"),
     [
         ("a", ["a"], None),
-        ("a:3", ["a"], None),
         ("a+b", ["a", "b"], None),
         ("a:3+b:1", ["a", "b"], [3, 1]),
         ("a:3+b", ["a", "b"], [3, 1]),
@@ -286,9 +285,9 @@ def test_a_filter_that_empties_one_part_is_refused_naming_it(ab):
         load(f"{A}+{B}", Selection(dataset_episodes="4"))
 
 
-def test_a_share_of_one_dataset_alone_means_nothing(ab):
-    loaded = load(f"{A}:3", Selection())
-    same(loaded.whole, ab.a)
+def test_a_share_of_one_dataset_alone_is_refused(ab):
+    with pytest.raises(InputError, match="gives a share of one dataset: shares are for mixtures"):
+        load(f"{A}:3", Selection())
 
 
 def test_mixed_environments_ask_for_one(ab, write, numbered_episode):

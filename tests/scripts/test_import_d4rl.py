@@ -48,6 +48,20 @@ def save(path, task="hopper", steps=50, sizes=None, without=()):
     return path
 
 
+def test_flowrls_own_names_are_taken(folder):
+    path = save(folder / "hopper_medium-v2.hdf5")
+    with pytest.raises(InputError, match="flowrl/hopper/x-v0: names in flowrl/ are flowrl's own"):
+        main(Args(str(path), dataset_id="flowrl/hopper/x-v0"))
+
+
+def test_the_horizon_of_other_tasks_is_not_guessed(folder):
+    path = save(folder / "kitchen_complete-v0.hdf5", sizes=(5, 2), without=("timeouts",))
+    with pytest.raises(InputError, match="--horizon must say"):
+        main(Args(str(path)))
+    main(Args(str(path), horizon=8))
+    assert TrajectoryDataset.from_minari("d4rl/kitchen/complete-v0").lengths.tolist() == [8] * 6
+
+
 def test_a_file_is_imported_under_the_id_of_its_name(folder, capsys):
     main(Args(str(save(folder / "hopper_medium_replay-v2.hdf5"))))
     output = capsys.readouterr().out

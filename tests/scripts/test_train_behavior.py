@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.behavior import UniformPolicy, read_policy, snapshot_path
+from envs.behavior import POLICIES, UniformPolicy, read_policy, snapshot_path
 from flowrl.errors import InputError
 from scripts import train_behavior
 from scripts.train_behavior import RECIPES, Args, Recipe, main, stages
@@ -39,6 +39,22 @@ def test_bad_requests_are_refused(tmp_path):
         main(Args("hoper"))
     with pytest.raises(InputError, match="must be at least 1, not 0 and 100"):
         main(Args("hopper", steps=0))
+
+
+def test_another_training_does_not_take_the_place_of_the_shipped_policies(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_behavior, "train", lambda *arguments: None)
+    monkeypatch.setattr(train_behavior, "measure", lambda *arguments: {})
+    published = []
+    monkeypatch.setattr(train_behavior, "publish", lambda *arguments: published.append(arguments[-1]))
+    for options in ({}, {"steps": 2048}, {"seed": 1}, {"steps": 2048, "out": tmp_path / "mine"}):
+        main(Args("hopper", run_dir=tmp_path / "run", **options))
+    own = tmp_path / "run/policies/hopper"
+    assert published == [POLICIES / "hopper", own, own, tmp_path / "mine/hopper"]
+    with pytest.raises(InputError, match="holds a training of hopper: give another --run-dir"):
+        main(Args("walker2d", run_dir=tmp_path / "run"))
+    with pytest.raises(InputError, match="--seed is -1"):
+        main(Args("hopper", seed=-1, run_dir=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_missing_extra_is_one_sentence(monkeypatch, tmp_path):
