@@ -177,11 +177,11 @@ def test_a_signal_in_the_last_step_is_not_swallowed(dataset, tmp_path, monkeypat
     original = training.sample_windows
     drawn = []
 
-    def signalled(*arguments):
+    def signalled(*arguments, **keywords):
         drawn.append(1)
         if len(drawn) == CONFIG.steps:
             signal.raise_signal(signal.SIGTERM)
-        return original(*arguments)
+        return original(*arguments, **keywords)
 
     monkeypatch.setattr(training, "sample_windows", signalled)
     with pytest.raises(Stopped):

@@ -194,10 +194,10 @@ def test_an_interrupted_run_on_a_part_of_the_features_goes_on_to_the_same_weight
     train.start(tiny_argv("flow", tmp_path / "whole", *options))
     calls, sample = iter(range(99)), training.sample_windows  # the 14th call fails, once
 
-    def failing(*arguments):
+    def failing(*arguments, **keywords):
         if next(calls) == 13:
             raise RuntimeError("the power went")
-        return sample(*arguments)
+        return sample(*arguments, **keywords)
 
     monkeypatch.setattr(training, "sample_windows", failing)
     with pytest.raises(RuntimeError, match="the power went"):
