@@ -35,6 +35,7 @@ __all__ = [
     "policy_records",
     "read_policy",
     "rollout_episodes",
+    "shipped_policy",
     "snapshot_path",
 ]
 
@@ -93,19 +94,6 @@ class BehaviorPolicy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", np.exp(self.log_std))
 
-    @classmethod
-    def load(cls, env_name: str, stage: str) -> "Policy":
-        """The shipped policy of a stage: `load("hopper", "medium")`, or of a training step: `load("hopper", "40960")`.
-
-        Raises:
-            ValueError: no such environment or stage; the message lists those that exist.
-        """
-        record = _record(env_name)
-        stages = {**record["stages"], **{str(row["steps"]): row["steps"] for row in record["snapshots"]}}
-        if stage not in stages:
-            raise ValueError(f"{env_name} has no stage {stage!r}; known are {', '.join(stages)}")
-        return read_policy(snapshot_path(POLICIES / env_name, stages[stage]))
-
     def mean(self, observations: np.ndarray) -> np.ndarray:
         """The mean actions (..., a) before clipping, for observations (..., d)."""
         hidden = (observations - self.observation_mean) / self.observation_std
@@ -163,6 +151,19 @@ def read_policy(path: Path) -> Policy:
         hidden=hidden,
         squash=bool(arrays.get("squash", False)),
     )
+
+
+def shipped_policy(env_name: str, stage: str) -> Policy:
+    """The policy in envs/policies of a stage, `("hopper", "medium")`, or of a training step, `("hopper", "40960")`.
+
+    Raises:
+        ValueError: no such environment or stage; the message lists those that exist.
+    """
+    record = _record(env_name)
+    stages = {**record["stages"], **{str(row["steps"]): row["steps"] for row in record["snapshots"]}}
+    if stage not in stages:
+        raise ValueError(f"{env_name} has no stage {stage!r}; known are {', '.join(stages)}")
+    return read_policy(snapshot_path(POLICIES / env_name, stages[stage]))
 
 
 class Rollout(NamedTuple):
@@ -363,6 +364,7 @@ def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
     levels: dict[str, dict[str, tuple[str, Sequence[float]]]] = {}
     for record in policy_records():
         stage, steps = record["stages"], [row["steps"] for row in record["snapshots"]]
+        calm = f"with {record['recipe']['expert_noise']:g} times the standard deviation it explored with"
         levels[record["name"]] = {
             "random": ("the untrained policy", [stage["random"]]),
             "medium": ("a policy stopped at about half of the best return", [stage["medium"]]),
@@ -372,11 +374,10 @@ def _levels() -> dict[str, dict[str, tuple[str, Sequence[float]]]]:
                 [step for step in steps if step <= stage["medium"]],
             ),
             "medium-expert": (
-                "the medium and the expert policy, half of the steps each; the expert with half of the standard"
-                " deviation it explored with",
+                f"the medium and the expert policy, half of the steps each; the expert {calm}",
                 [stage["medium"], stage["expert"]],
             ),
-            "expert": ("the best policy, with half of the standard deviation it explored with", [stage["expert"]]),
+            "expert": (f"the best policy, {calm}", [stage["expert"]]),
         }
     levels["reach"] = {
         "poor": ("policies that leave or dawdle, in equal shares of steps", (-1.0, -0.5, 0.0)),

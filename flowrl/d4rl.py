@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from flowrl.errors import InputError, cause
 from flowrl.minari_store import Episode, dataset_path, open_dataset, write_dataset
-from flowrl.stored_arrays import read_arrays
+from flowrl.stored_arrays import INFLATION, read_arrays
 
 HORIZON = 1000  # of the locomotion tasks, whose v0 files have no timeouts
 SOURCE = "http://rail.eecs.berkeley.edu/datasets/offline_rl"
@@ -26,7 +26,6 @@ REPEATED = "repeated_final_observations"  # in the metadata of an imported datas
 _REQUIRED = ("observations", "actions", "rewards", "terminals")
 _OPTIONAL = ("timeouts", "next_observations")
 _ROWS_AT_ONCE = 65_536
-_HIGHEST_COMPRESSION = 1_100  # deflate's limit is 1,032
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
@@ -148,7 +147,7 @@ def _dataset(file: h5py.File, name: str, file_size: int) -> h5py.Dataset:
     whole = layout.get_external_count() == 0 and layout.get_layout() != h5py.h5d.VIRTUAL and stored <= file_size
     packed = 1
     if whole and item.chunks is not None:
-        packed = _HIGHEST_COMPRESSION if layout.get_nfilters() else 1
+        packed = INFLATION if layout.get_nfilters() else 1
         due = math.prod(-(-length // chunk) for length, chunk in zip(item.shape, item.chunks, strict=True))
         whole = math.prod(item.chunks) * item.dtype.itemsize <= file_size * packed and item.id.get_num_chunks() >= due
     if not whole or claimed > stored * packed:

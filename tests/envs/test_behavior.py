@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from envs import BehaviorPolicy, Player, dataset_ids, make_env, mixture, rollout_episodes
-from envs.behavior import POLICIES, read_policy
+from envs.behavior import POLICIES, read_policy, shipped_policy
 from envs.own_policies import CallablePolicy
 from envs.tiny import Reach, ReachPolicy
 
@@ -67,7 +67,7 @@ def test_the_action_equals_an_oracle_of_loops():
 )
 def test_the_shipped_expert_acts_as_stable_baselines_did(observation, action):
     # From model.predict(normalizer.normalize_obs(observation), deterministic=True) where it was trained.
-    np.testing.assert_allclose(BehaviorPolicy.load("hopper", "573440").act(np.array(observation)), action, atol=5e-6)
+    np.testing.assert_allclose(shipped_policy("hopper", "573440").act(np.array(observation)), action, atol=5e-6)
 
 
 def test_a_batch_equals_its_rows():
@@ -90,19 +90,19 @@ def test_the_weights_survive_the_file(tmp_path: Path):
 
 def test_every_shipped_policy_loads_without_pickle_and_is_small():
     stages = ["random", "early", "medium", "expert"]
-    assert all(BehaviorPolicy.load("hopper", stage).low.tolist() == [-1, -1, -1] for stage in stages)
+    assert all(shipped_policy("hopper", stage).low.tolist() == [-1, -1, -1] for stage in stages)
     files = sorted((POLICIES / "hopper").glob("*.npz"))
     assert 10 <= len(files) <= 16
     for file in files:
         assert file.stat().st_size < 64_000
-        assert np.isfinite(BehaviorPolicy.load("hopper", str(int(file.stem))).mean(np.zeros(11))).all()
+        assert np.isfinite(shipped_policy("hopper", str(int(file.stem))).mean(np.zeros(11))).all()
 
 
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match=r"no behaviour policies for 'hooper'; known are .*hopper"):
-        BehaviorPolicy.load("hooper", "medium")
+        shipped_policy("hooper", "medium")
     with pytest.raises(ValueError, match=r"no stage 'best'; known are random, early, medium, expert, 0"):
-        BehaviorPolicy.load("hopper", "best")
+        shipped_policy("hopper", "best")
     known = r"did you mean flowrl/hopper/medium-replay-v0\?.*known are .*flowrl/hopper/\{random,medium,medium-replay,"
     with pytest.raises(ValueError, match=known):
         mixture("flowrl/hopper/replay-v0")
@@ -125,7 +125,7 @@ def test_medium_replay_goes_from_the_random_policy_to_the_medium_one():
     members = mixture("flowrl/hopper/medium-replay-v0").policies
     assert len(members) >= 5
     for member, stage in [(members[0], "random"), (members[-1], "medium")]:
-        np.testing.assert_array_equal(member.weights[0], BehaviorPolicy.load("hopper", stage).weights[0])
+        np.testing.assert_array_equal(member.weights[0], shipped_policy("hopper", stage).weights[0])
 
 
 def test_an_episode_depends_on_its_seed_and_number_alone():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from envs import Player, facts, make_env
-from envs.behavior import POLICIES, BehaviorPolicy, UniformPolicy, policy_records, snapshot_path
+from envs.behavior import POLICIES, UniformPolicy, policy_records, shipped_policy, snapshot_path
 from envs.facts import REFERENCES
 from scripts import cli, measure_references
 from scripts.measure_references import Args, digest, main, measure, summary
@@ -85,7 +85,7 @@ def test_the_first_random_episodes_return_what_is_recorded(name):
 def test_measuring_equals_playing_by_hand(capsys):
     row = measure(RECORDS["hopper"], 3, 2, seed=5)
     assert row["random"]["first_returns"] == played_by_hand("hopper", uniform("hopper"), 5)
-    assert row["expert"]["first_returns"] == played_by_hand("hopper", BehaviorPolicy.load("hopper", "expert"), 5, 2)
+    assert row["expert"]["first_returns"] == played_by_hand("hopper", shipped_policy("hopper", "expert"), 5, 2)
     assert row["random"]["mean"] == pytest.approx(np.mean(row["random"]["first_returns"]), abs=1e-3)
     assert row["command"].endswith("--envs hopper --episodes-random 3 --episodes-expert 2 --seed 5")
     assert "Hopper-v5 random:" in capsys.readouterr().out
