@@ -12,15 +12,18 @@ Sinks (queries) draw flow from sources (keys). With q, k in (0, 1), n_i = i the 
     C_j = n_j exp(Ô_j) / Σ_{l≤j} exp(Ô_l)                  competition among the sources
     y_i = sigmoid(Î_i) / I_i · Σ_{j≤i} (q_i·k_j) C_j v_j   aggregation, then allocation to the sinks
 
-Every sum is a running sum, so a tile of tokens needs only the sums before it (`FlowState`) and its own Gram matrix
-P = q kᵀ: with A = tril(P) and U = triu(P) the five sums inside the tile are A·1, 1·U, A·(n/O), (n/I)·U and A·(C v).
-The sequence is one tile when it is short, else a row of tiles; the recurrence is a tile of the next few tokens.
+Every sum is a running sum, so a tile of tokens needs only the sums before it and its own Gram matrix P = q kᵀ: with
+A = tril(P) and U = triu(P) the five sums inside the tile are A·1, 1·U, A·(n/O), (n/I)·U and A·(C v). A short sequence
+is one tile, a long one a row of tiles that are worked on all at once; the recurrence is a tile of the next few tokens.
+The gradient is written by hand, see `_gradient`.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from flowrl.attention.multihead import CausalAttention
 
@@ -66,11 +69,11 @@ def flow_attention(
         is_pad: (B, T) bool, True at tokens that carry no flow and do not count, wherever they stand.
 
     Returns:
-        (B, H, T, M) in the dtype of `v`; the arithmetic is float32, or float64 for float64 inputs.
+        (B, H, T, M) in the dtype of `v`, differentiable once; the arithmetic is float32, or float64 for float64 inputs.
     """
-    if q.shape[-2] <= ONE_TILE:
-        return _tile(*_flows(q, k, v), None, clip, eps, is_pad).y.to(v.dtype)
-    return flow_attention_step(q, k, v, None, clip=clip, eps=eps, is_pad=is_pad, tile=TILE)[0]
+    tile = q.shape[-2] if q.shape[-2] <= ONE_TILE else TILE
+    (y,) = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile)  # pyright: ignore[reportGeneralTypeIssues]
+    return y
 
 
 def flow_attention_step(
@@ -88,112 +91,295 @@ def flow_attention_step(
 
     Takes q, k, v, clip, eps and is_pad as `flow_attention` does, for T ≥ 1 next tokens.
     """
-    dtype = v.dtype
-    q, k, v = _flows(q, k, v)
     if state is None:
         (batch, heads, _, d), m = q.shape, v.shape[-1]
-        state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=q.dtype)
-    outputs = []
-    for start in range(0, q.shape[-2], tile):
-        at = slice(start, start + tile)
-        pad = None if is_pad is None else is_pad[:, at]
-        result = _tile(q[:, :, at], k[:, :, at], v[:, :, at], state, clip, eps, pad)
-        state = result.advance(state)
-        outputs.append(result.y)
-    return torch.cat(outputs, dim=-2).to(dtype), state
+        state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=_dtype(v))
+    tile = min(tile, q.shape[-2])
+    y, *after = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, *state)  # pyright: ignore[reportGeneralTypeIssues]
+    return y, FlowState(*after)
 
 
-class _Tile(NamedTuple):
-    """One tile's output and what its tokens add to the running sums."""
-
-    y: Tensor  # (B, H, T, M)
-    n: Tensor  # (B or 1, 1)  the real tokens seen after it
-    k: Tensor  # (B, H, T, D)
-    q: Tensor  # (B, H, T, D)
-    per_outgoing: Tensor  # (B, H, T)  n/O
-    per_incoming: Tensor  # (B, H, T)  n/I
-    exp_outgoing: Tensor  # (B, H, T)  exp(Ô)
-    values: Tensor  # (B, H, T, M)  C v
-
-    def advance(self, state: FlowState) -> FlowState:
-        """The running sums after this tile."""
-        return FlowState(
-            self.n.expand_as(state.n),
-            state.k + self.k.sum(-2),
-            state.q + self.q.sum(-2),
-            state.k_per_flow + _row(self.per_outgoing, self.k),
-            state.q_per_flow + _row(self.per_incoming, self.q),
-            state.competition + self.exp_outgoing.sum(-1, keepdim=True),
-            state.memory + self.k.mT @ self.values,
-        )
+def _dtype(v: Tensor) -> torch.dtype:
+    """Of the arithmetic: at least float32, since a bfloat16 running sum stalls."""
+    return torch.promote_types(v.dtype, torch.float32)
 
 
-def _flows(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Non-negative flows, in at least float32: a bfloat16 running sum stalls."""
-    dtype = torch.promote_types(v.dtype, torch.float32)
-    return torch.sigmoid(q.to(dtype)), torch.sigmoid(k.to(dtype)), v.to(dtype)
+# From here on, axes: L tiles of C tokens (the last one filled up with tokens of no flow), R = B H rows, Z = R L; D
+# features of a query or key, M of a value. A pair (2, ...) holds what is the sinks' (queries), then what is the sources'
+# (keys). Each draws on the running sum of the other, so a `flip(0)` turns what a side gives into what a side draws on.
 
 
-def _tile(
-    q: Tensor, k: Tensor, v: Tensor, past: FlowState | None, clip: float, eps: float, is_pad: Tensor | None
-) -> _Tile:
-    """The equations of the module's head, in their order, for the tokens of one tile."""
-    tokens, d = q.shape[-2:]
+class _FlowAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        is_pad: Tensor | None,
+        clip: float,
+        eps: float,
+        tile: int,
+        *state: Tensor,
+    ) -> tuple[Tensor, ...]:
+        with torch.autocast(q.device.type, enabled=False):
+            y, after, kept = _attend(q, k, v, is_pad, clip, eps, tile, FlowState(*state) if state else None)
+        ctx.save_for_backward(*kept)
+        ctx.eps, ctx.shape, ctx.dtypes = eps, y.shape, (q.dtype, k.dtype, v.dtype)
+        ctx.set_materialize_grads(False)
+        return y.to(v.dtype), *(after or ())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor | None, *d_after: Tensor | None) -> tuple[Tensor | None, ...]:
+        kept = _Kept(*ctx.saved_tensors)
+        if dy is None:  # only the state was used
+            dy = kept.values.new_zeros(ctx.shape)
+        with torch.autocast(dy.device.type, enabled=False):
+            d_inputs, d_past = _gradient(kept, ctx.eps, dy, d_after)
+        return *(d.to(dtype) for d, dtype in zip(d_inputs, ctx.dtypes, strict=True)), None, None, None, None, *d_past
+
+
+class _Kept(NamedTuple):
+    """What the gradient needs of the forward pass."""
+
+    flows: Tensor  # (2, Z, C, D)     sigmoid(q), sigmoid(k)
+    values: Tensor  # (Z, C, M)       C v
+    to_sinks: Tensor  # (Z, C, C)     A
+    from_sources: Tensor  # (Z, C, C) U
+    n: Tensor  # (Z, C)
+    totals: Tensor  # (2, Z, C)       the sums over the features of flows
+    drawn: Tensor  # (2, Z, C)        I, O
+    per_flow: Tensor  # (2, Z, C)     n/I, n/O
+    allocation: Tensor  # (Z, C)      sigmoid(Î)
+    exp_outgoing: Tensor  # (Z, C)    exp(Ô)
+    competing: Tensor  # (Z, C)       Σ exp(Ô)
+    free: Tensor  # (Z, C) bool       where the clamp is not active
+    # What each tile finds before it, ε added to the vectors; None where a single tile has no past and leaves no state.
+    before: Tensor | None  # (2, Z, D)           Σ k, Σ q
+    before_per_flow: Tensor | None  # (2, Z, D)  Σ k n/O, Σ q n/I
+    memory: Tensor | None  # (Z, D, M)           Σ k ⊗ C v
+
+
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    is_pad: Tensor | None,
+    clip: float,
+    eps: float,
+    tile: int,
+    past: FlowState | None,
+) -> tuple[Tensor, FlowState | None, _Kept]:
+    """The equations of the module's head, in their order, for all tiles at once."""
+    (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], _dtype(v)
+    tiles = -(-tokens // tile)
+    rows, filled = batch * heads, tiles * tile
+    carried = tiles > 1 or past is not None
+
+    new = q.new_empty if filled == tokens else q.new_zeros
+    flows, values = new(2, batch, heads, filled, d, dtype=dtype), new(batch, heads, filled, m, dtype=dtype)
+    torch.sigmoid(q.to(dtype), out=flows[0, :, :, :tokens])
+    torch.sigmoid(k.to(dtype), out=flows[1, :, :, :tokens])
     if is_pad is None:
         real = None
-        n = torch.arange(1, tokens + 1, device=q.device, dtype=q.dtype).expand(1, 1, tokens)
+        n = torch.arange(1, filled + 1, device=q.device, dtype=dtype).expand(batch, 1, filled)
     else:
-        real = (~is_pad)[:, None, :].to(q.dtype)  # (B, 1, T)
-        q, k, v = q * real[..., None], k * real[..., None], v * real[..., None]
+        real = q.new_zeros(batch, 1, filled, dtype=dtype)
+        real[:, 0, :tokens] = ~is_pad
+        flows *= real[..., None]
         n = real.cumsum(-1)
     if past is not None:
         n = n + past.n[..., None]
-    seen = n[:, 0, -1:]
+    seen = n[:, :, tokens - 1]
     n = n.clamp(min=1.0)  # padding before the first real token has counted none
+    n = n.expand(batch, heads, filled).reshape(-1, tile)
+    flows = flows.view(2, -1, tile, d)
+    sinks, sources = flows
 
-    gram = q @ k.mT
-    to_sinks, from_sources = gram.tril(), gram.triu()  # A[i, j] for j ≤ i; U[i, j] for i ≤ j
-    q_sum, k_sum = q.sum(-1), k.sum(-1)
+    upto = torch.ones(tile, tile, device=q.device, dtype=dtype).triu()
+    gram = torch.bmm(sinks, sources.mT)
+    to_sinks, from_sources = gram * upto.mT.contiguous(), gram.mul_(upto)  # A[i, j] for j ≤ i; U[i, j] for i ≤ j
+    totals = flows.sum(-1)
 
-    # ε meets every sum once: (a + ε)·(Σ b + ε) = a·Σb + ε (1·a + 1·Σb) + d ε².
-    incoming = to_sinks.sum(-1) + eps * (q_sum + k_sum.cumsum(-1)) + d * eps**2
-    outgoing = from_sources.sum(-2) + eps * (k_sum + q_sum.cumsum(-1)) + d * eps**2
-    if past is not None:
-        incoming = incoming + _column(q, past.k) + eps * past.k.sum(-1, keepdim=True)
-        outgoing = outgoing + _column(k, past.q) + eps * past.q.sum(-1, keepdim=True)
-    per_incoming, per_outgoing = n / incoming, n / outgoing
+    def draw(within: Tensor, weights: Tensor | None, before: Tensor | None) -> Tensor:
+        """(2, Z, C): (f_i + ε)·(Σ_{j≤i} w_j g_j + ε), g the other side's flows; `within` is Σ f_i·w_j g_j in the tile."""
+        weighted = totals if weights is None else totals * weights
+        within.add_((weighted @ upto).flip(0), alpha=eps)
+        if before is None:
+            return within.add_(totals, alpha=eps).add_(d * eps**2)
+        return within.add_(_dot(flows, before)).add_(before.sum(-1, keepdim=True), alpha=eps)
 
-    conserved_in = _column(to_sinks, per_outgoing) + eps * (q_sum + (k_sum * per_outgoing).cumsum(-1)) + d * eps**2
-    conserved_out = _row(per_incoming, from_sources) + eps * (k_sum + (q_sum * per_incoming).cumsum(-1)) + d * eps**2
-    if past is not None:
-        conserved_in = conserved_in + _column(q, past.k_per_flow) + eps * past.k_per_flow.sum(-1, keepdim=True)
-        conserved_out = conserved_out + _column(k, past.q_per_flow) + eps * past.q_per_flow.sum(-1, keepdim=True)
+    def running(given: Tensor, first: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
+        """(2, Z, D) that each tile gives, to the sums before each tile that are drawn on, and (2, R, D) after all."""
+        start = None if first is None else torch.stack(list(first)).flatten(0, 2)
+        sums = _running(start, given.flip(0).view(2 * rows, tiles, d))
+        return (sums[:, :-1] + eps).reshape(2, -1, d), sums[:, -1].view(2, batch, heads, d)
 
-    exp_outgoing = (conserved_out / n).clamp(-clip, clip).exp()
+    before = before_per_flow = memory = after = None
+    if carried:
+        before, after_flows = running(flows.sum(-2), past and (past.k, past.q))
+    drawn = draw(torch.stack([to_sinks.sum(-1), from_sources.sum(-2)]), None, before)
+    per_flow = n / drawn
+    if carried:
+        before_per_flow, after_per_flow = running(_weigh(per_flow, flows), past and (past.k_per_flow, past.q_per_flow))
+    within = torch.stack([_dot(to_sinks, per_flow[1]), _weigh(per_flow[0], from_sources)])
+    conserved = draw(within, per_flow, before_per_flow).div_(n)
+
+    exp_outgoing = conserved[1].clamp(-clip, clip).exp_()
     if real is not None:
-        exp_outgoing = exp_outgoing * real
-    competing = exp_outgoing.cumsum(-1)
+        exp_outgoing = exp_outgoing * real.expand(batch, heads, filled).reshape(-1, tile)
+    competing = exp_outgoing.view(rows, filled).cumsum(-1)
     if past is not None:
-        competing = competing + past.competition
+        competing += past.competition.view(rows, 1)
+    after_competition = competing[:, tokens - 1]
     if real is not None:
         competing = competing.masked_fill(competing == 0, 1.0)  # before the first real token none compete
-    values = (n * exp_outgoing / competing)[..., None] * v
+    competing = competing.view(-1, tile)
+    competition = n * exp_outgoing / competing
+    torch.mul(competition.view(batch, heads, filled, 1)[:, :, :tokens], v.to(dtype), out=values[:, :, :tokens])
+    values = values.view(-1, tile, m)
 
-    aggregated = to_sinks @ values
-    if past is not None:
-        aggregated = aggregated + q @ past.memory
-    y = (torch.sigmoid(conserved_in / n) / incoming)[..., None] * aggregated
-    return _Tile(y, seen, k, q, per_outgoing, per_incoming, exp_outgoing, values)
+    y = torch.bmm(to_sinks, values)
+    if carried:
+        given = torch.bmm(sources.mT, values).view(rows, tiles, d, m)
+        sums = _running(past and past.memory.view(rows, d, m), given)
+        memory = sums[:, :-1].reshape(-1, d, m)
+        y.baddbmm_(sinks, memory)
+        if past is not None:
+            after = FlowState(
+                seen,
+                *after_flows,
+                *after_per_flow,
+                after_competition.view(batch, heads, 1),
+                sums[:, -1].view(batch, heads, d, m),
+            )
+    allocation = conserved[0].sigmoid()
+    y *= (allocation / drawn[0])[..., None]
+    y = y.view(batch, heads, filled, m)[:, :, :tokens]
+    free = conserved[1].abs() <= clip
+    kept = _Kept(
+        flows, values, to_sinks, from_sources, n, totals, drawn, per_flow, allocation, exp_outgoing, competing, free,
+        before, before_per_flow, memory,
+    )  # fmt: skip
+    return y, after, kept
 
 
-def _column(matrix: Tensor, vector: Tensor) -> Tensor:
-    """matrix (..., R, S) times vector (..., S), over R."""
-    return (matrix @ vector[..., None]).squeeze(-1)
+def _gradient(
+    kept: _Kept, eps: float, dy: Tensor, d_after: Sequence[Tensor | None]
+) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor | None]]:
+    """The gradients of q, k, v and of the state, from those of y and of the state after (none for a lone sequence).
+
+    With N = A (C v) + q·S, y = g N and g = sigmoid(Î)/I, everything that reaches a flow goes through its Gram matrix:
+    the gradient of A is X_A = (g dy)(C v)ᵀ + dÎ ⊗ n/O + dI ⊗ 1 over the lower triangle, of U it is
+    X_U = n/I ⊗ dÔ + 1 ⊗ dO over the upper one, and with X = X_A + X_U that of q is X k, that of k is Xᵀ q. The sums
+    over features that g and C need are the row and column sums of A ∘ (g dy)(C v)ᵀ, which is small. Running sums turn
+    into running sums from the end.
+    """
+    flows, values, to_sinks, from_sources = kept.flows, kept.values, kept.to_sinks, kept.from_sources
+    n, drawn, per_flow, exp_outgoing = kept.n, kept.drawn, kept.per_flow, kept.exp_outgoing
+    (batch, heads, tokens, m), (_, _, tile, d) = dy.shape, flows.shape
+    rows = batch * heads
+    tiles = len(n) // rows
+    filled = tiles * tile
+    sinks, sources = flows
+    onwards = torch.ones(tile, tile, device=dy.device, dtype=n.dtype).tril()  # x @ onwards is Σ_{j≥i} x_j
+    d_state: list[Tensor | None] = [None] * len(d_after)
+
+    def running(given: Tensor, at: slice) -> Tensor:
+        """(2, Z, D) gradients of the sums before each tile, to those of what each tile gives; the past's are noted."""
+        start = None
+        if any(d is not None for d in d_after[at]):
+            start = torch.stack([given.new_zeros(rows, d) if x is None else x.reshape(rows, d) for x in d_after[at]])
+        sums = _running(None if start is None else start.flatten(0, 1), given.view(2 * rows, tiles, d), backwards=True)
+        if d_after:
+            d_state[at] = sums[:, 0].reshape(2, batch, heads, d)
+        return sums[:, 1:].reshape(2, -1, d).flip(0)
+
+    gain = kept.allocation / drawn[0]
+    d_y = (n.new_empty if filled == tokens else n.new_zeros)(batch, heads, filled, m)
+    torch.mul(gain.view(batch, heads, filled, 1)[:, :, :tokens], dy, out=d_y[:, :, :tokens])
+    d_y = d_y.view(-1, tile, m)
+    x = torch.bmm(d_y, values.mT)
+    scratch = to_sinks * x
+    d_log_gain, d_log_competition = scratch.sum(-1), scratch.sum(-2)
+    d_values = torch.bmm(to_sinks.mT, d_y)
+    d_flows = torch.empty_like(flows)
+    if kept.memory is not None:
+        d_end = d_after[6].reshape(rows, d, m) if d_after and d_after[6] is not None else None
+        sums = _running(d_end, torch.bmm(sinks.mT, d_y).view(rows, tiles, d, m), backwards=True)
+        if d_after:
+            d_state[6] = sums[:, 0].reshape(batch, heads, d, m)
+        d_given = sums[:, 1:].reshape(-1, d, m)
+        d_values.baddbmm_(sources, d_given)
+        torch.bmm(d_y, kept.memory.mT, out=d_flows[0])
+        torch.bmm(values, d_given.mT, out=d_flows[1])
+        through_memory = (d_flows * flows).sum(-1)
+        d_log_gain += through_memory[0]
+        d_log_competition += through_memory[1]
+    d_values *= (n * exp_outgoing / kept.competing)[..., None]
+
+    d_competing = (d_log_competition / kept.competing).view(rows, filled).flip(-1).cumsum(-1).flip(-1).neg_()
+    if d_after and d_after[5] is not None:
+        d_competing += d_after[5].reshape(rows, 1)
+    if d_after:
+        d_state[5] = d_competing[:, :1].view(batch, heads, 1)
+    d_outgoing = torch.addcmul(d_log_competition, exp_outgoing, d_competing.view(-1, tile)).mul_(kept.free)
+    d_conserved = torch.stack([d_log_gain * (1 - kept.allocation), d_outgoing]).div_(n)
+
+    later = (d_conserved @ onwards).flip(0)
+    d_per_flow = torch.stack([_dot(from_sources, d_conserved[1]), _weigh(d_conserved[0], to_sinks)])
+    d_per_flow.addcmul_(kept.totals, later, value=eps)
+    d_given_per_flow = d_given = None
+    if kept.memory is not None:
+        d_given_per_flow = running(_weigh(d_conserved, flows, eps), slice(3, 5))
+        d_per_flow += _dot(flows, d_given_per_flow)
+    d_drawn = d_per_flow.mul_(per_flow)
+    d_drawn[0] += d_log_gain
+    d_drawn.div_(drawn).neg_()
+
+    x.addcmul_(d_conserved[0][..., None], per_flow[1][..., None, :]).add_(d_drawn[0][..., None]).mul_(onwards)
+    scratch.copy_(d_drawn[1][..., None, :]).addcmul_(per_flow[0][..., None], d_conserved[1][..., None, :])
+    x.addcmul_(scratch, onwards.mT.contiguous())
+    to_all_features = ((d_drawn @ onwards).flip(0)).addcmul_(per_flow, later).mul_(eps)
+    if kept.memory is None:
+        to_all_features.add_(d_drawn, alpha=eps).add_(d_conserved, alpha=eps)
+        d_flows.copy_(to_all_features[..., None])
+    else:
+        d_given = running(_weigh(d_drawn, flows, eps), slice(1, 3))
+        ones = torch.ones_like(per_flow)
+        columns = torch.stack([d_drawn, d_conserved, ones, per_flow, to_all_features], -1)
+        vectors = torch.stack(
+            [kept.before, kept.before_per_flow, d_given, d_given_per_flow, torch.ones_like(d_given)], -2
+        )
+        d_flows.flatten(0, 1).baddbmm_(columns.flatten(0, 1), vectors.flatten(0, 1))
+    d_flows[0].baddbmm_(x, sources)
+    d_flows[1].baddbmm_(x.mT, sinks)
+    torch.ops.aten.sigmoid_backward.grad_input(d_flows, flows, grad_input=d_flows)
+    d_q, d_k = d_flows.view(2, batch, heads, filled, d)[:, :, :, :tokens]
+    return (d_q, d_k, d_values.view(batch, heads, filled, m)[:, :, :tokens]), d_state
 
 
-def _row(vector: Tensor, matrix: Tensor) -> Tensor:
-    """vector (..., R) times matrix (..., R, S), over S."""
-    return (vector[..., None, :] @ matrix).squeeze(-2)
+def _running(first: Tensor | None, terms: Tensor, *, backwards: bool = False) -> Tensor:
+    """Running sums of (R, L, ...) terms from `first` (R, ...; None: zero): (R, L + 1, ...), or the same from the end."""
+    tiles = terms.shape[1]
+    sums = terms.new_empty(len(terms), tiles + 1, *terms.shape[2:])
+    sums[:, tiles if backwards else 0] = 0 if first is None else first
+    for i in reversed(range(tiles)) if backwards else range(tiles):
+        done, due = (i + 1, i) if backwards else (i, i + 1)
+        torch.add(sums[:, done], terms[:, i], out=sums[:, due])
+    return sums
+
+
+def _dot(matrix: Tensor, vector: Tensor) -> Tensor:
+    """matrix (..., C, D) times vector (..., D), over D."""
+    return torch.bmm(matrix.flatten(0, -3), vector.flatten(0, -2)[..., None]).view(matrix.shape[:-1])
+
+
+def _weigh(weights: Tensor, rows: Tensor, eps: float = 0.0) -> Tensor:
+    """Σ_i w_i (r_i + ε) of weights (..., C) and rows (..., C, D), over C."""
+    summed = torch.bmm(weights.flatten(0, -2)[:, None], rows.flatten(0, -3)).view(*rows.shape[:-2], -1)
+    return summed.add_(weights.sum(-1, keepdim=True), alpha=eps) if eps else summed
 
 
 class FlowAttention(CausalAttention):
@@ -202,13 +388,10 @@ class FlowAttention(CausalAttention):
     def initial_state(self, batch: int) -> FlowState:
         weight = self.project_in.weight
         head = self.width // self.heads
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=dtype)
+        return FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=_dtype(weight))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
-        with torch.autocast(q.device.type, enabled=False):
-            return flow_attention(q, k, v, is_pad=is_pad)
+        return flow_attention(q, k, v, is_pad=is_pad)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: FlowState) -> tuple[Tensor, FlowState]:
-        with torch.autocast(q.device.type, enabled=False):
-            return flow_attention_step(q, k, v, state)
+        return flow_attention_step(q, k, v, state)
