@@ -71,7 +71,7 @@ def flow_attention(
     Returns:
         (B, H, T, M) in the dtype of `v`, differentiable once; the arithmetic is float32, or float64 for float64 inputs.
     """
-    tile = q.shape[-2] if q.shape[-2] <= ONE_TILE else TILE
+    tile = ONE_TILE if q.shape[-2] <= ONE_TILE else TILE
     (y,) = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile)  # pyright: ignore[reportGeneralTypeIssues]
     return y
 
@@ -94,7 +94,6 @@ def flow_attention_step(
     if state is None:
         (batch, heads, _, d), m = q.shape, v.shape[-1]
         state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=_dtype(v))
-    tile = min(tile, q.shape[-2])
     y, *after = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, *state)  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(*after)
 
@@ -174,11 +173,14 @@ def _attend(
     """The equations of the module's head, in their order, for all tiles at once."""
     (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], _dtype(v)
     tiles = -(-tokens // tile)
+    tile = -(-tokens // tiles)  # as little as can be is left over in the last one
     rows, filled = batch * heads, tiles * tile
     carried = tiles > 1 or past is not None
 
-    new = q.new_empty if filled == tokens else q.new_zeros
-    flows, values = new(2, batch, heads, filled, d, dtype=dtype), new(batch, heads, filled, m, dtype=dtype)
+    flows = q.new_empty(2, batch, heads, filled, d, dtype=dtype)
+    values = q.new_empty(batch, heads, filled, m, dtype=dtype)
+    flows[:, :, :, tokens:] = 0
+    values[:, :, tokens:] = 0
     torch.sigmoid(q.to(dtype), out=flows[0, :, :, :tokens])
     torch.sigmoid(k.to(dtype), out=flows[1, :, :, :tokens])
     if is_pad is None:
@@ -297,7 +299,8 @@ def _gradient(
         return sums[:, 1:].reshape(2, -1, d).flip(0)
 
     gain = kept.allocation / drawn[0]
-    d_y = (n.new_empty if filled == tokens else n.new_zeros)(batch, heads, filled, m)
+    d_y = n.new_empty(batch, heads, filled, m)
+    d_y[:, :, tokens:] = 0
     torch.mul(gain.view(batch, heads, filled, 1)[:, :, :tokens], dy, out=d_y[:, :, :tokens])
     d_y = d_y.view(-1, tile, m)
     x = torch.bmm(d_y, values.mT)
