@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
+from flowrl.dropout import Dropout
 
 # Axes: B batch, T steps, 3T tokens in the order return, observation, action of each step.
 
@@ -62,7 +63,7 @@ class TrajectoryModel(nn.Module):
         self.embed_action = nn.Linear(normaliser.action_size, width)
         self.embed_timestep = TimestepEmbedding(width)
         self.embed_norm = nn.LayerNorm(width)
-        self.embed_dropout = nn.Dropout(config.dropout)
+        self.embed_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(width)
         self.action_head = nn.Linear(width, normaliser.action_size)
@@ -91,9 +92,10 @@ class TrajectoryModel(nn.Module):
         """
         tokens = self._embed(returns_to_go, observations, actions, timesteps)
         token_is_pad = None if is_pad is None else is_pad.repeat_interleave(3, dim=1)
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             tokens = block(tokens, token_is_pad)
-        return self._predict(tokens[:, 1::3])
+        return self._predict(last(tokens, token_is_pad, at=slice(1, None, 3)))  # the observations alone are read
 
     def initial_state(self, batch: int) -> list[Any]:
         """The state of `batch` episodes before their first step."""
@@ -190,22 +192,21 @@ class Block(nn.Module):
         width = config.width
         self.attention_norm = nn.LayerNorm(width)
         self.attention = ATTENTION[config.attention](width, config.heads, dropout=config.dropout)
-        self.attention_dropout = nn.Dropout(config.dropout)
+        self.attention_dropout = Dropout(config.dropout)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width), nn.Dropout(config.dropout)
-        )
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+        self.mlp_dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """(B, T, width) to (B, T, width)."""
-        tokens = tokens + self.attention_dropout(self.attention(self.attention_norm(tokens), is_pad))
-        return tokens + self.mlp(self.mlp_norm(tokens))
+    def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = slice(None)) -> Tensor:
+        """(B, T, width) to (B, T', width): all tokens are attended to, those `at` are returned."""
+        tokens = self.attention_dropout(self.attention(self.attention_norm(tokens), is_pad, at), tokens[:, at])
+        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens)
 
     def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         """As `forward` for the next (B, t, width) tokens after `state`, and the state after them."""
         attended, state = self.attention.step(self.attention_norm(tokens), state)
-        tokens = tokens + self.attention_dropout(attended)
-        return tokens + self.mlp(self.mlp_norm(tokens)), state
+        tokens = self.attention_dropout(attended, tokens)
+        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens), state
 
 
 def _initialise(module: nn.Module) -> None:

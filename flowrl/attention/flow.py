@@ -104,8 +104,8 @@ def _dtype(v: Tensor) -> torch.dtype:
 
 
 # From here on, axes: L tiles of C tokens (the last one filled up with tokens of no flow), R = B H rows, Z = R L; D
-# features of a query or key, M of a value. A pair (2, ...) holds what is the sinks' (queries), then what is the sources'
-# (keys). Each draws on the running sum of the other, so a `flip(0)` turns what a side gives into what a side draws on.
+# features of a query or key, M of a value. A pair (2, ...) holds what belongs to the sinks (queries), then what belongs
+# to the sources (keys). Each draws on the running sum of the other: `flip(0)` turns what is given into what is drawn.
 
 
 class _FlowAttention(torch.autograd.Function):
@@ -130,7 +130,7 @@ class _FlowAttention(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor | None, *d_after: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor | None, *d_after: Tensor | None) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         kept = _Kept(*ctx.saved_tensors)
         if dy is None:  # only the state was used
             dy = kept.values.new_zeros(ctx.shape)
@@ -205,7 +205,7 @@ def _attend(
     totals = flows.sum(-1)
 
     def draw(within: Tensor, weights: Tensor | None, before: Tensor | None) -> Tensor:
-        """(2, Z, C): (f_i + ε)·(Σ_{j≤i} w_j g_j + ε), g the other side's flows; `within` is Σ f_i·w_j g_j in the tile."""
+        """(2, Z, C): (f_i + ε)·(Σ_{j≤i} w_j g_j + ε), g the other side; `within` is Σ_{j≤i} f_i·w_j g_j in the tile."""
         weighted = totals if weights is None else totals * weights
         within.add_((weighted @ upto).flip(0), alpha=eps)
         if before is None:
@@ -219,12 +219,15 @@ def _attend(
         return (sums[:, :-1] + eps).reshape(2, -1, d), sums[:, -1].view(2, batch, heads, d)
 
     before = before_per_flow = memory = after = None
+    ends: list[Tensor] = []
     if carried:
-        before, after_flows = running(flows.sum(-2), past and (past.k, past.q))
+        before, end = running(flows.sum(-2), past and (past.k, past.q))
+        ends += end
     drawn = draw(torch.stack([to_sinks.sum(-1), from_sources.sum(-2)]), None, before)
     per_flow = n / drawn
     if carried:
-        before_per_flow, after_per_flow = running(_weigh(per_flow, flows), past and (past.k_per_flow, past.q_per_flow))
+        before_per_flow, end = running(_weigh(per_flow, flows), past and (past.k_per_flow, past.q_per_flow))
+        ends += end
     within = torch.stack([_dot(to_sinks, per_flow[1]), _weigh(per_flow[0], from_sources)])
     conserved = draw(within, per_flow, before_per_flow).div_(n)
 
@@ -249,13 +252,8 @@ def _attend(
         memory = sums[:, :-1].reshape(-1, d, m)
         y.baddbmm_(sinks, memory)
         if past is not None:
-            after = FlowState(
-                seen,
-                *after_flows,
-                *after_per_flow,
-                after_competition.view(batch, heads, 1),
-                sums[:, -1].view(batch, heads, d, m),
-            )
+            ends += [after_competition.view(batch, heads, 1), sums[:, -1].view(batch, heads, d, m)]
+            after = FlowState(seen, *ends)
     allocation = conserved[0].sigmoid()
     y *= (allocation / drawn[0])[..., None]
     y = y.view(batch, heads, filled, m)[:, :, :tokens]
@@ -333,7 +331,7 @@ def _gradient(
     later = (d_conserved @ onwards).flip(0)
     d_per_flow = torch.stack([_dot(from_sources, d_conserved[1]), _weigh(d_conserved[0], to_sinks)])
     d_per_flow.addcmul_(kept.totals, later, value=eps)
-    d_given_per_flow = d_given = None
+    d_given_per_flow = None
     if kept.memory is not None:
         d_given_per_flow = running(_weigh(d_conserved, flows, eps), slice(3, 5))
         d_per_flow += _dot(flows, d_given_per_flow)
@@ -345,7 +343,7 @@ def _gradient(
     scratch.copy_(d_drawn[1][..., None, :]).addcmul_(per_flow[0][..., None], d_conserved[1][..., None, :])
     x.addcmul_(scratch, onwards.mT.contiguous())
     to_all_features = ((d_drawn @ onwards).flip(0)).addcmul_(per_flow, later).mul_(eps)
-    if kept.memory is None:
+    if d_given_per_flow is None or kept.before is None or kept.before_per_flow is None:
         to_all_features.add_(d_drawn, alpha=eps).add_(d_conserved, alpha=eps)
         d_flows.copy_(to_all_features[..., None])
     else:
@@ -364,7 +362,7 @@ def _gradient(
 
 
 def _running(first: Tensor | None, terms: Tensor, *, backwards: bool = False) -> Tensor:
-    """Running sums of (R, L, ...) terms from `first` (R, ...; None: zero): (R, L + 1, ...), or the same from the end."""
+    """Running sums of (R, L, ...) terms from `first` (R, ...; None: zero): (R, L + 1, ...); or so from the end."""
     tiles = terms.shape[1]
     sums = terms.new_empty(len(terms), tiles + 1, *terms.shape[2:])
     sums[:, tiles if backwards else 0] = 0 if first is None else first

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flowrl.dropout import Dropout
+
 # Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
 
 
@@ -27,21 +29,22 @@ class CausalAttention(nn.Module, ABC):
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
             raise ValueError(f"width is {width} and heads is {heads}: width must be a positive multiple of heads")
-        self.width, self.heads, self.dropout = width, heads, dropout
+        self.width, self.heads, self.dropout = width, heads, Dropout(dropout)
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = slice(None)) -> Tensor:
         """Attend over whole sequences.
 
         Args:
             x: (B, T, width).
             is_pad: (B, T) bool, True at padding. Padding on the right needs none: causality keeps it from real tokens.
+            at: the tokens whose outputs are wanted; all are attended to.
 
         Returns:
-            (B, T, width); rows at padding are finite and mean nothing.
+            (B, T', width) for the T' tokens `at`; rows at padding are finite and mean nothing.
         """
-        return self._merge(self.mix(*self._split(x), is_pad))
+        return self._merge(self.mix(*self._split(x), is_pad)[:, :, at])
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Attend for the next tokens of sequences whose past is `state`.
@@ -69,9 +72,8 @@ class CausalAttention(nn.Module, ABC):
         """As `mix` for the tokens that follow `state`, and the state after them."""
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        batch, tokens, _ = x.shape
-        qkv = self.project_in(x).view(batch, tokens, 3, self.heads, self.width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        # Not one permuted view: the gradient of chunk is laid out as the projection's backward pass wants it.
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.project_in(x).chunk(3, dim=-1))
         return q, k, v
 
     def _merge(self, y: Tensor) -> Tensor:

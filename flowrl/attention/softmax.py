@@ -1,5 +1,6 @@
 """Causal softmax attention (Vaswani et al. 2017), with a key-value cache for the step."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -24,19 +25,29 @@ class SoftmaxAttention(CausalAttention):
         return SoftmaxState(empty, empty)
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
-        if is_pad is None:
-            return scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=dropout)
         tokens = q.shape[-2]
-        causal = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
-        # A padded token sees itself, so that no row is empty and softmax stays finite.
-        itself = torch.eye(tokens, dtype=torch.bool, device=q.device)
-        seen = (causal & ~is_pad[:, None, None, :]) | itself
-        return scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout)
+        seen = None
+        if is_pad is not None:
+            causal = torch.ones(tokens, tokens, dtype=torch.bool, device=q.device).tril()
+            # A padded token sees itself, so that no row is empty and softmax stays finite.
+            itself = torch.eye(tokens, dtype=torch.bool, device=q.device)
+            seen = (causal & ~is_pad[:, None, None, :]) | itself
+        return self._attend(q, k, v, seen)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: SoftmaxState) -> tuple[Tensor, SoftmaxState]:
         state = SoftmaxState(torch.cat([state.k.to(k.dtype), k], -2), torch.cat([state.v.to(v.dtype), v], -2))
         tokens, seen = q.shape[-2], state.k.shape[-2]
         causal = torch.ones(tokens, seen, dtype=torch.bool, device=q.device).tril(seen - tokens)
-        dropout = self.dropout if self.training else 0.0
-        return scaled_dot_product_attention(q, state.k, state.v, attn_mask=causal, dropout_p=dropout), state
+        return self._attend(q, state.k, state.v, causal), state
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
+        """Attention of the keys `seen` (..., queries, keys) bool; None for the causal ones."""
+        if q.device.type != "cpu" or not self.training or not self.dropout.p:
+            dropout = self.dropout.p if self.training else 0.0
+            return scaled_dot_product_attention(q, k, v, seen, dropout_p=dropout, is_causal=seen is None)
+        # With dropout a CPU has no fused kernel: torch's would take these very steps, and draw slower masks.
+        if seen is None:
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+        unseen = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -math.inf)
+        scores = ((q * q.shape[-1] ** -0.5) @ k.mT).add_(unseen)
+        return self.dropout(torch.softmax(scores, dim=-1)) @ v
