@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 # Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
 
+ALL = slice(None)
+
 
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
@@ -31,30 +33,32 @@ class CausalAttention(nn.Module, ABC):
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
         """Attend over whole sequences.
 
         Args:
             x: (B, T, width).
             is_pad: (B, T) bool, True at padding. Padding on the right needs none: causality keeps it from real tokens.
+            at: the tokens whose output is asked for; every token is attended to.
 
         Returns:
-            (B, T, width); rows at padding are finite and mean nothing.
+            (B, tokens at, width); rows at padding are finite and mean nothing.
         """
-        return self._merge(self.mix(*self._split(x), is_pad))
+        return self._merge(self.mix(*self._split(x), is_pad)[:, :, at])
 
-    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, x: Tensor, state: Any, at: slice = ALL) -> tuple[Tensor, Any]:
         """Attend for the next tokens of sequences whose past is `state`.
 
         Args:
             x: (B, t, width), the next t ≥ 1 tokens.
             state: from `initial_state` or the last `step`; it is not changed.
+            at: the tokens among the t whose output is asked for.
 
         Returns:
-            (B, t, width), what `forward` gives at these tokens, and the state after them.
+            (B, tokens at, width), what `forward` gives at these tokens, and the state after them.
         """
         y, state = self.mix_step(*self._split(x), state)
-        return self._merge(y), state
+        return self._merge(y[:, :, at]), state
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
