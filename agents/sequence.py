@@ -109,9 +109,8 @@ class SequenceAgent(nn.Module):
         )  # causality hides it from its own step
         actions = torch.cat([carry.actions, no_action], 1)[:, -self.context :]
         steps = seen.shape[1]
-        timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device).expand(
-            len(seen), -1
-        )
-        action = self.normaliser.chosen(self.model(returns_to_go, seen, actions, timesteps)[:, -1])
+        timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device)
+        predicted = self.model(returns_to_go, seen, actions, timesteps[None], last=True)[:, -1]
+        action = self.normaliser.chosen(predicted)
         actions = torch.cat([actions[:, :-1], action[:, None]], 1)
         return WindowCarry(returns_to_go, seen, actions, carry.timestep + 1), action

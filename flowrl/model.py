@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.attention import ATTENTION
+from flowrl.attention.multihead import ALL
 from flowrl.data import Normaliser
 from flowrl.dropout import Dropout
 
@@ -77,25 +78,33 @@ class TrajectoryModel(nn.Module):
         actions: Tensor,
         timesteps: Tensor,
         is_pad: Tensor | None = None,
+        *,
+        last: bool = False,
     ) -> Tensor:
-        """Predict the action of every step of a window.
+        """Predict the action of every step of a window, or of its last step alone.
 
         Args:
             returns_to_go: (B, T).
             observations: (B, T, observation size).
             actions: (B, T, action size); a step's own action does not reach its prediction.
-            timesteps: (B, T), steps since the episode's start.
+            timesteps: (B or 1, T), steps since the episode's start.
             is_pad: (B, T) bool, True at padding. Padding on the right, as training windows have it, needs none.
+            last: only the last step's prediction is asked for, and its action is not looked at.
 
         Returns:
-            (B, T, action size), within the action bounds; of discrete actions, their logits.
+            (B, T, action size), or (B, 1, action size) of the last step, within the action bounds; of discrete actions,
+            their logits.
         """
         tokens = self._embed(returns_to_go, observations, actions, timesteps)
         token_is_pad = None if is_pad is None else is_pad.repeat_interleave(3, dim=1)
-        *blocks, last = self.blocks
+        if last:
+            tokens = tokens[:, :-1]
+            token_is_pad = None if token_is_pad is None else token_is_pad[:, :-1]
+        *blocks, last_block = self.blocks
         for block in blocks:
             tokens = block(tokens, token_is_pad)
-        return self._predict(last(tokens, token_is_pad, at=slice(1, None, 3)))  # the observations alone are read
+        at = slice(-1, None) if last else slice(1, None, 3)
+        return self._predict(last_block(tokens, token_is_pad, at))
 
     def initial_state(self, batch: int) -> list[Any]:
         """The state of `batch` episodes before their first step."""
@@ -106,7 +115,7 @@ class TrajectoryModel(nn.Module):
         previous_action: Tensor | None,
         returns_to_go: Tensor,
         observation: Tensor,
-        timestep: int,
+        timestep: int | Tensor,
         state: list[Any],
     ) -> tuple[Tensor, list[Any]]:
         """Predict the next action of episodes whose past is `state`; equals `forward` over the whole episode.
@@ -121,19 +130,23 @@ class TrajectoryModel(nn.Module):
         Returns:
             (B, action size), and the state after the observation.
         """
-        time = torch.full((len(observation), 1), timestep, device=observation.device)
-        if previous_action is None:
-            previous_action = observation.new_zeros(len(observation), self.normaliser.action_size)
-            new = slice(1, None)  # there is no action before the first step: its token is left out
-        else:
-            new = slice(None)
-        embedded = self._embed(returns_to_go[:, None], observation[:, None], previous_action[:, None], time, time - 1)
-        tokens = embedded.roll(1, dims=1)[:, new]  # return, observation, action -> action, return, observation
+        normaliser = self.normaliser
+        now = torch.as_tensor(timestep, device=observation.device)
+        before, time = self.embed_timestep(torch.stack([now - 1, now]))
+        tokens = [
+            self.embed_return(normaliser.returns(returns_to_go)[:, None]) + time,
+            self.embed_observation(normaliser.observations(observation)) + time,
+        ]
+        if previous_action is not None:  # there is no action before the first step: its token is left out
+            tokens.insert(0, self.embed_action(normaliser.actions(previous_action)) + before)
+        x = self.embed_dropout(self.embed_norm(torch.stack(tokens, dim=1)))
         states = []
-        for block, block_state in zip(self.blocks, state, strict=True):
-            tokens, block_state = block.step(tokens, block_state)  # pyright: ignore[reportCallIssue]
+        for i, (block, block_state) in enumerate(zip(self.blocks, state, strict=True)):
+            # Of the last block nothing but the observation's output is looked at.
+            at = slice(-1, None) if i == len(self.blocks) - 1 else ALL
+            x, block_state = block.step(x, block_state, at)  # pyright: ignore[reportCallIssue]
             states.append(block_state)
-        return self._predict(tokens[:, -1]), states
+        return self._predict(x[:, -1]), states
 
     def _embed(
         self,
@@ -141,17 +154,15 @@ class TrajectoryModel(nn.Module):
         observations: Tensor,
         actions: Tensor,
         timesteps: Tensor,
-        action_timesteps: Tensor | None = None,
     ) -> Tensor:
         """(B, 3T, width): the tokens in the order return, observation, action."""
         normaliser = self.normaliser
         time = self.embed_timestep(timesteps)
-        action_time = time if action_timesteps is None else self.embed_timestep(action_timesteps)
         tokens = torch.stack(
             [
                 self.embed_return(normaliser.returns(returns_to_go)[..., None]) + time,
                 self.embed_observation(normaliser.observations(observations)) + time,
-                self.embed_action(normaliser.actions(actions)) + action_time,
+                self.embed_action(normaliser.actions(actions)) + time,
             ],
             dim=2,
         )
@@ -197,16 +208,18 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
         self.mlp_dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = slice(None)) -> Tensor:
-        """(B, T, width) to (B, T', width): all tokens are attended to, those `at` are returned."""
-        tokens = self.attention_dropout(self.attention(self.attention_norm(tokens), is_pad, at), tokens[:, at])
-        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens)
+    def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
+        """(B, T, width) to the (B, tokens at, width) that are asked for."""
+        attended = self.attention(self.attention_norm(tokens), is_pad, at)
+        return self._feed_forward(self.attention_dropout(attended, tokens[:, at]))
 
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, tokens: Tensor, state: Any, at: slice = ALL) -> tuple[Tensor, Any]:
         """As `forward` for the next (B, t, width) tokens after `state`, and the state after them."""
-        attended, state = self.attention.step(self.attention_norm(tokens), state)
-        tokens = self.attention_dropout(attended, tokens)
-        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens), state
+        attended, state = self.attention.step(self.attention_norm(tokens), state, at)
+        return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), state
+
+    def _feed_forward(self, tokens: Tensor) -> Tensor:
+        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens)
 
 
 def _initialise(module: nn.Module) -> None:

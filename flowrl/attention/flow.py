@@ -31,6 +31,7 @@ CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would satura
 EPS = 1e-6
 ONE_TILE = 128  # the longest sequence taken as a single tile
 TILE = 64  # the tile of longer ones
+FEW = 4  # up to so many tokens, running sums written out are faster than a tile's matrix products
 
 
 class FlowState(NamedTuple):
@@ -94,6 +95,9 @@ def flow_attention_step(
     if state is None:
         (batch, heads, _, d), m = q.shape, v.shape[-1]
         state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=_dtype(v))
+    if q.shape[-2] <= FEW and is_pad is None:
+        with torch.autocast(q.device.type, enabled=False):
+            return _few_tokens(q, k, v, state, clip, eps)
     y, *after = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, *state)  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(*after)
 
@@ -101,6 +105,42 @@ def flow_attention_step(
 def _dtype(v: Tensor) -> torch.dtype:
     """Of the arithmetic: at least float32, since a bfloat16 running sum stalls."""
     return torch.promote_types(v.dtype, torch.float32)
+
+
+def _few_tokens(q: Tensor, k: Tensor, v: Tensor, past: FlowState, clip: float, eps: float) -> tuple[Tensor, FlowState]:
+    """The equations of the module's head for a few tokens, as an agent's step has them, in as few operations as can be.
+
+    Sinks and sources play the same part in the first four, so each is worked out for both at once.
+    """
+    # In place where nothing else holds the tensor: at this size an operation costs more than its arithmetic.
+    own = torch.stack([q, k]).to(past.k.dtype).sigmoid_()  # (2, B, H, T, D)
+    q, k = own
+    other = torch.stack([k, q]).add_(eps)
+    n = past.n[..., None] + torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)  # (B, 1, T)
+
+    sums, (q_sum, k_sum) = _sums(torch.stack([past.q, past.k]), own)
+    flows = (other * sums.add_(eps)).sum(-1)  # (2, B, H, T): outgoing, incoming
+    sums, (q_per_flow, k_per_flow) = _sums(
+        torch.stack([past.q_per_flow, past.k_per_flow]), own * (n / flows).flip(0)[..., None]
+    )
+    conserved_out, conserved_in = (other * sums.add_(eps)).sum(-1) / n
+
+    exp_outgoing = conserved_out.clamp(-clip, clip).exp()
+    competing = past.competition + exp_outgoing.cumsum(-1)
+    values = (n * exp_outgoing / competing)[..., None] * v
+    aggregated = (q @ past.memory).add_((q @ k.mT).tril_() @ values)
+    y = (conserved_in.sigmoid() / flows[1])[..., None] * aggregated
+    memory = torch.baddbmm(past.memory.flatten(0, 1), k.flatten(0, 1).mT, values.flatten(0, 1)).view_as(past.memory)
+    return y.to(v.dtype), FlowState(n[:, 0, -1:], k_sum, q_sum, k_per_flow, q_per_flow, competing[..., -1:], memory)
+
+
+def _sums(past: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Running sums (..., T, D) of `terms` after `past` (..., D), and the last of them."""
+    sums = []
+    for term in terms.unbind(-2):  # `cumsum` takes longer
+        past = past + term
+        sums.append(past)
+    return torch.stack(sums, dim=-2), past
 
 
 # From here on, axes: L tiles of C tokens (the last one filled up with tokens of no flow), R = B H rows, Z = R L; D

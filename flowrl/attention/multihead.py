@@ -9,6 +9,8 @@ from flowrl.dropout import Dropout
 
 # Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
 
+ALL = slice(None)
+
 
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
@@ -33,7 +35,7 @@ class CausalAttention(nn.Module, ABC):
         self.project_in = nn.Linear(width, 3 * width)
         self.project_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = slice(None)) -> Tensor:
+    def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
         """Attend over whole sequences.
 
         Args:
@@ -46,18 +48,19 @@ class CausalAttention(nn.Module, ABC):
         """
         return self._merge(self.mix(*self._split(x), is_pad)[:, :, at])
 
-    def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def step(self, x: Tensor, state: Any, at: slice = ALL) -> tuple[Tensor, Any]:
         """Attend for the next tokens of sequences whose past is `state`.
 
         Args:
             x: (B, t, width), the next t ≥ 1 tokens.
             state: from `initial_state` or the last `step`; it is not changed.
+            at: the tokens among the t whose outputs are wanted.
 
         Returns:
-            (B, t, width), what `forward` gives at these tokens, and the state after them.
+            (B, t', width), what `forward` gives at these tokens, and the state after all of them.
         """
         y, state = self.mix_step(*self._split(x), state)
-        return self._merge(y), state
+        return self._merge(y[:, :, at]), state
 
     @abstractmethod
     def initial_state(self, batch: int) -> Any:

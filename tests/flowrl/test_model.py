@@ -82,6 +82,19 @@ def test_steps_chained_equal_forward_over_the_episode(attention, normaliser, ste
 
 
 @every_attention
+@pytest.mark.parametrize("steps", [1, 2, 20])
+def test_the_last_step_alone_is_predicted_as_in_the_window_and_its_action_is_not_looked_at(
+    attention, normaliser, steps
+):
+    model = made(attention, normaliser)
+    returns, observations, actions, timesteps = episodes(steps)
+    expected = model(returns, observations, actions, timesteps)[:, -1:]
+    actions[:, -1] = torch.nan
+    found = model(returns, observations, actions, timesteps[:1], last=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
+
+
+@every_attention
 def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
     model = made(attention, normaliser)
     x = episodes(7)

@@ -284,8 +284,9 @@ def replayed(dataset, mode, context=CONTEXT):
     rows = slice(int(dataset.starts[1]), int(dataset.starts[1] + dataset.lengths[1]))
     fed = []
 
-    def forward(returns_to_go, observations, actions, timesteps, is_pad=None):
+    def forward(returns_to_go, observations, actions, timesteps, is_pad=None, last=False):
         assert is_pad is None
+        assert last
         fed.append((returns_to_go.clone(), observations.clone(), actions.clone(), timesteps.clone()))
         return dataset.actions[rows][timesteps[0]][None]
 

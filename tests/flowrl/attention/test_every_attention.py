@@ -137,3 +137,14 @@ def test_state_dicts_of_the_registry_agree_so_that_agents_differ_in_the_rule_alo
     assert {n: p.shape for n, p in made(name).named_parameters()} == {
         n: p.shape for n, p in made("softmax").named_parameters()
     }
+
+
+@every_attention
+@pytest.mark.parametrize("at", [slice(-1, None), slice(1, None, 3)])
+def test_the_output_of_some_tokens_is_theirs_in_the_whole(name, at):
+    attention, x = made(name), sequence(7)
+    assert_equal(attention(x, None, at), attention(x)[:, at])
+    y, state = attention.step(x, attention.initial_state(BATCH), at)
+    whole, of_whole = attention.step(x, attention.initial_state(BATCH))
+    assert_equal(y, whole[:, at])
+    assert all(torch.equal(one, two) for one, two in zip(state, of_whole, strict=True))

@@ -255,3 +255,22 @@ def test_the_state_given_is_not_changed():
     second, _ = attention.step(x[:, 4:], state)
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
+@pytest.mark.parametrize("sizes", [(1,), (3,), (2, 3, 3, 3), (4, 1, 9, 2), (3,) * 20])
+def test_values_and_gradients_of_a_few_tokens_at_a_time_are_those_of_the_equations(sizes, scale):
+    tokens = sum(sizes)
+    ours, theirs = ([x.requires_grad_() for x in inputs(tokens, scale=scale)] for _ in range(2))
+    state, parts = None, []
+    for qkv in zip(*(x.split(sizes, dim=2) for x in ours), strict=True):
+        part, state = flow_attention_step(*qkv, state)
+        parts.append(part)
+    found, expected = torch.cat(parts, 2), literal(*theirs)[0]
+    assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for name, g, e in zip(
+        "qkv", torch.autograd.grad(found, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
+    ):
+        assert e.abs().max() > 0, name
+        assert_close(g, e, 1e-9)
