@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flowrl.attention import ATTENTION
 from flowrl.attention.multihead import ALL
@@ -35,6 +36,8 @@ class ModelConfig:
     """Steps in a training window (K), and the most that a window rollout looks back."""
     dropout: float = 0.1
     """Dropout probability on embeddings, residuals and softmax weights."""
+    recompute: bool = False
+    """Keep only each block's input for the backward pass and work the rest out again: less memory, more time."""
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTION:
@@ -100,11 +103,14 @@ class TrajectoryModel(nn.Module):
         if last:
             tokens = tokens[:, :-1]
             token_is_pad = None if token_is_pad is None else token_is_pad[:, :-1]
-        *blocks, last_block = self.blocks
-        for block in blocks:
-            tokens = block(tokens, token_is_pad)
-        at = slice(-1, None) if last else slice(1, None, 3)
-        return self._predict(last_block(tokens, token_is_pad, at))
+        of_the_last = slice(-1, None) if last else slice(1, None, 3)  # nothing but these outputs is looked at
+        for i, block in enumerate(self.blocks):
+            at = of_the_last if i == len(self.blocks) - 1 else ALL
+            if self.config.recompute and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, token_is_pad, at, use_reentrant=False)
+            else:
+                tokens = block(tokens, token_is_pad, at)
+        return self._predict(tokens)
 
     def initial_state(self, batch: int) -> list[Any]:
         """The state of `batch` episodes before their first step."""

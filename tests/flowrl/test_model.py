@@ -172,6 +172,30 @@ def test_every_parameter_gets_a_gradient(attention, normaliser):
         assert parameter.grad.abs().max() > 0, name
 
 
+@every_attention
+def test_recomputation_changes_no_gradient_and_keeps_less(attention, normaliser):
+    def gradients(recompute):
+        torch.manual_seed(0)
+        config = ModelConfig(attention, width=12, layers=2, heads=3, context=5, dropout=0.1, recompute=recompute)
+        model = TrajectoryModel(config, normaliser).double()
+        kept = {}
+
+        def pack(x):
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+            return x
+
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+            predicted = model(*episodes(17))
+        predicted.square().sum().backward()
+        return [p.grad for p in model.parameters()], sum(kept.values())
+
+    (once, size), (twice, smaller) = gradients(False), gradients(True)
+    for a, b in zip(once, twice, strict=True):
+        assert torch.equal(a, b)
+    assert smaller < size
+
+
 def test_one_seed_gives_every_attention_the_same_initial_weights(normaliser):
     weights = []
     for attention in ("flow", "softmax"):
