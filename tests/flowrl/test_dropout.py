@@ -61,7 +61,7 @@ def test_the_generator_decides_and_every_call_draws_anew():
     assert not torch.equal(layer(x), layer(x))
 
 
-@pytest.mark.parametrize("p, training", [(0.0, True), (0.3, False)])
+@pytest.mark.parametrize(("p", "training"), [(0.0, True), (0.3, False)])
 def test_without_dropout_nothing_changes_and_nothing_is_drawn(p, training):
     layer, x, residual = Dropout(p).train(training), torch.randn(3, 5), torch.randn(3, 5)
     before = torch.get_rng_state()
