@@ -42,7 +42,7 @@ class RecurrentCarry(NamedTuple):
 
     returns_to_go: Tensor  # (slots,)
     action: Tensor | None  # (slots, action size), the last one
-    timestep: int  # of the next observation
+    timestep: Tensor  # () int64, of the next observation; a tensor, so that one compiled step serves for all
     state: list[Any]
 
 
@@ -69,7 +69,8 @@ class SequenceAgent(nn.Module):
         """See `flowrl.protocols.Agent`."""
         slots = len(targets)
         if self.config.rollout == "recurrent":
-            return RecurrentCarry(targets, None, 0, self.model.initial_state(slots))
+            start = torch.zeros((), dtype=torch.int64, device=targets.device)
+            return RecurrentCarry(targets, None, start, self.model.initial_state(slots))
         sizes = self.normaliser.observation_size, self.normaliser.action_size
         observations, actions = (targets.new_empty(slots, 0, size) for size in sizes)
         return WindowCarry(targets[:, None], observations, actions, 0)

@@ -137,6 +137,32 @@ def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
     assert torch.equal(one, two)
 
 
+@pytest.mark.slow
+@torch.inference_mode()
+def test_a_compiled_recurrent_step_of_flow_serves_a_whole_episode(dataset):
+    """After the first steps nothing is compiled again: no shape and no branch depends on the data or on the time."""
+    agent = built("flow", dataset, heads=2, rollout="recurrent").eval()
+    graphs = []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(agent.act, fullgraph=True, dynamic=False, backend=backend)
+    targets, generator = torch.tensor([1.0, 50.0, 7.0]), torch.Generator().manual_seed(0)
+    carry, carry_of_compiled = agent.initial(targets), agent.initial(targets)
+    compiled_by = []
+    for _ in range(12):
+        observations, rewards = torch.randn(3, 3, generator=generator), torch.rand(3, generator=generator)
+        carry, expected = agent.act(carry, observations, rewards)
+        carry_of_compiled, found = compiled(carry_of_compiled, observations, rewards)
+        assert torch.equal(found, expected)
+        compiled_by.append(len(graphs))
+    # The first step has no action before it; the state it leaves has strides of two tokens, later ones of three.
+    assert compiled_by == [1, 2, *[3] * 10]
+
+
 # Policies
 
 
