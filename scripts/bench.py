@@ -9,6 +9,7 @@ is that of the medians. Brackets hold the quartiles.
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,16 +19,20 @@ import torch
 
 from flowrl.checkpoint import write_atomically
 from flowrl.errors import InputError
-from flowrl.report import console
+from scripts.benchmarks.acting import cache, evaluation, rollout
 from scripts.benchmarks.attention import core, memory
+from scripts.benchmarks.loading import loading
 from scripts.benchmarks.machine import cores, describe, machine
-from scripts.benchmarks.measure import HEADINGS, Row, quantity
+from scripts.benchmarks.measure import Row, quantity, table
+from scripts.benchmarks.numerics import numerics
 from scripts.benchmarks.setting import FULL, QUICK, Setting
 from scripts.benchmarks.training import context, sampling, step
 from scripts.cli import parse, run
 from scripts.episodes import choose_device, versions
 
-Name = Literal["machine", "core", "memory", "step", "sampling", "context"]
+Name = Literal[
+    "machine", "core", "memory", "step", "sampling", "context", "rollout", "cache", "evaluation", "loading", "numerics"
+]
 
 
 class Section(NamedTuple):
@@ -46,6 +51,11 @@ SECTIONS: dict[Name, Section] = {
     "step": Section("a whole training step", step),
     "sampling": Section("sampling a batch", sampling),
     "context": Section("a training step in long windows, by the token", context),
+    "rollout": Section("a step of many episodes, the model alone", rollout),
+    "cache": Section("a step with the whole history", cache),
+    "evaluation": Section("a step of one environment, model and simulator", evaluation),
+    "loading": Section("a dataset on disk into tensors", loading, by_threads=False),
+    "numerics": Section("errors against float64, at the last tokens", numerics, by_threads=False),
 }
 
 
@@ -58,7 +68,7 @@ class Args:
     quick: bool = False
     """Smaller sizes and fewer repetitions: under a minute. The targets are stated for the full sizes."""
     threads: tuple[int, ...] = ()
-    """Numbers of CPU threads, one after the other; by default 1 and the number of cores."""
+    """Numbers of CPU threads, one after the other; by default 1 and the number of cores, or 1 if quick."""
     repetitions: int | None = None
     """Timings of each contender, a quarter as many where one takes seconds; by default 21, or 5 if quick."""
     json: Path | None = None
@@ -114,7 +124,7 @@ def _prepare(args: Args) -> tuple[Setting, tuple[int, ...]]:
         if args.json.is_dir() or not os.access(folder, os.W_OK):
             raise InputError(f"--json {args.json}: no file can be written there")
     device = choose_device(args.device)
-    default = (1, cores()) if device.type == "cpu" else (1,)
+    default = (1, cores()) if device.type == "cpu" and not args.quick else (1,)
     threads = tuple(dict.fromkeys(args.threads or default))
     return Setting(device, repetitions, QUICK if args.quick else FULL), threads
 
@@ -129,6 +139,10 @@ def _print_header(header: dict[str, Any]) -> None:
     print(f"threads {threads}; {header['repetitions']} repetitions, fewer where one takes seconds")
     if "bf16" not in header["precisions"]:
         print("bf16 is not measured: this device has no units for it")
+    if header["load"] > 0.5:
+        print(
+            "other work runs beside this, or did: several threads then wait for each other, and ratios can be far off"
+        )
     if header["quick"]:
         print("quick: smaller sizes and fewer repetitions than those that the targets are stated for")
 
@@ -139,10 +153,11 @@ def _measure(name: Name, setting: Setting, threads: Sequence[int]) -> list[dict[
     records = []
     for count in threads if section.by_threads else threads[:1]:
         torch.set_num_threads(count)
+        began = time.perf_counter()
         rows = list(section.measure(setting))
         with_threads = f", {count} thread{'s' * (count > 1)}" if section.by_threads else ""
-        print(f"\n{name}: {section.title}{with_threads}")
-        print(console([HEADINGS, *(row.cells() for row in rows)]), flush=True)
+        print(f"\n{name}: {section.title}{with_threads} ({time.perf_counter() - began:.0f} s)")
+        print(table(rows), flush=True)
         records += [{"section": name, "threads": count} | row.record() for row in rows]
     return records
 

@@ -111,24 +111,18 @@ class WindowDataset(Dataset[tuple[NDArray[np.float32], ...]]):
         observations = dataset.observations.numpy()
         observations = (observations - observations.mean(0)) / (observations.std(0) + 1e-6)
         returns_to_go = dataset.returns_to_go.numpy() / 1_000
-        ends = np.cumsum(dataset.lengths.numpy())
-        self.trajectories = [
-            {
-                "returns_to_go": returns_to_go[end - length : end],
-                "observations": observations[end - length : end],
-                "actions": dataset.actions.numpy()[end - length : end],
-            }
-            for end, length in zip(ends, dataset.lengths.numpy(), strict=True)
-        ]
-        self.starts = [(e, s) for e, length in enumerate(dataset.lengths.tolist()) for s in range(length)]
+        borders = dataset.starts.tolist()[1:]
+        arrays = returns_to_go, observations, dataset.actions.numpy()
+        self.trajectories = list(zip(*(np.split(array, borders) for array in arrays), strict=True))
+        self.episodes = np.repeat(np.arange(dataset.episodes), dataset.lengths.numpy())
+        self.starts = dataset.timesteps.numpy()
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> tuple[NDArray, ...]:
-        episode, start = self.starts[index]
-        trajectory = self.trajectories[episode]
-        window = [values[start : start + self.context] for values in trajectory.values()]
+        start = self.starts[index]
+        window = [values[start : start + self.context] for values in self.trajectories[self.episodes[index]]]
         length = len(window[0])
         missing = self.context - length
         padded = [np.concatenate([v, np.zeros((missing, *v.shape[1:]), v.dtype)]) for v in window]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate
+from scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity
 from scripts.benchmarks.setting import Setting
 
 
@@ -33,7 +33,7 @@ def machine(setting: Setting) -> Iterator[Row]:
             product = Contender(f"bmm {precision}", partial(torch.bmm, a, a.mT))
             work = 2e-9 * batch * heads * length**2 * features
             yield _rate(setting, product, f"{batch * heads} of {length} × {features} × {length}", work, "GFLOP/s")
-    for what, size in (("the tokens of a batch", tokens * width), ("256 MB", 64_000_000)):
+    for what, size in (("the tokens of a batch", tokens * width), (quantity(4 * sizes.copied, "B"), sizes.copied)):
         source = torch.randn(size).to(device)
         copy = Contender("copy fp32", partial(torch.empty_like(source).copy_, source))
         yield _rate(setting, copy, f"{what}, read and written", 8e-9 * size, "GB/s")

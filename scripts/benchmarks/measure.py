@@ -15,10 +15,6 @@ from torch import Tensor
 SHORTEST = 0.02  # seconds that one timing lasts at least: a shorter call is repeated within it
 
 
-def nothing() -> None:
-    """What a contender has to prepare, as a rule."""
-
-
 @dataclass(frozen=True)
 class Contender:
     """Something to be timed."""
@@ -27,8 +23,10 @@ class Contender:
     run: Callable[[], object]
     units: float = 1.0
     """What one call gets done (tokens, steps): its time is divided by it."""
-    prepare: Callable[[], object] = nothing
+    prepare: Callable[[], object] | None = None
     """Called before each timing and not timed; a call that has to be prepared is timed alone."""
+    warm_up: Callable[[], object] | None = None
+    """Called once in place of `run` before all timings, where that takes very long."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +120,15 @@ class Row:
 HEADINGS = ["what", "ours", "median [quartiles]", "against", "median [quartiles]", "ratio", "target", ""]
 
 
+def table(rows: Sequence[Row]) -> str:
+    """Rows in columns below their headings: names on the left, figures on the right."""
+    cells = [HEADINGS, *(row.cells() for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    signs = "<<><>>><"
+    lines = ("  ".join(f"{cell:{s}{w}}" for cell, s, w in zip(line, signs, widths, strict=True)) for line in cells)
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def faster(what: str, ours: Sample, other: Sample, bound: float | None = None) -> Row:
     """How many times the other's time ours goes into; at least `bound` is wanted."""
     return Row(what, ours, other, "at least", bound, "× faster")
@@ -135,35 +142,42 @@ def alternate(contenders: Sequence[Contender], repetitions: int, device: torch.d
     """
     calls = [_warm_up(contender, device) for contender in contenders]
     values: list[list[float]] = [[] for _ in contenders]
+    collects = gc.isenabled()
     gc.collect()
     gc.disable()
     try:
         for _ in range(repetitions):
             for contender, times, mine in zip(contenders, calls, values, strict=True):
-                mine.append(_time(contender, times, device))
+                mine.append(_time(contender, times, device) / contender.units)
     finally:
-        gc.enable()
+        if collects:
+            gc.enable()
     return [Sample(c.name, "s", tuple(mine)) for c, mine in zip(contenders, values, strict=True)]
 
 
 def _warm_up(contender: Contender, device: torch.device) -> int:
-    """Run it, until it has settled if it is short; the number of calls that make up one timing."""
-    seconds = _time(contender, 1, device) * contender.units
-    if contender.prepare is not nothing:
+    """Run it, more than once if it is short; the number of calls that make up one timing."""
+    if contender.warm_up is not None:
+        contender.warm_up()
+        return 1
+    seconds = _time(contender, 1, device)
+    if contender.prepare is not None:
         return 1
     if seconds < 5 * SHORTEST:  # a first call is slower than those that follow
-        seconds = _time(contender, 2, device) * contender.units
+        seconds = _time(contender, 2, device)
     return max(1, math.ceil(SHORTEST / seconds))
 
 
 def _time(contender: Contender, times: int, device: torch.device) -> float:
-    contender.prepare()
+    """Seconds of one call, the mean of so many."""
+    if contender.prepare is not None:
+        contender.prepare()
     _synchronise(device)
     began = time.perf_counter()
     for _ in range(times):
         contender.run()
     _synchronise(device)
-    return (time.perf_counter() - began) / times / contender.units
+    return (time.perf_counter() - began) / times
 
 
 def _synchronise(device: torch.device) -> None:

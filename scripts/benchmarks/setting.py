@@ -1,5 +1,6 @@
 """What every section is told: the device, the sizes of the work, how often to measure."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,6 +11,7 @@ from flowrl.data import Normaliser
 from flowrl.training import choose_precision, isolated_rng
 
 AgentName = Literal["flow", "dt"]
+RolloutName = Literal["window", "recurrent"]
 
 OBSERVATION_SIZE, ACTION_SIZE = 11, 3  # Hopper's
 
@@ -26,6 +28,8 @@ class Sizes:
     """Windows in a training step."""
     context: int = 20
     """K, steps in a window."""
+    copied: int = 64_000_000
+    """float32 numbers in a copy that no cache holds."""
     core_shapes: tuple[tuple[int, int, int, int], ...] = ((64, 1, 60, 128), (64, 4, 60, 64))
     """(B, H, T, D) of the attention core on training windows."""
     long: tuple[int, ...] = (300, 900, 3_000, 8_192)
@@ -61,12 +65,14 @@ QUICK = Sizes(
     long=(300, 900, 3_000),
     long_context=200,
     environments=16,
-    late=200,
+    widths=(128,),
+    late=100,
     episodes=10,
     horizon=40,
     stored_episodes=100,
-    longest=10_000,
-    carried=1_000,
+    accurate=(60, 900),
+    longest=3_000,
+    carried=500,
 )
 
 
@@ -81,7 +87,7 @@ class Setting:
     @property
     def few(self) -> int:
         """Repetitions of what takes seconds a time."""
-        return min(self.repetitions, max(3, self.repetitions // 4))
+        return math.ceil(self.repetitions / 4)
 
     @property
     def precisions(self) -> tuple[Literal["fp32", "bf16"], ...]:
@@ -95,7 +101,7 @@ class Setting:
         heads: int,
         width: int | None = None,
         context: int | None = None,
-        rollout: Literal["window", "recurrent"] = "window",
+        rollout: RolloutName = "window",
     ) -> SequenceConfig:
         """The preset of that name in the sizes of this setting."""
         preset = AGENTS[name].config
