@@ -1,0 +1,111 @@
+"""The attention alone: its time against its rivals, what it keeps for its backward, and how exact it is."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from flowrl.attention.flow import flow_attention
+from scripts.benchmarks.baselines import running_sum_attention
+from scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
+from scripts.benchmarks.setting import Setting
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+Shape = tuple[int, int, int, int]  # B, H, T, D
+
+softmax: Attention = partial(scaled_dot_product_attention, is_causal=True)
+
+LONG_HEADS, LONG_FEATURES = 4, 64
+LITERAL_SPEEDUPS = (120, 40)
+LONG_TARGETS = {300: ("at most", 1.3), 900: ("at least", 1.2), 3_000: ("at least", 2.8), 8_192: ("at least", 6.0)}
+
+
+def core(setting: Setting) -> Iterator[Row]:
+    """Forward and backward of the attention alone."""
+    for shape, speedup in zip(setting.sizes.core_shapes, LITERAL_SPEEDUPS, strict=True):
+        flow, literal = _race(setting, shape, {"flow": flow_attention, "running sums": running_sum_attention}, few=True)
+        yield faster(told(shape), flow, literal, speedup)
+    for shape in setting.sizes.core_shapes:
+        flow, sdpa = _race(setting, shape, {"flow": flow_attention, "softmax": softmax})
+        yield Row(told(shape), flow, sdpa, "at most", 1.25)
+    if "bf16" in setting.precisions:
+        for shape in setting.sizes.core_shapes:
+            flow, sdpa = _race(setting, shape, {"flow": flow_attention, "softmax": softmax}, dtype=torch.bfloat16)
+            yield Row(f"{told(shape)}, bf16", flow, sdpa)
+    for tokens in setting.sizes.long:
+        shape = max(1, setting.sizes.tokens // tokens), LONG_HEADS, tokens, LONG_FEATURES
+        flow, sdpa = _race(setting, shape, {"flow": flow_attention, "softmax": softmax}, few=tokens > 1_000)
+        sense, bound = LONG_TARGETS.get(tokens, ("at most", None))
+        yield (
+            faster(told(shape), flow, sdpa, bound) if sense == "at least" else Row(told(shape), flow, sdpa, bound=bound)
+        )
+
+
+def memory(setting: Setting) -> Iterator[Row]:
+    """Bytes kept between forward and backward, q, k and v among them, against the bytes of q, k and v.
+
+    Counted are the storages, each whole and once, of all tensors that autograd saves, and those of q, k and v.
+    """
+    shapes = [*setting.sizes.core_shapes, *((1, LONG_HEADS, t, LONG_FEATURES) for t in setting.sizes.long if t > 300)]
+    for shape in shapes:
+        qkv = inputs(shape, setting.device)
+        inputs_size = Sample("q, k and v", "B", (storage_bytes(qkv),))
+        for name, attention, bound in (
+            ("flow", flow_attention, 3.0),
+            ("flow, recomputed", recomputed, 1.1),
+            ("softmax", softmax, None),
+        ):
+            kept = Sample(name, "B", (saved_bytes(attention, qkv),))
+            yield Row(told(shape), kept, inputs_size, "at most", bound, "× q+k+v")
+
+
+def recomputed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Flow-Attention whose backward computes the forward again."""
+    y = checkpoint(flow_attention, q, k, v, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(y, Tensor)
+    return y
+
+
+def saved_bytes(attention: Attention, qkv: list[Tensor]) -> int:
+    """What stays in memory until the backward of `attention` is over."""
+    saved = list(qkv)
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        attention(*qkv)
+    return storage_bytes(saved)
+
+
+def inputs(shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Normal q, k and v (B, H, T, D), the same ones every time."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator).to(device, dtype).requires_grad_() for _ in "qkv"]
+
+
+def told(shape: Shape) -> str:
+    """A shape in words."""
+    return "B {}, H {}, T {:,}, D {}".format(*shape)
+
+
+def _race(
+    setting: Setting,
+    shape: Shape,
+    attentions: dict[str, Attention],
+    *,
+    dtype: torch.dtype = torch.float32,
+    few: bool = False,
+) -> list[Sample]:
+    qkv = inputs(shape, setting.device, dtype)
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(setting.device, dtype)
+
+    def there_and_back(attention: Attention) -> None:
+        torch.autograd.grad(attention(*qkv), qkv, weights)
+
+    contenders = [Contender(name, partial(there_and_back, attention)) for name, attention in attentions.items()]
+    return alternate(contenders, setting.few if few else setting.repetitions, setting.device)
