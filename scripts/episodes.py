@@ -30,7 +30,7 @@ class EvaluationConfig:
     """Episodes per target."""
     episode_seed: int = 10_000
     """Episode i is played with environment seed `episode_seed + i`, whatever the agent and its training seed."""
-    vector: Literal["auto", "sync", "async"] = "auto"
+    vector: Literal["auto", "sync", "async"] = "sync"
     """Where environments are stepped: `sync` in this process, `async` in one for each core, `auto` by their number."""
 
     def __post_init__(self) -> None:
