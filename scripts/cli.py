@@ -1,5 +1,6 @@
 """How every script starts: parse the command line, run, and say a user's mistake in one sentence."""
 
+import ctypes
 import difflib
 import io
 import sys
@@ -16,6 +17,8 @@ from flowrl.errors import InputError
 from flowrl.training import Stopped
 
 Args = TypeVar("Args")
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 
 # `--run-dir`, not `--training.run-dir`: the option names are flat, as the field writes them.
 FLAT = (tyro.conf.OmitArgPrefixes,)
@@ -52,6 +55,7 @@ def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = Non
 
 def run(start: Callable[[list[str]], None]) -> None:
     """Call `start(argv)`; a user's mistake or a full disk ends in one sentence on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         start(sys.argv[1:])
     except InputError as error:
@@ -63,6 +67,18 @@ def run(start: Callable[[list[str]], None]) -> None:
         sys.exit(_fail(f"{stopped}; the same command goes on from there", code=128 + stopped.signum))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", code=130))
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks of up to 32 MiB for the next step; other C libraries are left as they are.
+
+    By default it gives the larger ones back, and the next step faults the same memory in again page by page
+    (docs/performance.md says what that costs).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 32 * 2**20)
+        mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def _fail(message: str, code: int) -> int:
