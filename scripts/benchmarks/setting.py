@@ -49,6 +49,8 @@ class Sizes:
     """Steps of each of them."""
     stored_episodes: int = 1_000
     """Episodes of 1,000 steps in the dataset on disk and in the one that windows are sampled from."""
+    peak_memory: bool = True
+    """Whether the memory of loading is measured: of a small dataset, fixed costs would be most of it."""
     accurate: tuple[int, ...] = (60, 900, 3_000)
     """Tokens that the error is measured at."""
     longest: int = 30_000
@@ -70,6 +72,7 @@ QUICK = Sizes(
     episodes=10,
     horizon=40,
     stored_episodes=100,
+    peak_memory=False,
     accurate=(60, 900),
     longest=3_000,
     carried=500,
