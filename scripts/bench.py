@@ -136,7 +136,7 @@ def _print_header(header: dict[str, Any]) -> None:
     )
     print(", ".join(f"{name} {version}" for name, version in header["versions"].items()))
     threads = " and ".join(map(str, header["threads"]))
-    print(f"threads {threads}; {header['repetitions']} repetitions, fewer where one takes seconds")
+    print(f"threads: {threads}; repetitions: {header['repetitions']}, a quarter where one takes seconds")
     if "bf16" not in header["precisions"]:
         print("bf16 is not measured: this device has no units for it")
     if header["load"] > 0.5:
@@ -153,10 +153,11 @@ def _measure(name: Name, setting: Setting, threads: Sequence[int]) -> list[dict[
     records = []
     for count in threads if section.by_threads else threads[:1]:
         torch.set_num_threads(count)
+        with_threads = f", {count} thread{'s' * (count > 1)}" if section.by_threads else ""
+        print(f"\n{name}: {section.title}{with_threads}", end="", flush=True)
         began = time.perf_counter()
         rows = list(section.measure(setting))
-        with_threads = f", {count} thread{'s' * (count > 1)}" if section.by_threads else ""
-        print(f"\n{name}: {section.title}{with_threads} ({time.perf_counter() - began:.0f} s)")
+        print(f" ({time.perf_counter() - began:.0f} s)")
         print(table(rows), flush=True)
         records += [{"section": name, "threads": count} | row.record() for row in rows]
     return records

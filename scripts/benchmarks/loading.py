@@ -43,7 +43,7 @@ def loading(setting: Setting) -> Iterator[Row]:
         what = f"{episodes:,} episodes of {synthetic.LENGTH:,} steps"
         for sample in ours:
             yield Row(f"{what}: time", sample, other, bound=1.5)
-        if STATUS.exists():
+        if setting.sizes.peak_memory and STATUS.exists():
             data = Sample("tensors", "B", (tensor_bytes(load()),))
             no_cache()
             for name, read, bound in (("first load", load, 2.0), ("later load", load, 2.0), ("h5py", raw, None)):

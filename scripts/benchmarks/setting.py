@@ -49,6 +49,8 @@ class Sizes:
     """Steps of each of them."""
     stored_episodes: int = 1_000
     """Episodes of 1,000 steps in the dataset on disk and in the one that windows are sampled from."""
+    peak_memory: bool = True
+    """Whether the memory of loading is measured: of a small dataset, fixed costs would be most of it."""
     accurate: tuple[int, ...] = (60, 900, 3_000)
     """Tokens that the error is measured at."""
     longest: int = 30_000
@@ -62,14 +64,15 @@ QUICK = Sizes(
     heads=(4,),
     batch=16,
     core_shapes=((16, 1, 60, 128), (16, 4, 60, 64)),
-    long=(300, 900, 3_000),
+    long=(300, 900),
     long_context=200,
     environments=16,
     widths=(128,),
     late=100,
-    episodes=10,
-    horizon=40,
+    episodes=5,
+    horizon=30,
     stored_episodes=100,
+    peak_memory=False,
     accurate=(60, 900),
     longest=3_000,
     carried=500,
