@@ -211,7 +211,7 @@ class Block(nn.Module):
         self.attention = ATTENTION[config.attention](width, config.heads, dropout=config.dropout)
         self.attention_dropout = Dropout(config.dropout)
         self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(inplace=True), nn.Linear(4 * width, width))
         self.mlp_dropout = Dropout(config.dropout)
 
     def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
@@ -225,7 +225,10 @@ class Block(nn.Module):
         return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), state
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        return self.mlp_dropout(self.mlp(self.mlp_norm(tokens)), tokens)
+        # As one row of tokens: of (B, T, width) a linear layer's output would be a view, and to change that in place costs
+        # its gradient a copy.
+        rows = self.mlp(self.mlp_norm(tokens).flatten(0, 1))
+        return self.mlp_dropout(rows.view_as(tokens), tokens)
 
 
 def _initialise(module: nn.Module) -> None:
