@@ -221,8 +221,11 @@ def _attend(
     values = q.new_empty(batch, heads, filled, m, dtype=dtype)
     flows[:, :, :, tokens:] = 0
     values[:, :, tokens:] = 0
-    torch.sigmoid(q.to(dtype), out=flows[0, :, :, :tokens])
-    torch.sigmoid(k.to(dtype), out=flows[1, :, :, :tokens])
+    for flow, logits in zip(flows[:, :, :, :tokens], (q, k), strict=True):
+        if logits.dtype == dtype:
+            torch.sigmoid(logits, out=flow)
+        else:
+            flow.copy_(logits).sigmoid_()
     if is_pad is None:
         real = None
         n = torch.arange(1, filled + 1, device=q.device, dtype=dtype).expand(batch, 1, filled)
@@ -282,7 +285,7 @@ def _attend(
         competing = competing.masked_fill(competing == 0, 1.0)  # before the first real token none compete
     competing = competing.view(-1, tile)
     competition = n * exp_outgoing / competing
-    torch.mul(competition.view(batch, heads, filled, 1)[:, :, :tokens], v.to(dtype), out=values[:, :, :tokens])
+    _scale(v, competition.view(batch, heads, filled, 1)[:, :, :tokens], out=values[:, :, :tokens])
     values = values.view(-1, tile, m)
 
     y = torch.bmm(to_sinks, values)
@@ -339,7 +342,7 @@ def _gradient(
     gain = kept.allocation / drawn[0]
     d_y = n.new_empty(batch, heads, filled, m)
     d_y[:, :, tokens:] = 0
-    torch.mul(gain.view(batch, heads, filled, 1)[:, :, :tokens], dy, out=d_y[:, :, :tokens])
+    _scale(dy, gain.view(batch, heads, filled, 1)[:, :, :tokens], out=d_y[:, :, :tokens])
     d_y = d_y.view(-1, tile, m)
     x = torch.bmm(d_y, values.mT)
     scratch = to_sinks * x
@@ -399,6 +402,14 @@ def _gradient(
     torch.ops.aten.sigmoid_backward.grad_input(d_flows, flows, grad_input=d_flows)
     d_q, d_k = d_flows.view(2, batch, heads, filled, d)[:, :, :, :tokens]
     return (d_q, d_k, d_values.view(batch, heads, filled, m)[:, :, :tokens]), d_state
+
+
+def _scale(x: Tensor, factors: Tensor, out: Tensor) -> None:
+    """x times factors into `out`, whose dtype may be wider: a product of two dtypes takes twice the time of this."""
+    if x.dtype == out.dtype:
+        torch.mul(factors, x, out=out)
+    else:
+        out.copy_(x).mul_(factors)
 
 
 def _running(first: Tensor | None, terms: Tensor, *, backwards: bool = False) -> Tensor:

@@ -49,7 +49,7 @@ class SoftmaxAttention(CausalAttention):
         if seen is None:
             seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
         unseen = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -math.inf)
-        unseen = unseen.expand(*q.shape[:2], -1, -1).flatten(0, 1)
+        unseen = unseen.expand(*q.shape[:2], -1, -1).flatten(0, 1)  # a view still where all see the same
         scores = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
         weights = self.dropout(torch.softmax(scores, dim=-1))
         return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
