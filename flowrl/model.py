@@ -225,7 +225,7 @@ class Block(nn.Module):
         return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), state
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
-        # As one row of tokens: of (B, T, width) a linear layer's output would be a view, and changing that in place costs
+        # As one row of tokens: of (B, T, width) a linear layer gives a view, and to change a view in place costs
         # its gradient a copy.
         rows = self.mlp(self.mlp_norm(tokens).flatten(0, 1))
         return self.mlp_dropout(rows.view_as(tokens), tokens)
