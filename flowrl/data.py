@@ -97,8 +97,7 @@ class TrajectoryDataset:
         _check_finite("rewards", arrays.rewards, episode_of)
 
         final_rows = ends + episodes  # an episode has one more observation than steps
-        total = np.cumsum(arrays.rewards, dtype=np.float64)
-        returns_to_go = total[ends - 1][episode_of] - total + arrays.rewards
+        returns_to_go = _returns_to_go(arrays.rewards, ends, lengths)
         size = arrays.actions.shape[1:]
         low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
         for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
@@ -110,12 +109,12 @@ class TrajectoryDataset:
             observations=torch.from_numpy(np.delete(arrays.observations, final_rows, axis=0)),
             actions=torch.from_numpy(arrays.actions),
             rewards=torch.from_numpy(arrays.rewards),
-            returns_to_go=torch.from_numpy(returns_to_go.astype(np.float32)),
+            returns_to_go=torch.from_numpy(returns_to_go),
             timesteps=torch.from_numpy(np.arange(len(episode_of)) - starts[episode_of]),
             ends=torch.from_numpy(ends[episode_of]),
             starts=torch.from_numpy(starts),
             lengths=torch.from_numpy(lengths),
-            returns=torch.from_numpy(returns_to_go[starts].astype(np.float32)),
+            returns=torch.from_numpy(returns_to_go[starts]),
             terminated=torch.from_numpy(arrays.terminations[ends - 1]),
             final_observations=torch.from_numpy(arrays.observations[final_rows]),
             action_low=torch.from_numpy(low),
@@ -250,6 +249,15 @@ def _spread(values: Tensor, otherwise: float) -> Tensor:
     values = values.double()
     std = values.std(0, correction=0)
     return std.masked_fill(std <= 1e-6 * values.abs().amax(0).clamp(min=1.0), otherwise)
+
+
+def _returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray:
+    """(steps,) float32: the rewards from each step to its episode's end, summed in float64."""
+    sums = np.cumsum(rewards, dtype=np.float64)
+    to_go = np.repeat(sums[ends - 1], lengths)
+    to_go -= sums
+    to_go += rewards
+    return to_go.astype(np.float32)
 
 
 def _check_finite(name: str, array: NDArray[np.floating], episode_of: NDArray[np.int64]) -> None:
