@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from flowrl.errors import InputError, cause
 
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
-_FREE_TO_CHANGE = {"device", "versions", "threads"}
+_FREE_TO_CHANGE = {"device", "versions", "threads", "processes"}
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "observation_size", "action_size"}
 

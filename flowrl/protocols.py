@@ -13,7 +13,7 @@ class Agent(Protocol):
     context: int  # steps in the windows that `loss` takes
 
     def loss(self, batch: Batch) -> Tensor:
-        """The scalar to minimise, over real steps only."""
+        """The scalar to minimise: a mean over real steps, each with the same weight."""
         ...
 
     def initial(self, targets: Tensor) -> Any:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from types import TracebackType
 from typing import Self
 
@@ -12,7 +13,7 @@ from flowrl.checkpoint import RunFolder
 
 
 class Tracker:
-    """Writes a run's figures to its three places.
+    """Writes a run's figures to its three places; nothing before the first.
 
     Args:
         run: the folder to write to.
@@ -23,8 +24,12 @@ class Tracker:
 
     def __init__(self, run: RunFolder, name: str, first_step: int, last_step: int) -> None:
         self.run, self.name, self.last_step = run, name, last_step
-        self._writer = SummaryWriter(str(run.path), purge_step=first_step + 1 if first_step else None)
-        self._step, self._time = first_step, time.perf_counter()
+        self._first_step = self._step = first_step
+        self._time = time.perf_counter()
+
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        return SummaryWriter(str(self.run.path), purge_step=self._first_step + 1 if self._first_step else None)
 
     def __enter__(self) -> Self:
         return self
@@ -32,7 +37,8 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        if "_writer" in vars(self):
+            self._writer.close()
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
         """Record training figures at `step`, with the speed since the last call."""

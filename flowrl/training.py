@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from flowrl import distributed
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError, cause
@@ -26,7 +27,7 @@ class TrainingConfig:
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 64
-    """Windows in a step."""
+    """Windows in a step, of all processes together."""
     windows: Literal["uniform", "full"] = "uniform"
     """Windows begin at any step alike, and one that reaches over its episode's end is padded; full: such a one begins
     so much earlier that it is full, or with its episode."""
@@ -113,7 +114,8 @@ def train(
 ) -> None:
     """Train `agent` in place from the run folder's checkpoint, or from its present weights, to `config.steps`.
 
-    Call it inside `isolated_rng(seed, device)` and with the folder locked.
+    Call it inside `isolated_rng(seed, device)` and with the folder locked; of several processes, in every one inside
+    `distributed.group()`. Rank 0 alone writes, evaluates and needs the lock.
 
     Args:
         dataset: on the agent's device.
@@ -123,10 +125,12 @@ def train(
             from torch's generator.
 
     Raises:
-        InputError: the checkpoint is of another architecture or dataset, or training diverged.
+        InputError: the checkpoint is of another architecture or dataset, training diverged, or the processes cannot
+            share a batch equally.
         Stopped: a signal asked for the end; the checkpoint is saved.
     """
     assert isinstance(agent, nn.Module)
+    distributed.share(config.batch_size)
     device = dataset.rewards.device
     optimiser = torch.optim.AdamW(
         agent.parameters(), config.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -143,13 +147,14 @@ def train(
             "agent": agent.state_dict(),
             "optimiser": optimiser.state_dict(),
             "schedule": schedule.state_dict(),
-            "generators": {"windows": windows.get_state(), **_rng_state(device)},
+            "generators": {"windows": windows.get_state(), **_rng_states(device)},
             "loss": {"sum": loss_sum, "count": loss_count},
             "config": run.config(),
             "fingerprint": dataset.fingerprint,
         }
 
     first = 0
+    distributed.seed_own_dropout(seed)
     loss_sum, loss_count = torch.zeros((), device=device), 0  # since the last row of figures
     if (checkpoint := run.load()) is not None:
         if checkpoint["fingerprint"] != dataset.fingerprint:
@@ -158,17 +163,24 @@ def train(
         optimiser.load_state_dict(checkpoint["optimiser"])
         schedule.load_state_dict(checkpoint["schedule"])
         windows.set_state(checkpoint["generators"]["windows"])
-        _set_rng_state(device, checkpoint["generators"])
+        _set_rng_states(device, checkpoint["generators"])
         loss_sum, loss_count = checkpoint["loss"]["sum"].to(device), checkpoint["loss"]["count"]
         first = checkpoint["step"]
-    run.rewind(first)
+    distributed.from_rank_zero(run.rewind, first)
 
-    with Tracker(run, name, first, config.steps) as tracker, _signal_caught() as caught:
-        if first:
+    with (
+        distributed.data_parallel(agent, loss_of) as loss_of,
+        Tracker(run, name, first, config.steps) as tracker,
+        _signal_caught() as caught,
+    ):
+        if first and distributed.rank() == 0:
             tracker.say(f"goes on from step {first:,}")
         agent.train()
         for step in range(first + 1, config.steps + 1):
-            batch = sample_windows(dataset, config.batch_size, agent.context, windows, full=config.windows == "full")
+            batch = sample_windows(
+                dataset, config.batch_size, agent.context, windows,
+                full=config.windows == "full", rank=distributed.rank(), ranks=distributed.world_size(),
+            )  # fmt: skip
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 try:
                     loss = loss_of(batch)
@@ -187,11 +199,13 @@ def train(
             last = step == config.steps
             if evaluate_every and (step % evaluate_every == 0) and not last:
                 with tracker.paused():
-                    evaluate(step, tracker)
+                    distributed.from_rank_zero(evaluate, step, tracker)
             logging = last or step % config.log_every == 0
             saving = last or step % config.checkpoint_every == 0
-            stopping = bool(caught)
+            signum = distributed.largest(caught[0] if caught else 0)  # all stop, and after the same step
+            stopping = signum > 0
             if logging or saving or stopping:
+                loss_sum = distributed.mean(loss_sum)
                 mean_loss = float(loss_sum) / loss_count
                 if not (math.isfinite(mean_loss) and all(bool(p.isfinite().all()) for p in parameters)):
                     raise InputError(
@@ -200,12 +214,13 @@ def train(
                     )
                 if logging:
                     figures = {"loss": mean_loss, "gradient_norm": float(norm), "learning_rate": float(rate)}
-                    tracker.progress(step, {f"train/{name}": figure for name, figure in figures.items()})
+                    named = {f"train/{name}": figure for name, figure in figures.items()}
+                    distributed.from_rank_zero(tracker.progress, step, named)
                     loss_sum, loss_count = torch.zeros((), device=device), 0
             if saving or stopping:
-                run.save(snapshot(step))
+                distributed.from_rank_zero(run.save, snapshot(step))
             if stopping:
-                raise Stopped(caught[0], step)
+                raise Stopped(signum, step)
 
 
 def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:
@@ -245,6 +260,19 @@ def _rng_state(device: torch.device) -> dict[str, torch.Tensor]:
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
     return state
+
+
+def _rng_states(device: torch.device) -> dict[str, Any]:
+    """Rank 0's state, and under `other_ranks` those of the others, if any."""
+    first, *others = distributed.gather(_rng_state(device))
+    return {**first, "other_ranks": others} if others else first
+
+
+def _set_rng_states(device: torch.device, states: dict[str, Any]) -> None:
+    """Set this rank's state; one that was not there when they were taken keeps its own."""
+    known = [states, *states.get("other_ranks", [])]
+    if distributed.rank() < len(known):
+        _set_rng_state(device, known[distributed.rank()])
 
 
 def _set_rng_state(device: torch.device, state: dict[str, torch.Tensor]) -> None:

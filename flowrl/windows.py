@@ -27,7 +27,14 @@ class Batch(NamedTuple):
 
 
 def sample_windows(
-    dataset: TrajectoryDataset, batch_size: int, context: int, generator: torch.Generator, *, full: bool = False
+    dataset: TrajectoryDataset,
+    batch_size: int,
+    context: int,
+    generator: torch.Generator,
+    *,
+    full: bool = False,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> Batch:
     """Windows whose first steps are drawn with replacement from all steps of the dataset, by its `weights`.
 
@@ -36,12 +43,14 @@ def sample_windows(
         generator: the only source of randomness; on the CPU for any device, so that the order is the same everywhere.
         full: a window that would reach over its episode's end begins earlier instead, at the episode's first step where
             it is shorter than K. So the last steps of an episode are not seen with a short past most of the time.
+        rank: which of the batch's `ranks` equal parts is wanted. All of it is drawn, so that the order of the data does
+            not depend on the number of processes.
     """
     if dataset.weights is None:
         first = torch.randint(dataset.steps, (batch_size,), generator=generator)
     else:
         first = _weighted_rows(dataset, batch_size, generator)
-    first = first.to(dataset.rewards.device)
+    first = first.view(ranks, -1)[rank].to(dataset.rewards.device)
     if full:
         begin = first - dataset.timesteps[first]
         first = first.minimum(dataset.ends[first] - context).maximum(begin)

@@ -4,6 +4,7 @@ import ctypes
 import difflib
 import io
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import is_dataclass
@@ -13,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+from flowrl import distributed
 from flowrl.errors import InputError
 from flowrl.training import Stopped
 
@@ -53,10 +55,16 @@ def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = Non
     return args
 
 
-def run(start: Callable[[list[str]], None]) -> None:
-    """Call `start(argv)`; a user's mistake or a full disk ends in one sentence on stderr and exit code 2."""
+def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
+    """Call `start(argv)`; a user's mistake or a full disk ends in one sentence on stderr and exit code 2.
+
+    Args:
+        parallel: torchrun may start it in several processes.
+    """
     keep_freed_memory()
     try:
+        if distributed.world_size() > 1 and not parallel:
+            raise InputError("torchrun can start scripts.train alone: start this script with python -m")
         start(sys.argv[1:])
     except InputError as error:
         sys.exit(_fail(str(error), code=2))
@@ -82,6 +90,11 @@ def keep_freed_memory() -> None:
 
 
 def _fail(message: str, code: int) -> int:
+    if distributed.rank():
+        if code != 2:  # a signal, which all have
+            return code
+        # torchrun ends all processes once one has failed. So rank 0 speaks first, and alone if it has failed too.
+        time.sleep(10)
     print(f"error: {message}", file=sys.stderr)
     return code
 

@@ -1,9 +1,11 @@
 """Train an agent on a Minari dataset; the same command goes on where a stopped run left off.
 
 python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10000
+torchrun --nproc-per-node 2 -m scripts.train flow ...    # in two processes, with the same batches
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -14,6 +16,7 @@ import tyro
 from gymnasium.envs.registration import EnvSpec
 
 from agents import AGENTS, BCConfig, SequenceConfig
+from flowrl import distributed
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
@@ -60,7 +63,7 @@ class Args:
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     threads: int = 0
-    """CPU threads; 0 for torch's choice."""
+    """CPU threads of each process; 0 for torch's choice."""
 
 
 def main(args: Args) -> Path:
@@ -70,21 +73,26 @@ def main(args: Args) -> Path:
         InputError: what the user gave cannot be used.
         flowrl.training.Stopped: a signal ended it early; it can be resumed.
     """
-    dataset, columns, env, targets, returns, training, device = prepare(args)
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    folder = RunFolder(args.run_dir or default_run_dir(args))
-    with folder.locked():
-        folder.begin(describe(args, dataset, columns, env, targets, returns, training, device))
-        name = f"{args.agent} seed {args.seed}"
-        if _finished(folder, args, targets):
-            print(f"[{name}] run {folder.path} is finished: nothing to do")
-            return folder.path
-        span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
-        size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
-        print(f"[{name}] {dataset.id}: {size}; {training.precision} on {device}", flush=True)
-        dataset = dataset.to(device)
-        with isolated_rng(args.seed, device):
+    folder, name = RunFolder(args.run_dir or default_run_dir(args)), f"{args.agent} seed {args.seed}"
+    with ExitStack() as held:  # rank 0's lock on the folder, and torch's generators
+        with distributed.group():
+            dataset, columns, env, targets, returns, training, device = distributed.rank_zero_first(prepare, args)
+            if args.threads:
+                torch.set_num_threads(args.threads)
+            distributed.from_rank_zero(held.enter_context, folder.locked())
+            config = describe(args, dataset, columns, env, targets, returns, training, device)
+            distributed.from_rank_zero(folder.begin, config)
+            if distributed.from_rank_zero(_finished, folder, args, targets):
+                if distributed.rank() == 0:
+                    print(f"[{name}] run {folder.path} is finished: nothing to do")
+                return folder.path
+            if distributed.rank() == 0:
+                span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
+                size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
+                together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
+                print(f"[{name}] {dataset.id}: {size}; {training.precision} on {device}{together}", flush=True)
+            dataset = dataset.to(device)
+            held.enter_context(isolated_rng(args.seed, device))
             agent = args.config.build(Normaliser.of(dataset, columns)).to(device)
 
             def evaluate(step: int, tracker: Tracker) -> None:
@@ -98,16 +106,15 @@ def main(args: Args) -> Path:
                 agent, dataset, training, folder,
                 seed=args.seed, name=name, evaluate=evaluate, evaluate_every=args.evaluate_every,
             )  # fmt: skip
-            print(
-                f"[{name}] final evaluation: {len(targets)} targets × {args.evaluation.episodes} episodes",
-                flush=True,
-            )
-            began = time.perf_counter()
-            last = training.steps
-            rows = play(agent, env, targets, args.evaluation, device, kind="final", step=last)
-            folder.append("evaluations.jsonl", rows)
-            with Tracker(folder, name, last, last) as tracker:
-                tracker.record(last, *_evaluation_figures(rows, last, time.perf_counter() - began))
+        if distributed.rank() > 0:  # the rest needs one process
+            return folder.path
+        print(f"[{name}] final evaluation: {len(targets)} targets × {args.evaluation.episodes} episodes", flush=True)
+        began = time.perf_counter()
+        last = training.steps
+        rows = play(agent, env, targets, args.evaluation, device, kind="final", step=last)
+        folder.append("evaluations.jsonl", rows)
+        with Tracker(folder, name, last, last) as tracker:
+            tracker.record(last, *_evaluation_figures(rows, last, time.perf_counter() - began))
         print(table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path
@@ -134,7 +141,8 @@ def prepare(args: Args) -> Prepared:
     for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
         if not least <= (value := getattr(args, name)) < 2**31:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
-    device = choose_device(args.device)
+    device = distributed.local_device(choose_device(args.device))
+    distributed.share(args.training.batch_size)
     dataset, selected, columns = load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
@@ -191,6 +199,7 @@ def describe(
         "env_spec": env.to_json(),
         "device": str(device),
         "threads": torch.get_num_threads(),
+        "processes": distributed.world_size(),
         "versions": versions(),
     }
 
@@ -237,4 +246,4 @@ def start(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(start)
+    run(start, parallel=True)

@@ -91,6 +91,20 @@ def test_two_batches_of_one_generator_differ(random_dataset):
     assert not torch.equal(*(sample_windows(dataset, 8, 2, generator).observations for _ in range(2)))
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_the_ranks_parts_are_the_batch_of_one_process(random_dataset, full):
+    for weights in (None, torch.tensor([1.0, 4.0, 2.0], dtype=torch.float64)):
+        dataset = replace(random_dataset([9, 2, 5]), weights=weights)
+        generators = [torch.Generator().manual_seed(3) for _ in range(4)]
+        whole, *parts = (
+            sample_windows(dataset, 12, 4, generator, full=full, rank=max(0, i - 1), ranks=3 if i else 1)
+            for i, generator in enumerate(generators)
+        )
+        for tensor, *shares in zip(whole, *parts, strict=True):
+            assert torch.equal(torch.cat(shares), tensor)
+        assert all(torch.equal(g.get_state(), generators[0].get_state()) for g in generators)
+
+
 def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random_dataset):
     dataset = random_dataset([7, 2, 5])
     batch = sample_windows(dataset, 4000, 3, torch.Generator().manual_seed(0), full=True)

@@ -187,3 +187,37 @@ def test_how_a_script_ends(monkeypatch, capsys, error, code, said):
 def test_a_bug_of_ours_is_not_hidden():
     with pytest.raises(ZeroDivisionError):
         cli.run(lambda argv: 1 / 0)
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "said"),
+    [
+        ("0", InputError("steps is 0"), ("error: steps is 0\n", [])),
+        # torchrun ends it while it waits, unless the mistake was its own alone.
+        ("1", InputError("steps is 0"), ("error: steps is 0\n", [10])),
+        ("0", KeyboardInterrupt(), ("error: interrupted\n", [])),
+        ("1", KeyboardInterrupt(), ("", [])),
+        ("1", Stopped(signal.SIGTERM, 7), ("", [])),
+    ],
+)
+def test_of_several_processes_rank_0_speaks(monkeypatch, capsys, rank, error, said):
+    waited = []
+    monkeypatch.setattr(cli.time, "sleep", waited.append)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", rank)):
+        monkeypatch.setenv(name, value)
+
+    def start(argv):
+        raise error
+
+    with pytest.raises(SystemExit):
+        cli.run(start, parallel=True)
+    assert (capsys.readouterr().err, waited) == said
+
+
+def test_torchrun_starts_the_training_alone(monkeypatch, capsys):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "2"), ("RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        cli.run(evaluate.start)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("error: torchrun can start scripts.train alone")

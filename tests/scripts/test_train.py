@@ -239,10 +239,11 @@ def spawn(repository, minari_root):
     """Starts scripts.train in a process of its own; all are ended with the test."""
     started = []
 
-    def start(argv, **keywords):
+    def start(argv, processes=1, **keywords):
         environment = os.environ | {"MINARI_DATASETS_PATH": str(minari_root), "OMP_NUM_THREADS": "1"}
+        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.train", *argv],
+            [sys.executable, *(torchrun if processes > 1 else []), "-m", "scripts.train", *argv],
             cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords,
         )  # fmt: skip
         started.append(process)
@@ -250,7 +251,8 @@ def spawn(repository, minari_root):
 
     yield start
     for process in started:
-        process.kill()
+        if process.poll() is None:
+            process.terminate()  # torchrun passes it on: killed, it would leave its processes behind
         process.communicate()
 
 
@@ -347,6 +349,80 @@ def test_a_run_stopped_by_a_signal_says_so_and_goes_on_to_the_same_bits(
     train.start(argv)
     train.start(tiny_argv("dt", tmp_path / "whole", *LONG))
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+# In two processes, by torchrun
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_run_of_one(tiny_argv, reach_dataset, tmp_path, spawn):
+    options = ("--dropout", "0", "--evaluate-every", "10", "--evaluate-episodes", "1")
+    argv = tiny_argv("flow", tmp_path / "two", *options)
+    process = spawn(argv, processes=2)
+    out, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    said = [line for line in out.splitlines() if line.startswith("[flow seed 0]")]
+    assert len(said) == 9, out  # dataset, 4 rows, evaluation, final evaluation's announcement and result, done: once
+    assert "in 2 processes" in said[0]
+    train.start(tiny_argv("flow", tmp_path / "one", *options))
+
+    def losses(run):
+        return [(row["step"], row["train/loss"]) for row in rows(run, "metrics.jsonl") if "train/loss" in row]
+
+    np.testing.assert_allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=1e-5)
+    played = [
+        [(row["kind"], row["step"], row["seed"]) for row in rows(tmp_path / run, "evaluations.jsonl")]
+        for run in ("one", "two")
+    ]
+    assert played[0] == played[1]
+    kinds = [sorted(re.sub(r"\d.*", "", path.name) for path in (tmp_path / run).iterdir()) for run in ("one", "two")]
+    assert kinds[0] == kinds[1]
+    assert RunFolder(tmp_path / "two").config()["processes"] == 2
+
+    # One process finds it finished, and so do two.
+    before = {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()}
+    train.start(argv)
+    out, errors = (again := spawn(argv, processes=2)).communicate(timeout=300)
+    assert (again.returncode, out.count("is finished: nothing to do")) == (0, 1), errors
+    assert {path.name: path.read_bytes() for path in (tmp_path / "two").iterdir()} == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ended", ["SIGTERM to torchrun", "SIGKILL to one process"])
+def test_two_processes_stopped_or_killed_go_on_to_the_same_bits(tiny_argv, reach_dataset, tmp_path, spawn, ended):
+    argv = tiny_argv("dt", tmp_path / "stopped", *LONG, "--steps", "120")
+    process = spawn(argv, processes=2)
+    wait_for_row(process, tmp_path / "stopped", 20)
+    if ended == "SIGTERM to torchrun":
+        process.send_signal(signal.SIGTERM)
+    else:
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
+        os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode != 0
+    step = torch.load(tmp_path / "stopped/checkpoint.pt", weights_only=True)["step"]
+    assert 14 <= step < 120
+    if ended == "SIGTERM to torchrun":
+        said = re.findall(r"error: stopped by SIGTERM after step (\d+); the same command goes on from there", errors)
+        assert said == [str(step)], errors
+    for run in ("stopped", "whole"):
+        again = spawn(tiny_argv("dt", tmp_path / run, *LONG, "--steps", "120"), processes=2)
+        _, errors = again.communicate(timeout=300)
+        assert again.returncode == 0, errors
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_mistake_in_two_processes_is_told_once(tiny_argv, reach_dataset, tmp_path, spawn):
+    for options, sentence in [
+        (["--batch-size", "9"], "error: batch_size is 9: it must be divisible by the number of processes, 2\n"),
+        (["--stepps", "9"], "error: unknown option --stepps; did you mean --steps? (--help lists all)\n"),
+    ]:
+        process = spawn(tiny_argv("flow", tmp_path / "run", *options), processes=2)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode != 0
+        assert errors.count("error: ") == errors.count(sentence) == 1, errors
+        assert not (tmp_path / "run").exists()
 
 
 def interrupted(tiny_argv, run, monkeypatch, *options):
