@@ -55,7 +55,7 @@ class Player:
                 x = self._random(self.slots, min(CHUNK, tokens - start), self.agent.config.width)
                 _, state = block.attention.step(x, state)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
             states.append(state)
-        self.carry = self.carry._replace(state=states, timestep=steps)
+        self.carry = self.carry._replace(state=states, timestep=torch.full_like(self.carry.timestep, steps))
 
     @torch.inference_mode()
     def act(self, steps: int = 1) -> None:

@@ -155,7 +155,7 @@ def test_one_episode_at_a_time_is_the_vector_rollout(name, reach):
     together = rollout(agent, make_vector_env("flowrl/Reach-v0", 6), targets, seeds)
     assert [length for _, length in alone] == [result.length for result in together]
     assert [achieved for achieved, _ in alone] == pytest.approx([result.achieved for result in together], rel=1e-4)
-    assert len({round(achieved, 1) for achieved, _ in alone}) > 4, "the target matters"
+    assert max(achieved for achieved, _ in alone[:3]) < min(achieved for achieved, _ in alone[3:]), "the target matters"
     assert max(length for _, length in alone) > agent.context
 
 
