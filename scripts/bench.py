@@ -47,7 +47,7 @@ class Section(NamedTuple):
 SECTIONS: dict[Name, Section] = {
     "machine": Section("what the machine can do", machine),
     "core": Section("the attention alone, forward and backward, float32 unless said otherwise", core),
-    "memory": Section("kept between forward and backward, q, k and v included", memory, by_threads=False),
+    "memory": Section("what autograd saves between forward and backward", memory, by_threads=False),
     "step": Section("a whole training step", step),
     "sampling": Section("sampling a batch", sampling),
     "context": Section("a training step in long windows, by the token", context),

@@ -118,16 +118,18 @@ def cache(setting: Setting) -> Iterator[Row]:
 
 def evaluation(setting: Setting) -> Iterator[Row]:
     """Time of an environment's step in a whole evaluation, model and simulator, against one environment at a time."""
-    yield from _evaluations(setting, {("flow", "recurrent"): 10}, setting.few)
+    horizon = setting.sizes.horizon
+    yield from _evaluations(setting, {("flow", "recurrent"): 10}, setting.few, horizon)
+    # These take several times as long: fewer and shorter episodes.
     windows: dict[tuple[AgentName, RolloutName], float | None] = {("flow", "window"): None, ("dt", "window"): None}
-    yield from _evaluations(setting, windows, math.ceil(setting.few / 3))  # each takes many times as long
+    yield from _evaluations(setting, windows, math.ceil(setting.few / 3), math.ceil(horizon / 5))
 
 
 def _evaluations(
-    setting: Setting, ways: Mapping[tuple[AgentName, RolloutName], float | None], repetitions: int
+    setting: Setting, ways: Mapping[tuple[AgentName, RolloutName], float | None], repetitions: int, horizon: int
 ) -> Iterator[Row]:
     """Agents, by name and rollout, against one environment at a time; the values are the targets."""
-    episodes, horizon = setting.sizes.episodes, setting.sizes.horizon
+    episodes = setting.sizes.episodes
     spec, short = hopper(horizon), hopper(2)
     contenders = []
     for name, mode in ways:

@@ -45,20 +45,22 @@ def core(setting: Setting) -> Iterator[Row]:
 
 
 def memory(setting: Setting) -> Iterator[Row]:
-    """Bytes kept between forward and backward, q, k and v among them, against the bytes of q, k and v.
+    """Bytes that autograd saves between forward and backward, against the bytes of q, k and v.
 
-    Counted are the storages, each whole and once, of all tensors that autograd saves, and those of q, k and v.
+    Counted are the storages, each whole and once, of all tensors that it saves. Flow-Attention saves none of q, k and v;
+    where something else keeps them, they come on top: the last row of a shape.
     """
     shapes = [*setting.sizes.core_shapes, *((1, LONG_HEADS, t, LONG_FEATURES) for t in setting.sizes.long if t > 300)]
     for shape in shapes:
         qkv = inputs(shape, setting.device)
         inputs_size = Sample("q, k and v", "B", (storage_bytes(qkv),))
-        for name, attention, bound in (
-            ("flow", flow_attention, 3.0),
-            ("flow, recomputed", recomputed, 1.1),
-            ("softmax", softmax, None),
+        for name, attention, others, bound in (
+            ("flow", flow_attention, [], 3.0),
+            ("flow, recomputed", recomputed, [], 1.1),
+            ("softmax", softmax, [], None),
+            ("flow, and q, k, v", flow_attention, qkv, None),
         ):
-            kept = Sample(name, "B", (saved_bytes(attention, qkv),))
+            kept = Sample(name, "B", (storage_bytes([*saved_tensors(attention, qkv), *others]),))
             yield Row(told(shape), kept, inputs_size, "at most", bound, "× q+k+v")
 
 
@@ -69,9 +71,9 @@ def recomputed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return y
 
 
-def saved_bytes(attention: Attention, qkv: list[Tensor]) -> int:
-    """What stays in memory until the backward of `attention` is over."""
-    saved = list(qkv)
+def saved_tensors(attention: Attention, qkv: list[Tensor]) -> list[Tensor]:
+    """What autograd saves for the backward of `attention`."""
+    saved: list[Tensor] = []
 
     def keep(tensor: Tensor) -> Tensor:
         saved.append(tensor)
@@ -79,7 +81,7 @@ def saved_bytes(attention: Attention, qkv: list[Tensor]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         attention(*qkv)
-    return storage_bytes(saved)
+    return saved
 
 
 def inputs(shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32) -> list[Tensor]:

@@ -45,7 +45,7 @@ class Sizes:
     """A late step of an episode."""
     episodes: int = 100
     """Episodes per target in a whole evaluation."""
-    horizon: int = 200
+    horizon: int = 1_000
     """Steps of each of them."""
     stored_episodes: int = 1_000
     """Episodes of 1,000 steps in the dataset on disk and in the one that windows are sampled from."""

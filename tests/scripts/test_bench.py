@@ -23,7 +23,7 @@ from flowrl.windows import sample_windows, windows_at
 from scripts import bench, cli
 from scripts.benchmarks import loading, measure
 from scripts.benchmarks.acting import Player
-from scripts.benchmarks.attention import inputs, recomputed, saved_bytes, softmax
+from scripts.benchmarks.attention import inputs, recomputed, saved_tensors, softmax
 from scripts.benchmarks.baselines import (
     TextbookBlock,
     TextbookDecisionTransformer,
@@ -33,7 +33,7 @@ from scripts.benchmarks.baselines import (
     windows,
 )
 from scripts.benchmarks.loading import peak_memory, read_raw, tensor_bytes
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity, table
+from scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity, storage_bytes, table
 from scripts.benchmarks.numerics import relative_error
 from scripts.benchmarks.setting import Setting, Sizes
 
@@ -229,15 +229,19 @@ def test_quantities_have_three_digits():
     assert quantity(112.4, "GFLOP/s") == "112 GFLOP/s"
 
 
-def test_saved_bytes_counts_storages_once_and_the_inputs_always():
+def test_saved_tensors_are_those_of_autograd_and_a_part_keeps_the_whole():
     qkv = inputs((2, 3, 5, 7), CPU)
     each = 2 * 3 * 5 * 7 * 4
-    assert saved_bytes(lambda q, k, v: q + k + v, qkv) == 3 * each  # nothing is saved, but they stay
-    assert saved_bytes(lambda q, k, v: q * k + v, qkv) == 3 * each  # q and k are
-    assert saved_bytes(lambda q, k, v: q * k * v, qkv) == 4 * each  # q·k too
-    assert saved_bytes(lambda q, k, v: (q * k)[:, :1] * v[:, :1], qkv) == 4 * each  # a part keeps the whole
-    assert saved_bytes(recomputed, qkv) == 3 * each
-    assert saved_bytes(softmax, qkv) > 3 * each
+
+    def saved(attention):
+        return storage_bytes(saved_tensors(attention, qkv))
+
+    assert saved(lambda q, k, v: q + k + v) == 0
+    assert saved(lambda q, k, v: q * k + v) == 2 * each  # q and k
+    assert saved(lambda q, k, v: q * k * v) == 4 * each  # v and q·k too
+    assert saved(lambda q, k, v: (q * k)[:, :1] * v[:, :1]) == 4 * each
+    assert saved(recomputed) == 3 * each
+    assert saved(softmax) > 3 * each
 
 
 def test_recomputing_changes_nothing():
