@@ -1,26 +1,15 @@
 """Vector environments for evaluation: every slot plays exactly one episode for each seed it is given."""
 
 import difflib
-import multiprocessing
-import os
-import signal
 import warnings
-from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
 from typing import Any, Literal
 
 import gymnasium as gym
-import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import batch_space
-from numpy.typing import NDArray
 
-__all__ = ["FlatObservation", "OneEpisode", "ShardedVectorEnv", "make_env", "make_vector_env"]
-
-WORTH_PROCESSES = 32  # slots from which starting worker processes pays
+__all__ = ["FlatObservation", "OneEpisode", "make_env", "make_vector_env"]
 
 
 class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
@@ -113,125 +102,32 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
     return made if is_flat else FlatObservation(made)
 
 
-class ShardedVectorEnv(VectorEnv):
-    """A `SyncVectorEnv` dealt out to worker processes: each steps its share of the slots, all at the same time.
-
-    The results are those of a `SyncVectorEnv`, bit by bit; infos are dropped. Gymnasium's `AsyncVectorEnv` has a
-    process for every slot, which costs more in switching between them than a MuJoCo step takes.
-
-    Args:
-        maker: makes one environment; called in the workers and once here.
-        num_envs: slots.
-        processes: workers, at most one a slot.
-    """
-
-    def __init__(self, maker: Callable[[], gym.Env], num_envs: int, processes: int) -> None:
-        self._pipes: list[Connection] = []
-        self._processes: list[multiprocessing.Process] = []
-        made = maker()
-        self.single_observation_space, self.single_action_space = made.observation_space, made.action_space
-        self.metadata = dict(made.metadata) | {"autoreset_mode": AutoresetMode.NEXT_STEP}
-        self.render_mode, self.spec = made.render_mode, made.spec
-        made.close()
-        self.num_envs = num_envs
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        # Dealt like cards: neighbours share a target, so their episodes end at about the same time.
-        workers = min(processes, num_envs)
-        self._shares = [slice(first, None, workers) for first in range(workers)]
-        for first in range(workers):
-            ours, theirs = multiprocessing.Pipe()
-            makers = [maker] * len(range(first, num_envs, workers))
-            process = multiprocessing.Process(target=_serve, args=(theirs, ours, makers), daemon=True)
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[Any], dict[str, Any]]:
-        """Reset every slot; `seed` is one for each slot, or the first slot's."""
-        if seed is None or isinstance(seed, int):
-            seed = [None if seed is None else seed + slot for slot in range(self.num_envs)]
-        (observations,) = self._ask("reset", [{"seed": seed[share], "options": options} for share in self._shares])
-        return observations, {}
-
-    def step(
-        self, actions: NDArray[Any]
-    ) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]:
-        """Step every slot with its row of `actions`."""
-        observations, rewards, ends, cuts = self._ask("step", [{"actions": actions[share]} for share in self._shares])
-        return observations, rewards, ends, cuts, {}
-
-    def _ask(self, name: str, arguments: list[dict[str, Any]]) -> list[NDArray[Any]]:
-        """Every worker's answer to a call of its `SyncVectorEnv`, put together in the order of the slots."""
-        for pipe, keywords in zip(self._pipes, arguments, strict=True):
-            pipe.send((name, keywords))
-        answers = [pipe.recv() for pipe in self._pipes]  # all of them, also where one is an error
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
-        whole = []
-        for parts in zip(*answers, strict=True):
-            array = np.empty((self.num_envs, *parts[0].shape[1:]), parts[0].dtype)
-            for share, part in zip(self._shares, parts, strict=True):
-                array[share] = part
-            whole.append(array)
-        return whole
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """End the workers."""
-        for pipe in self._pipes:
-            pipe.close()  # which a worker takes as the end
-        for process in self._processes:
-            process.join()
-
-
-def _serve(pipe: Connection, parents: Connection, makers: list[Callable[[], gym.Env]]) -> None:
-    """A worker: call the `SyncVectorEnv` of its share as it is told, until the other end of the pipe is closed."""
-    parents.close()  # this copy of it would keep the pipe open
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    envs = SyncVectorEnv(makers, copy=False)
-    while True:
-        try:
-            name, keywords = pipe.recv()
-        except EOFError:
-            break
-        try:
-            *arrays, _ = getattr(envs, name)(**keywords)
-            pipe.send(arrays)
-        except Exception as error:
-            pipe.send(error)
-    envs.close()
-
-
 def make_vector_env(
     env: str | EnvSpec,
     num_envs: int,
     *,
-    mode: Literal["auto", "sync", "async"] = "sync",
+    mode: Literal["sync", "async"] = "sync",
     render_mode: str | None = None,
-) -> VectorEnv:
+) -> gym.vector.VectorEnv:
     """`num_envs` copies of one environment, each wrapped in `OneEpisode`.
 
     Call `reset(seed=[...])` with one seed a slot, then `step(actions)`, actions (num_envs, a), until every slot has
-    announced its end. `sync` steps the slots in this process, `async` in a worker process for each core, with the same
-    results; `auto` is `async` where there are several cores and slots enough to pay for it.
+    announced its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
+    simulators that take milliseconds a step).
 
     Raises:
         ValueError: unknown environment (names the nearest ones), unknown mode, or `num_envs` below 1.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, not {num_envs}")
-    if mode not in ("auto", "sync", "async"):
-        raise ValueError(f"unknown vector mode {mode!r}; known are 'auto', 'sync' and 'async'")
-    maker = partial(_one_episode, env, render_mode)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if mode == "async" or (mode == "auto" and cores > 1 and num_envs >= WORTH_PROCESSES):
-        return ShardedVectorEnv(maker, num_envs, cores)
-    return SyncVectorEnv([maker] * num_envs)
+    if mode not in ("sync", "async"):
+        raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
+    # A worker process would report a bad id as a traceback of its own: make one here first.
+    make_env(env).close()
+    makers = [partial(_one_episode, env, render_mode)] * num_envs
+    if mode == "sync":
+        return gym.vector.SyncVectorEnv(makers)
+    return gym.vector.AsyncVectorEnv(makers)
 
 
 def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:

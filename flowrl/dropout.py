@@ -2,7 +2,7 @@
 
 torch's own draws a Bernoulli variable per element, which was a fifth of a training step on a CPU core. Here 64 random
 bits serve four elements: each is dropped with probability p rounded to a multiple of 2^-16, and what is left is scaled
-by the inverse of exactly the rounded probability, so the mean stays what it was.
+by the inverse of exactly the rounded probability, so the mean stays what it was up to the rounding of the dtype.
 """
 
 import torch
@@ -35,7 +35,7 @@ class Dropout(nn.Module):
         if x.device.type != "cpu" or torch.compiler.is_compiling():  # both have fused kernels that draw on the way
             dropped = dropout(x, self.p)
             return dropped if residual is None else residual + dropped
-        factors = _factors(x, round(self.p * _LEVELS))
+        factors = _factors(x, min(round(self.p * _LEVELS), _LEVELS - 1))
         return x * factors if residual is None else torch.addcmul(residual, x, factors)
 
 

@@ -106,7 +106,7 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
     # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
     most = path.stat().st_size * INFLATION
     with h5py.File(path, "r") as file:
-        # HDF5 remembers every object it has opened, up to 32 MB of them: each is opened once here.
+        # HDF5 remembers the objects it has opened, up to 32 MB of them: hardly one is opened again here.
         remember = file.id.get_mdc_config()
         remember.set_initial_size, remember.initial_size = True, 2**19
         remember.min_size, remember.max_size = 2**19, 2**20

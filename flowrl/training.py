@@ -166,6 +166,8 @@ def train(
         _set_rng_states(device, checkpoint["generators"])
         loss_sum, loss_count = checkpoint["loss"]["sum"].to(device), checkpoint["loss"]["count"]
         first = checkpoint["step"]
+    if len(set(distributed.gather(first))) > 1:
+        raise InputError(f"the processes do not see the same checkpoint: {run.path} must be a folder that all share")
     distributed.from_rank_zero(run.rewind, first)
 
     with (

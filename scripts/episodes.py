@@ -30,8 +30,8 @@ class EvaluationConfig:
     """Episodes per target."""
     episode_seed: int = 10_000
     """Episode i is played with environment seed `episode_seed + i`, whatever the agent and its training seed."""
-    vector: Literal["auto", "sync", "async"] = "sync"
-    """Where environments are stepped: `sync` in this process, `async` in one for each core, `auto` by their number."""
+    vector: Literal["sync", "async"] = "sync"
+    """Step the environments in this process, or in one process each."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1:

@@ -182,7 +182,7 @@ def describe(
     """Everything that decides a run's numbers, and what is needed to play it without its dataset."""
     return {
         "agent": args.agent,
-        "agent_config": asdict(args.config),
+        "agent_config": {k: v for k, v in asdict(args.config).items() if k != "recompute"},  # it changes no number
         "training": asdict(training),
         "evaluation": asdict(args.evaluation) | {"targets": targets},
         "evaluate_every": args.evaluate_every,

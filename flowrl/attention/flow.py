@@ -52,8 +52,8 @@ class FlowState(NamedTuple):
         def zeros(*shape: int) -> Tensor:
             return torch.zeros(shape, device=device, dtype=dtype)
 
-        vector = zeros(batch, heads, d)
-        return cls(zeros(batch, 1), vector, vector, vector, vector, zeros(batch, heads, 1), zeros(batch, heads, d, m))
+        vectors = [(batch, heads, d)] * 4
+        return cls(*(zeros(*s) for s in ((batch, 1), *vectors, (batch, heads, 1), (batch, heads, d, m))))
 
 
 def flow_attention(
@@ -166,6 +166,8 @@ class _FlowAttention(torch.autograd.Function):
         ctx.save_for_backward(*kept)
         ctx.eps, ctx.shape, ctx.dtypes = eps, y.shape, (q.dtype, k.dtype, v.dtype)
         ctx.set_materialize_grads(False)
+        if after is not None:
+            ctx.mark_non_differentiable(after.n)
         return y.to(v.dtype), *(after or ())
 
     @staticmethod
@@ -214,7 +216,7 @@ def _attend(
     (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], _dtype(v)
     tiles = -(-tokens // tile)
     tile = -(-tokens // tiles)  # as little as can be is left over in the last one
-    rows, filled = batch * heads, tiles * tile
+    rows, filled, z = batch * heads, tiles * tile, batch * heads * tiles
     carried = tiles > 1 or past is not None
 
     flows = q.new_empty(2, batch, heads, filled, d, dtype=dtype)
@@ -222,7 +224,7 @@ def _attend(
     flows[:, :, :, tokens:] = 0
     values[:, :, tokens:] = 0
     for flow, logits in zip(flows[:, :, :, :tokens], (q, k), strict=True):
-        if logits.dtype == dtype:
+        if logits.dtype == dtype and flow.is_contiguous():
             torch.sigmoid(logits, out=flow)
         else:
             flow.copy_(logits).sigmoid_()
@@ -236,10 +238,10 @@ def _attend(
         n = real.cumsum(-1)
     if past is not None:
         n = n + past.n[..., None]
-    seen = n[:, :, tokens - 1]
+    seen = n[:, :, tokens - 1].clone()  # here and below: a view would keep all tokens' values as long as the state
     n = n.clamp(min=1.0)  # padding before the first real token has counted none
-    n = n.expand(batch, heads, filled).reshape(-1, tile)
-    flows = flows.view(2, -1, tile, d)
+    n = n.expand(batch, heads, filled).reshape(z, tile)
+    flows = flows.view(2, z, tile, d)
     sinks, sources = flows
 
     upto = torch.ones(tile, tile, device=q.device, dtype=dtype).triu()
@@ -258,48 +260,52 @@ def _attend(
     def running(given: Tensor, first: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
         """(2, Z, D) that each tile gives, to the sums before each tile that are drawn on, and (2, R, D) after all."""
         start = None if first is None else torch.stack(list(first)).flatten(0, 2)
-        sums = _running(start, given.flip(0).view(2 * rows, tiles, d))
-        return (sums[:, :-1] + eps).reshape(2, -1, d), sums[:, -1].view(2, batch, heads, d)
+        sums, whole = _running(start, given.flip(0).view(2 * rows, tiles, d))
+        return (sums + eps).reshape(2, z, d), whole.view(2, batch, heads, d)
 
     before = before_per_flow = memory = after = None
     ends: list[Tensor] = []
     if carried:
         before, end = running(flows.sum(-2), past and (past.k, past.q))
-        ends += end
+        ends += [side.clone() for side in end]
     drawn = draw(torch.stack([to_sinks.sum(-1), from_sources.sum(-2)]), None, before)
+    if filled > tokens:
+        drawn.view(2, batch, heads, filled)[..., tokens:] = 1  # what fills up draws nothing, with ε = 0 not even that
     per_flow = n / drawn
     if carried:
         before_per_flow, end = running(_weigh(per_flow, flows), past and (past.k_per_flow, past.q_per_flow))
-        ends += end
+        ends += [side.clone() for side in end]
     within = torch.stack([_dot(to_sinks, per_flow[1]), _weigh(per_flow[0], from_sources)])
     conserved = draw(within, per_flow, before_per_flow).div_(n)
 
     exp_outgoing = conserved[1].clamp(-clip, clip).exp_()
     if real is not None:
-        exp_outgoing = exp_outgoing * real.expand(batch, heads, filled).reshape(-1, tile)
+        exp_outgoing = exp_outgoing * real.expand(batch, heads, filled).reshape(z, tile)
     competing = exp_outgoing.view(rows, filled).cumsum(-1)
     if past is not None:
         competing += past.competition.view(rows, 1)
-    after_competition = competing[:, tokens - 1]
+    after_competition = competing[:, tokens - 1].clone()
     if real is not None:
         competing = competing.masked_fill(competing == 0, 1.0)  # before the first real token none compete
-    competing = competing.view(-1, tile)
+    competing = competing.view(z, tile)
     competition = n * exp_outgoing / competing
     _scale(v, competition.view(batch, heads, filled, 1)[:, :, :tokens], out=values[:, :, :tokens])
-    values = values.view(-1, tile, m)
+    values = values.view(z, tile, m)
 
-    y = torch.bmm(to_sinks, values)
+    y = values.new_empty(batch, heads, filled, m)
+    aggregated = torch.bmm(to_sinks, values, out=y.view(z, tile, m))
     if carried:
         given = torch.bmm(sources.mT, values).view(rows, tiles, d, m)
-        sums = _running(past and past.memory.view(rows, d, m), given)
-        memory = sums[:, :-1].reshape(-1, d, m)
-        y.baddbmm_(sinks, memory)
+        sums, whole = _running(past and past.memory.reshape(rows, d, m), given)
+        memory = sums.reshape(z, d, m)
+        aggregated.baddbmm_(sinks, memory)
         if past is not None:
-            ends += [after_competition.view(batch, heads, 1), sums[:, -1].view(batch, heads, d, m)]
+            ends += [after_competition.view(batch, heads, 1), whole.clone().view(batch, heads, d, m)]
             after = FlowState(seen, *ends)
     allocation = conserved[0].sigmoid()
-    y *= (allocation / drawn[0])[..., None]
-    y = y.view(batch, heads, filled, m)[:, :, :tokens]
+    aggregated *= (allocation / drawn[0])[..., None]
+    if filled > tokens:
+        y = y[:, :, :tokens].clone()  # autograd lets nobody change a view of ours in place
     free = conserved[1].abs() <= clip
     kept = _Kept(
         flows, values, to_sinks, from_sources, n, totals, drawn, per_flow, allocation, exp_outgoing, competing, free,
@@ -323,7 +329,7 @@ def _gradient(
     n, drawn, per_flow, exp_outgoing = kept.n, kept.drawn, kept.per_flow, kept.exp_outgoing
     (batch, heads, tokens, m), (_, _, tile, d) = dy.shape, flows.shape
     rows = batch * heads
-    tiles = len(n) // rows
+    tiles = -(-tokens // tile)
     filled = tiles * tile
     sinks, sources = flows
     onwards = torch.ones(tile, tile, device=dy.device, dtype=n.dtype).tril()  # x @ onwards is Σ_{j≥i} x_j
@@ -334,16 +340,17 @@ def _gradient(
         start = None
         if any(d is not None for d in d_after[at]):
             start = torch.stack([given.new_zeros(rows, d) if x is None else x.reshape(rows, d) for x in d_after[at]])
-        sums = _running(None if start is None else start.flatten(0, 1), given.view(2 * rows, tiles, d), backwards=True)
+        first = None if start is None else start.flatten(0, 1)
+        sums, whole = _running(first, given.view(2 * rows, tiles, d), backwards=True)
         if d_after:
-            d_state[at] = sums[:, 0].reshape(2, batch, heads, d)
-        return sums[:, 1:].reshape(2, -1, d).flip(0)
+            d_state[at] = whole.view(2, batch, heads, d)
+        return sums.reshape(2, len(n), d).flip(0)
 
     gain = kept.allocation / drawn[0]
     d_y = n.new_empty(batch, heads, filled, m)
     d_y[:, :, tokens:] = 0
     _scale(dy, gain.view(batch, heads, filled, 1)[:, :, :tokens], out=d_y[:, :, :tokens])
-    d_y = d_y.view(-1, tile, m)
+    d_y = d_y.view(len(n), tile, m)
     x = torch.bmm(d_y, values.mT)
     scratch = to_sinks * x
     d_log_gain, d_log_competition = scratch.sum(-1), scratch.sum(-2)
@@ -351,10 +358,10 @@ def _gradient(
     d_flows = torch.empty_like(flows)
     if kept.memory is not None:
         d_end = d_after[6].reshape(rows, d, m) if d_after and d_after[6] is not None else None
-        sums = _running(d_end, torch.bmm(sinks.mT, d_y).view(rows, tiles, d, m), backwards=True)
+        sums, whole = _running(d_end, torch.bmm(sinks.mT, d_y).view(rows, tiles, d, m), backwards=True)
         if d_after:
-            d_state[6] = sums[:, 0].reshape(batch, heads, d, m)
-        d_given = sums[:, 1:].reshape(-1, d, m)
+            d_state[6] = whole.view(batch, heads, d, m)
+        d_given = sums.reshape(len(n), d, m)
         d_values.baddbmm_(sources, d_given)
         torch.bmm(d_y, kept.memory.mT, out=d_flows[0])
         torch.bmm(values, d_given.mT, out=d_flows[1])
@@ -365,10 +372,10 @@ def _gradient(
 
     d_competing = (d_log_competition / kept.competing).view(rows, filled).flip(-1).cumsum(-1).flip(-1).neg_()
     if d_after and d_after[5] is not None:
-        d_competing += d_after[5].reshape(rows, 1)
+        d_competing[:, :tokens] += d_after[5].reshape(rows, 1)  # what fills up the last tile does not compete
     if d_after:
         d_state[5] = d_competing[:, :1].view(batch, heads, 1)
-    d_outgoing = torch.addcmul(d_log_competition, exp_outgoing, d_competing.view(-1, tile)).mul_(kept.free)
+    d_outgoing = torch.addcmul(d_log_competition, exp_outgoing, d_competing.view(len(n), tile)).mul_(kept.free)
     d_conserved = torch.stack([d_log_gain * (1 - kept.allocation), d_outgoing]).div_(n)
 
     later = (d_conserved @ onwards).flip(0)
@@ -406,21 +413,25 @@ def _gradient(
 
 def _scale(x: Tensor, factors: Tensor, out: Tensor) -> None:
     """x times factors into `out`, whose dtype may be wider: a product of two dtypes takes twice the time of this."""
-    if x.dtype == out.dtype:
+    if x.dtype == out.dtype and out.is_contiguous():  # a compiler takes no other `out`
         torch.mul(factors, x, out=out)
     else:
         out.copy_(x).mul_(factors)
 
 
-def _running(first: Tensor | None, terms: Tensor, *, backwards: bool = False) -> Tensor:
-    """Running sums of (R, L, ...) terms from `first` (R, ...; None: zero): (R, L + 1, ...); or so from the end."""
+def _running(first: Tensor | None, terms: Tensor, *, backwards: bool = False) -> tuple[Tensor, Tensor]:
+    """Running sums of (R, L, ...) terms from `first` (R, ...; None: zero): those before each term, and that of all.
+
+    Backwards: those after each term.
+    """
     tiles = terms.shape[1]
-    sums = terms.new_empty(len(terms), tiles + 1, *terms.shape[2:])
-    sums[:, tiles if backwards else 0] = 0 if first is None else first
+    sums = terms.new_empty(tiles + 1, len(terms), *terms.shape[2:])
+    sums[tiles if backwards else 0] = 0 if first is None else first
     for i in reversed(range(tiles)) if backwards else range(tiles):
         done, due = (i + 1, i) if backwards else (i, i + 1)
-        torch.add(sums[:, done], terms[:, i], out=sums[:, due])
-    return sums
+        torch.add(sums[done], terms[:, i], out=sums[due])
+    others, whole = (sums[1:], sums[0]) if backwards else (sums[:-1], sums[-1])
+    return others.transpose(0, 1), whole
 
 
 def _dot(matrix: Tensor, vector: Tensor) -> Tensor:
@@ -430,7 +441,7 @@ def _dot(matrix: Tensor, vector: Tensor) -> Tensor:
 
 def _weigh(weights: Tensor, rows: Tensor, eps: float = 0.0) -> Tensor:
     """Σ_i w_i (r_i + ε) of weights (..., C) and rows (..., C, D), over C."""
-    summed = torch.bmm(weights.flatten(0, -2)[:, None], rows.flatten(0, -3)).view(*rows.shape[:-2], -1)
+    summed = torch.bmm(weights.flatten(0, -2)[:, None], rows.flatten(0, -3)).view(*rows.shape[:-2], rows.shape[-1])
     return summed.add_(weights.sum(-1, keepdim=True), alpha=eps) if eps else summed
 
 

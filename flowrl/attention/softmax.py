@@ -45,11 +45,15 @@ class SoftmaxAttention(CausalAttention):
         if q.device.type != "cpu" or not self.training or not self.dropout.p:
             dropout = self.dropout.p if self.training else 0.0
             return scaled_dot_product_attention(q, k, v, seen, dropout_p=dropout, is_causal=seen is None)
-        # With dropout a CPU has no fused kernel: torch's would take these very steps, and draw slower masks.
+        # With dropout a CPU has no fused kernel: torch's would take such steps too, and draw slower masks. Scores and
+        # softmax in at least float32, the product with the values in their dtype, as fused kernels have it.
         if seen is None:
             seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
-        unseen = torch.zeros(seen.shape, dtype=q.dtype).masked_fill_(~seen, -math.inf)
+        dtype = torch.promote_types(q.dtype, torch.float32)
+        unseen = torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, -math.inf)
         unseen = unseen.expand(*q.shape[:2], -1, -1).flatten(0, 1)  # a view still where all see the same
-        scores = torch.baddbmm(unseen, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=q.shape[-1] ** -0.5)
-        weights = self.dropout(torch.softmax(scores, dim=-1))
-        return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, q.shape[:2])
+        with torch.autocast("cpu", enabled=False):
+            q, k = (x.flatten(0, 1).to(dtype) for x in (q, k))
+            scores = torch.baddbmm(unseen, q, k.mT, alpha=q.shape[-1] ** -0.5)
+            weights = self.dropout(torch.softmax(scores, dim=-1).to(v.dtype))
+            return torch.bmm(weights, v.flatten(0, 1)).unflatten(0, v.shape[:2])

@@ -47,8 +47,8 @@ def core(setting: Setting) -> Iterator[Row]:
 def memory(setting: Setting) -> Iterator[Row]:
     """Bytes that autograd saves between forward and backward, against the bytes of q, k and v.
 
-    Counted are the storages, each whole and once, of all tensors that it saves. Flow-Attention saves none of q, k and v;
-    where something else keeps them, they come on top: the last row of a shape.
+    Counted are the storages, each whole and once, of all tensors that it saves. Flow-Attention saves none of q, k and
+    v; where something else keeps them, they come on top: the last row of a shape.
     """
     shapes = [*setting.sizes.core_shapes, *((1, LONG_HEADS, t, LONG_FEATURES) for t in setting.sizes.long if t > 300)]
     for shape in shapes:

@@ -52,7 +52,7 @@ def loading(setting: Setting) -> Iterator[Row]:
 
 
 def read_raw(path: Path) -> dict[str, NDArray]:
-    """Every array of every episode by h5py, then end to end: the least that any loader does."""
+    """Every array of every episode by h5py, then end to end, by h5py's plain interface."""
     parts: dict[str, list[NDArray]] = {name: [] for name in ARRAYS}
     with h5py.File(path / "data" / "main_data.hdf5") as file:
         for index in range(len(file)):

@@ -1,7 +1,5 @@
 """Every slot plays exactly one episode per seed, in every mode, and the simulator rests afterwards."""
 
-from functools import partial
-
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -9,7 +7,6 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import OneEpisode, make_env, make_vector_env
 from envs.tiny import ReachPolicy, optimal_action
-from envs.vector import ShardedVectorEnv
 
 SPEEDS = [-1.0, -0.5, 0.0, 0.5, 1.0]
 
@@ -71,62 +68,6 @@ def test_each_slot_plays_one_episode_and_equals_a_plain_environment(mode):
             assert len({tuple(end) for end in ends}) > 2, "the ends should be staggered"
     finally:
         env.close()
-
-
-@pytest.mark.parametrize("processes", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("name", ["flowrl/Reach-v0", "Hopper-v5"])
-def test_shares_in_processes_step_as_one_vector_does_to_the_bit(name, processes):
-    shared = ShardedVectorEnv(partial(_made, name), 5, processes)
-    together = SyncVectorEnv([partial(_made, name)] * 5)
-    rng = np.random.default_rng(0)
-    try:
-        assert shared.num_envs == together.num_envs
-        for attribute in ("action_space", "observation_space", "single_action_space", "single_observation_space"):
-            assert getattr(shared, attribute) == getattr(together, attribute)
-        for seed in ([3, 1, 4, 1, 5], 9):
-            found, due = shared.reset(seed=seed)[0], together.reset(seed=seed)[0]
-            for _ in range(60):  # a Hopper that acts at random has fallen by then
-                assert found.dtype == due.dtype
-                np.testing.assert_array_equal(found, due)
-                low, high = together.action_space.low, together.action_space.high
-                actions = rng.uniform(low, high).astype(together.action_space.dtype)
-                (found, *rest), (due, *due_rest) = shared.step(actions)[:4], together.step(actions)[:4]
-                for one, two in zip(rest, due_rest, strict=True):
-                    assert one.dtype == two.dtype
-                    np.testing.assert_array_equal(one, two)
-    finally:
-        shared.close()
-        together.close()
-    assert not any(process.is_alive() for process in shared._processes)
-
-
-def _made(name):
-    return OneEpisode(make_env(name))
-
-
-class Breaking(gym.Wrapper):
-    def step(self, action):
-        raise ArithmeticError("the simulation has diverged")
-
-
-def test_an_error_in_a_worker_is_the_callers():
-    env = ShardedVectorEnv(lambda: Breaking(_made("flowrl/Reach-v0")), 3, 2)
-    try:
-        env.reset(seed=0)
-        with pytest.raises(ArithmeticError, match="the simulation has diverged"):
-            env.step(np.zeros((3, 2), np.float32))
-    finally:
-        env.close()
-
-
-@pytest.mark.parametrize(
-    ("cores", "slots", "kind"), [(1, 40, SyncVectorEnv), (2, 40, ShardedVectorEnv), (2, 4, SyncVectorEnv)]
-)
-def test_processes_are_started_where_there_are_cores_and_slots_for_them(monkeypatch, cores, slots, kind):
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)), raising=False)
-    env = make_vector_env("flowrl/Reach-v0", slots, mode="auto")
-    env.close()
-    assert type(env) is kind
 
 
 @pytest.mark.parametrize("autoreset", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])

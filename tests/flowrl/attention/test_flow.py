@@ -93,6 +93,63 @@ def test_gradcheck_of_one_tile_and_of_a_row_of_them():
     assert torch.autograd.gradcheck(lambda *qkv: flow_attention(*qkv, is_pad=is_pad), x)
 
 
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("tile", [4, 16])
+def test_gradcheck_of_the_output_and_every_sum_of_the_state(tile, padded):
+    d, m, tokens = 2, 3, 11  # no multiple of a tile of 4: the last one is filled up
+    generator = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    past = flow_attention_step(draw(2, 1, 5, d), draw(2, 1, 5, d), draw(2, 1, 5, m), None)[1]
+    is_pad = torch.tensor([[i in (0, 5, 6, 10) for i in range(tokens)], [i < 7 for i in range(tokens)]])
+
+    def step(q, k, v, *sums):
+        state = FlowState(past.n, *sums)
+        y, after = flow_attention_step(q, k, v, state, eps=0.01, tile=tile, is_pad=is_pad if padded else None)
+        return y, *after[1:]
+
+    x = [draw(2, 1, tokens, d), draw(2, 1, tokens, d), draw(2, 1, tokens, m), *past[1:]]
+    assert torch.autograd.gradcheck(step, [t.detach().requires_grad_() for t in x])
+
+
+def test_a_state_holds_its_own_numbers_alone():
+    _, state = flow_attention_step(*inputs(300), None)
+    for name, tensor in zip(FlowState._fields, state, strict=True):
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size(), name
+    zeros = FlowState.zeros(2, 3, 5, 7, device=torch.device("cpu"), dtype=torch.float32)
+    assert len({tensor.data_ptr() for tensor in zeros}) == len(zeros)
+
+
+@pytest.mark.parametrize("tokens", [60, 131])
+def test_what_is_returned_may_be_changed_in_place(tokens):
+    q, k, v = (t.requires_grad_() for t in inputs(tokens))
+    y = flow_attention(q, k, v)
+    expected = torch.autograd.grad((2 * y).sum(), [q, k, v], retain_graph=True)
+    y = flow_attention(q, k, v).mul_(2)
+    for found, wanted in zip(torch.autograd.grad(y.sum(), [q, k, v]), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_no_sequences_and_no_epsilon():
+    assert flow_attention(*inputs(60, batch=0)).shape == (0, H, 60, M)
+    x = inputs(131)
+    assert_close(flow_attention(*x, eps=0.0), literal(*x, eps=0.0)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does so
+@pytest.mark.parametrize("tokens", [60, 135])
+def test_it_compiles_into_one_graph(tokens):
+    compiled = torch.compile(flow_attention, fullgraph=True, backend="aot_eager")
+    x, y = ([t.requires_grad_() for t in inputs(tokens)] for _ in range(2))
+    found, expected = compiled(*x), flow_attention(*y)
+    assert_close(found, expected)
+    for mine, theirs in zip(torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), y), strict=True):
+        assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("tile", [1, 2, 3, 64, 65, 1000])
 def test_the_tile_changes_nothing(tile):
     x = inputs(130)
