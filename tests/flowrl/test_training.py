@@ -330,6 +330,7 @@ def test_bfloat16_trains_near_float32(agent, dataset, tmp_path):
     assert {tensor.dtype for tensor in checkpoint["agent"].values()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does so
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_training_is_near_plain_training(dataset, tmp_path):
