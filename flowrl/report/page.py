@@ -1,0 +1,177 @@
+"""The HTML page of a report: one file that needs no network; tables sort at a click on their head."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flowrl.html import data_url, document, escaped, image, items, table
+from flowrl.report.comparison import Comparison
+from flowrl.report.csv import csv_bytes
+from flowrl.report.overview import Report
+from flowrl.report.pictures import Picture
+from flowrl.report.protocol import protocol
+from flowrl.report.tables import (
+    aggregate_table,
+    best_over_training_table,
+    calibration_table,
+    dataset_table,
+    difference_table,
+    improvement_table,
+    run_table,
+    score_table,
+    task_table,
+)
+from flowrl.report.wording import number
+
+_STYLE = """
+.summary { font-size: 1.05rem; background: #f5f7f9; border-left: 4px solid #0b3d91; padding: .7rem .9rem; }
+.warning { background: #fdf8ec; border-left: 4px solid #d19a1d; padding: .5rem .9rem; }
+nav ul { columns: 18rem; }
+nav a, figcaption a { color: #0b5fa5; }
+h3 { font-size: .95rem; margin: 1.4rem 0 .4rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(27rem, 100%), 1fr)); gap: 1.2rem 1.6rem; }
+.clips { display: grid; grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); gap: .8rem; }
+figure { margin: .6rem 0; min-width: 0; }
+figure img { width: 100%; }
+.clips img { max-width: 16rem; }
+figure h3 { margin: 0 0 .3rem; }
+figcaption { font-size: .85rem; color: #5a6775; }
+th { cursor: pointer; }
+th[aria-sort=ascending]::after { content: " ↑"; }
+th[aria-sort=descending]::after { content: " ↓"; }
+pre { overflow-x: auto; background: #f5f7f9; padding: .6rem .9rem; font-size: .8rem; }
+@media print { details > * { display: block; } nav { display: none; } }
+"""
+
+# A cell counts as the first number in it, if it begins with one; else as its text.
+_SCRIPT = """
+"use strict";
+const value = cell => {
+  const text = cell.textContent.trim().replace(/,/g, "").replace("\\u2212", "-");
+  const found = text.match(/^\\[?([+-]?[0-9]*\\.?[0-9]+)/);
+  return found ? parseFloat(found[1]) : text;
+};
+const before = (a, b) =>
+  typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b));
+for (const head of document.querySelectorAll("table:not(.words) th")) {
+  head.tabIndex = 0;
+  const sort = () => {
+    const rising = head.getAttribute("aria-sort") !== "ascending";
+    for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", rising ? "ascending" : "descending");
+    const body = head.closest("table").tBodies[0], column = head.cellIndex;
+    const rows = [...body.rows].sort((a, b) => before(value(a.cells[column]), value(b.cells[column])));
+    body.append(...(rising ? rows : rows.reverse()));
+  };
+  head.addEventListener("click", sort);
+  head.addEventListener("keydown", event => { if (event.key === "Enter") sort(); });
+}
+"""
+
+
+def page(report: Report, overall: Sequence[Picture], pictures: Mapping[str, Sequence[Picture]]) -> str:
+    """The whole page.
+
+    Args:
+        overall: pictures over all datasets.
+        pictures: those of each dataset.
+    """
+    body = [f"<h1>{escaped(_title(report))}</h1>", f'<p class="summary">{escaped(report.summary())}</p>']
+    if report.failures:
+        body += ["<h2>Failed runs</h2>", items(report.failures)]
+    if len(report.comparisons) > 1:
+        body += _overview(report, overall)
+    for place, comparison in enumerate(report.comparisons):
+        body += _section(comparison, place, pictures[comparison.dataset])
+    body += ["<h2>Protocol</h2>", *(f"<p>{escaped(sentence)}</p>" for sentence in protocol(report))]
+    if report.commands:
+        body += ["<h2>Commands</h2>", f"<pre>{escaped(chr(10).join(report.commands))}</pre>"]
+    return document(_title(report), body, style=_STYLE, script=_SCRIPT)
+
+
+def _title(report: Report) -> str:
+    about = report.comparisons[0].dataset if len(report.comparisons) == 1 else f"{len(report.comparisons)} datasets"
+    return f"{', '.join(report.labels)} on {about}"
+
+
+def _overview(report: Report, pictures: Sequence[Picture]) -> list[str]:
+    contents = "".join(
+        f'<li><a href="#dataset-{place}">{escaped(comparison.dataset)}</a></li>'
+        for place, comparison in enumerate(report.comparisons)
+    )
+    of_what = "return" if report.score is None else "normalised score"
+    parts = [
+        f"<nav><ul>{contents}</ul></nav>",
+        "<h2>All datasets</h2>",
+        f"<p>Mean {of_what} when asked for the dataset’s best return, ± standard deviation over training seeds.</p>",
+        table(task_table(report)),
+    ]
+    if report.aggregate_rows:
+        parts += ["<h3>Over datasets and seeds</h3>", table(aggregate_table(report))]
+    if report.improvement_rows:
+        parts += ["<h3>Paired differences and probability of improvement</h3>", table(improvement_table(report))]
+    return [*parts, *_figures(pictures)]
+
+
+def _section(comparison: Comparison, place: int, pictures: Sequence[Picture]) -> list[str]:
+    parts = [
+        f'<h2 id="dataset-{place}">{escaped(comparison.dataset)}</h2>',
+        f"<p>{escaped(comparison.summary())}</p>",
+    ]
+    if warning := comparison.steering_warning():
+        parts.append(f'<p class="warning">{escaped(warning)}</p>')
+    parts += [
+        "<h3>Returns in the dataset</h3>",
+        table(dataset_table(comparison)),
+        "<h3>Returns of the agents, the last checkpoint of every run</h3>",
+        table(score_table(comparison)),
+    ]
+    if comparison.difference_rows:
+        parts += [
+            "<h3>Paired differences (same training seed, same environment seed)</h3>",
+            table(difference_table(comparison)),
+        ]
+    parts += [
+        "<h3>Following the return asked for</h3>",
+        "<p>Within the range of the data: slope of achieved over asked-for return, mean distance between the two as a"
+        " share of the range, and how far actions move when the worst return is asked for instead of the best (1 is"
+        " half the action range).</p>",
+        table(calibration_table(comparison)),
+        *_figures(pictures),
+        *_clips(comparison),
+        f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
+        "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
+        table(best_over_training_table(comparison)),
+        "<h3>Cost</h3>",
+        table(run_table(comparison)),
+    ]
+    return parts
+
+
+def _figures(pictures: Sequence[Picture]) -> list[str]:
+    return ['<div class="figures">', *map(_figure, pictures), "</div>"]
+
+
+def _figure(picture: Picture) -> str:
+    data = data_url(csv_bytes(picture.rows), "text/csv")
+    return (
+        f"<figure><h3>{escaped(picture.title)}</h3>{image(picture.svg(), picture.title, 'image/svg+xml')}"
+        f'<figcaption>{escaped(picture.caption)} <a download="{escaped(picture.name)}.csv" href="{data}">data</a>'
+        "</figcaption></figure>"
+    )
+
+
+def _clips(comparison: Comparison) -> list[str]:
+    """The first seed of every label that recorded an episode, side by side."""
+    shown = []
+    for label in comparison.labels:
+        for run in comparison.runs_of(label).values():
+            clip = (run.study or {}).get("clip") or {}
+            file = run.path / Path(clip.get("file", "")).name
+            if clip.get("file") and file.is_file():
+                told = f"{label}, seed {run.seed}: return {number(clip['return'])}"
+                moving = image(file.read_bytes(), told, "image/gif")
+                shown.append(f"<figure>{moving}<figcaption>{escaped(told)}</figcaption></figure>")
+                break
+    if not shown:
+        return []
+    return [f"<h3>Asked for {number(comparison.headline)}</h3>", '<div class="clips">', *shown, "</div>"]

@@ -1,0 +1,240 @@
+"""The pictures of a report: small, so that they can be read on a phone, and told apart without colour."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from flowrl.report.comparison import Comparison
+from flowrl.report.overview import SCORES, Report
+from flowrl.report.runs import Row
+from flowrl.report.wording import number, seeds_told
+
+SIZE = (4.6, 3.5)  # inches: at the width of a phone its letters are still as large as the text around it
+
+# Told apart by marker and dash as well as by colour.
+_STYLES = [
+    ("#0b3d91", "o", "-"),
+    ("#d9541e", "s", "--"),
+    ("#2f8f4e", "^", "-."),
+    ("#6b4c9a", "D", ":"),
+    ("#8c6d1f", "v", (0, (6, 1, 1, 1, 1, 1))),
+    ("#3f3f3f", "P", (0, (1, 1))),
+]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure, with the numbers it shows."""
+
+    name: str
+    """Of its files, without the ending."""
+    title: str
+    caption: str
+    figure: Figure
+    rows: Sequence[Row]
+    """What is drawn, a row per point: the CSV beside it."""
+    in_markdown: bool = True
+    """The Markdown shows it too."""
+
+    def svg(self) -> bytes:
+        """For the page: sharp at every size; the same picture gives the same bytes."""
+        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "path"}):
+            return self._saved("svg", metadata={"Date": None})
+
+    def png(self) -> bytes:
+        """For Markdown."""
+        return self._saved("png", metadata={"Software": None})
+
+    def _saved(self, kind: str, **options: Any) -> bytes:
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format=kind, **options)
+        return buffer.getvalue()
+
+
+def comparison_pictures(comparison: Comparison, slug: str) -> list[Picture]:
+    """What can be drawn of one dataset.
+
+    Args:
+        slug: the dataset's name as part of a file's.
+    """
+    drawn = [_return_by_target(comparison, slug)]
+    if any(row["step"] for row in comparison.curve_rows):
+        drawn.append(_learning_curves(comparison, slug, "step", "training step"))
+        drawn.append(_learning_curves(comparison, slug, "hours", "hours of training"))
+    if rows := sensitivity_rows(comparison):
+        drawn.append(_sensitivity(comparison, slug, rows))
+    return drawn
+
+
+def report_pictures(report: Report) -> list[Picture]:
+    """What can be drawn over all datasets: intervals and profiles of scores."""
+    if report.score is None or len(report.comparisons) < 2 or not report.aggregate_rows:
+        return []
+    return [_intervals(report), _profiles(report)]
+
+
+def _return_by_target(comparison: Comparison, slug: str) -> Picture:
+    figure, axes = panel("return asked for", "return achieved")
+    low, high = min(comparison.targets), max(comparison.targets)
+    axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="as asked")
+    _draw_dataset_means(axes, comparison.dataset_returns)
+    best = comparison.dataset_returns["percentiles"][-1]
+    if high > best:
+        axes.axvspan(best, high, color="0.94", zorder=0, label="beyond the data")
+    for label, style in styles(comparison.labels).items():
+        rows = [row for row in comparison.score_rows if row["agent"] == label]
+        means = np.array([row["mean"] for row in rows])
+        errors = [means - [row["mean_low"] for row in rows], [row["mean_high"] for row in rows] - means]
+        axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=label, **style)
+    _legend(axes)
+    names = ("dataset", "target", "agent", "mean", "mean_low", "mean_high")
+    return Picture(
+        f"return-by-target-{slug}",
+        "Asked and achieved",
+        f"Mean return with 95 % intervals against the return asked for; {_made_of(comparison)}.",
+        figure,
+        [{name: row[name] for name in names} for row in comparison.score_rows],
+    )
+
+
+def _learning_curves(comparison: Comparison, slug: str, x: str, x_label: str) -> Picture:
+    figure, axes = panel(x_label, f"return, asked for {number(comparison.headline)}")
+    _draw_dataset_means(axes, comparison.dataset_returns)
+    for label, style in styles(comparison.labels).items():
+        curves = [
+            [row for row in comparison.curve_rows if row["agent"] == label and row["seed"] == seed]
+            for seed in comparison.runs_of(label)
+        ]
+        thin = style | {"marker": "", "linewidth": 0.7, "alpha": 0.5}
+        for curve in curves if len(curves) > 1 else []:
+            axes.plot([row[x] for row in curve], [row["mean"] for row in curve], **thin)
+        steps = sorted(set.intersection(*({row["step"] for row in curve} for curve in curves)))
+        rows = [[row for row in curve if row["step"] in steps] for curve in curves]
+        across = np.mean([[row[x] for row in curve] for curve in rows], axis=0)
+        axes.plot(across, np.mean([[row["mean"] for row in curve] for curve in rows], axis=0), label=label, **style)
+    axes.set_xlim(left=0)
+    _legend(axes)
+    config = comparison.runs[0].config
+    return Picture(
+        f"learning-curves-{'wall-time-' if x == 'hours' else ''}{slug}",
+        "Learning curves" + (" against training time" if x == "hours" else ""),
+        f"Mean over seeds, thin lines single seeds; {config.get('evaluate_episodes')} episodes a point,"
+        f" {comparison.evaluation['episodes']} at the last, which is the result.",
+        figure,
+        comparison.curve_rows,
+    )
+
+
+def sensitivity_rows(comparison: Comparison) -> list[Row]:
+    """Per label and target, how far actions are from those for the best return, a mean over studied seeds."""
+    rows = []
+    for label in comparison.labels:
+        studies = [run.study for run in comparison.runs_of(label).values() if run.study is not None]
+        for entries in zip(*(study["sensitivity"]["rows"] for study in studies), strict=True):
+            change = float(np.mean([entry["change"] for entry in entries]))
+            rows.append(
+                {"dataset": comparison.dataset, "agent": label, "target": entries[0]["target"], "change": change}
+            )
+    return rows
+
+
+def _sensitivity(comparison: Comparison, slug: str, rows: list[Row]) -> Picture:
+    figure, axes = panel("return asked for instead", "change of action")
+    for label, style in styles(comparison.labels).items():
+        mine = sorted((row for row in rows if row["agent"] == label), key=lambda row: row["target"])
+        if mine:
+            axes.plot([row["target"] for row in mine], [row["change"] for row in mine], label=label, **style)
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+    return Picture(
+        f"sensitivity-{slug}",
+        "How much actions depend on the return asked for",
+        "Root mean square change of the action, in the same situations, when another return is asked for instead of the"
+        " dataset's best; 1 is half the action range.",
+        figure,
+        rows,
+    )
+
+
+def _intervals(report: Report) -> Picture:
+    assert report.score is not None
+    figure, axes = panel(f"interquartile mean of the {SCORES[report.score]}", "")
+    labels = [row["agent"] for row in report.aggregate_rows]
+    for place, (row, style) in enumerate(zip(report.aggregate_rows, styles(labels).values(), strict=True)):
+        errors = [[row["iqm"] - row["iqm_low"]], [row["iqm_high"] - row["iqm"]]]
+        axes.errorbar([row["iqm"]], [place], xerr=np.abs(errors), capsize=4, **style)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    return Picture(
+        "scores",
+        "Scores over all datasets",
+        f"Interquartile mean over datasets and training seeds with stratified-bootstrap 95 % intervals;"
+        f" {report.aggregate_rows[0]['tasks']} datasets.",
+        figure,
+        report.aggregate_rows,
+    )
+
+
+def _profiles(report: Report) -> Picture:
+    assert report.score is not None
+    figure, axes = panel(f"{SCORES[report.score]} τ", "share of runs above τ")
+    for label, style in styles(report.labels).items():
+        rows = [row for row in report.profile_rows if row["agent"] == label]
+        across = [row["threshold"] for row in rows]
+        axes.plot(across, [row["share"] for row in rows], markevery=12, label=label, **style)
+        axes.fill_between(
+            across, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.12, lw=0
+        )
+    axes.set_ylim(-0.02, 1.02)
+    _legend(axes)
+    return Picture(
+        "performance-profiles",
+        "Performance profiles",
+        "The share of runs (datasets × training seeds) whose score is above τ, with pointwise 95 % intervals: the"
+        " higher the better.",
+        figure,
+        report.profile_rows,
+    )
+
+
+def _draw_dataset_means(axes: Axes, returns: Row) -> None:
+    for name, label, dash in (("mean", "episodes", (0, (1, 2))), ("mean_by_step", "steps", (0, (4, 2, 1, 2)))):
+        axes.axhline(returns[name], color="0.45", linewidth=1, linestyle=dash, label=f"mean of the data's {label}")
+
+
+def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, marker and dash of each label."""
+    return {
+        label: dict(zip(("color", "marker", "linestyle"), _STYLES[i % len(_STYLES)], strict=True))
+        for i, label in enumerate(labels)
+    }
+
+
+def panel(x: str, y: str) -> tuple[Figure, Axes]:
+    """An empty figure of one panel."""
+    figure = Figure(figsize=SIZE, dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set(xlabel=x, ylabel=y)
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_formatter("{x:,.10g}")
+    axes.yaxis.set_major_formatter("{x:,.10g}")
+    return figure, axes
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(frameon=False, fontsize=8)
+
+
+def _made_of(comparison: Comparison) -> str:
+    steps = comparison.runs[0].config["training"]["steps"]
+    seeds = seeds_told(comparison.fewest_seeds)
+    return f"{steps:,} steps, {seeds}, {comparison.evaluation['episodes']} episodes a target"

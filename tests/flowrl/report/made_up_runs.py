@@ -1,0 +1,67 @@
+"""Made-up finished runs: every figure of a report can be worked out by hand from them."""
+
+import base64
+import json
+
+from flowrl.checkpoint import RunFolder
+from flowrl.report import Run, label_of
+
+TARGETS, EPISODE_SEEDS, SEEDS = [2.0, 10.0], [100, 101, 102, 103], [0, 1]
+AGENTS = ("flow", "dt", "bc")
+GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+
+
+def achieved(agent, seed, target, episode):
+    """flow is 1 ahead of dt at the low target and 3 behind at the high one, in every episode; bc is all over."""
+    shared = target + 10 * seed + 5 * (episode % 2)
+    return {"dt": shared, "flow": shared + (1 if target == 2 else -3), "bc": shared + (-1) ** episode * 50}[agent]
+
+
+def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, study=None, spread=1.0):
+    run = RunFolder(folder)
+    folder.mkdir(parents=True)
+    run.begin(
+        {
+            "agent": agent,
+            "agent_config": {"width": 16},
+            "training": {"steps": 40, "learning_rate": 1e-3},
+            "evaluate_episodes": 2,
+            "evaluation": {"targets": TARGETS[::-1], "episodes": 4, "episode_seed": 100, "vector": "sync"},
+            "seed": seed,
+            "dataset": dataset,
+            "fingerprint": "f",
+            "dataset_returns": {
+                "percentiles": [10 - spread * (100 - p) / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5,
+                "episodes": 1234, "steps": 45678,
+            },
+            "env_spec": "e",
+            "device": "cpu",
+            "versions": {"torch": "9.9"},
+        }
+    )  # fmt: skip
+    run.append("metrics.jsonl", [{"step": s, "train/loss": 1.0, "steps_per_second": 5.0 + 5 * seed} for s in (20, 40)])
+    run.append("metrics.jsonl", [{"step": 40, "evaluate/seconds": 3.0 + seed, "memory/peak_bytes": 2**30}])
+
+    def row(kind, step, target, episode, value):
+        return {
+            "kind": kind, "step": step, "env": "test/Env-v0", "target": target, "seed": episode, "return": value,
+            "length": 8, "terminated": True, "score_d4rl": None, "score_measured": 2 * value if score else None,
+            "device": "cpu", "versions": {"torch": "9.9"},
+        }  # fmt: skip
+
+    # Rows of evaluations while training, and of scripts.evaluate, are not the result.
+    run.append("evaluations.jsonl", [row("training", 20, t, e, 1000.0) for t in TARGETS for e in EPISODE_SEEDS[:2]])
+    final = [
+        row("final", 40, t, e, achieved(agent, seed, t, e)) for t in TARGETS[::-1] for e in EPISODE_SEEDS[::-1]
+    ]  # fmt: skip
+    run.append("evaluations.jsonl", final)
+    run.append("evaluations.jsonl", [row("evaluate", 40, t, 7, -5000.0) for t in TARGETS])
+    if study is not None:
+        (folder / "study.json").write_text(json.dumps(study))
+        (folder / "episode.gif").write_bytes(GIF)
+    return run
+
+
+def load(*folders):
+    """Finished runs by their folders' names."""
+    return [Run.load(folder, label_of(folder.path)) for folder in folders]

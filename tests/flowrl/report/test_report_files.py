@@ -1,0 +1,253 @@
+"""A report over datasets, and the files it is written to: page, Markdown, data, HParams."""
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from made_up_runs import AGENTS, achieved, load, make_run
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from flowrl.report import Report, console, write_report
+from flowrl.report.tables import (
+    aggregate_table,
+    cost_table,
+    dataset_table,
+    difference_table,
+    improvement_table,
+    markdown,
+    score_table,
+    task_table,
+)
+
+MAPS_AND_CLIPS = {
+    "sensitivity": {"worst_to_best": 0.5, "rows": [{"target": t, "change": (10 - t) / 16} for t in (2.0, 10.0)]},
+    "clip": {"file": "episode.gif", "target": 10.0, "return": 12.0, "frames": 1},
+    "maps": None,
+}
+
+
+def score(agent, seed):
+    """The own score at the headline target: twice the return."""
+    return 2 * np.mean([achieved(agent, seed, 10.0, episode) for episode in range(100, 104)])
+
+
+def test_scores_over_datasets(two_datasets):
+    rows = {row["agent"]: row for row in two_datasets.aggregate_rows}
+    assert rows.keys() == set(AGENTS)
+    dt = [score("dt", 0), score("dt", 1)]
+    assert rows["dt"]["mean"] == pytest.approx(np.mean(dt))
+    assert (rows["dt"]["tasks"], rows["dt"]["runs"], rows["bc"]["runs"]) == (2, 4, 3)
+    assert rows["dt"]["mean_low"] < rows["dt"]["mean"] < rows["dt"]["mean_high"]
+    (flow, bc) = two_datasets.improvement_rows
+    # 3 behind in every episode, twice that in score.
+    assert (flow["agent"], flow["pairs"]) == ("flow", 4)
+    assert [flow[n] for n in ("difference", "difference_low", "difference_high")] == pytest.approx([-6, -6, -6])
+    # flow's scores 19 and 39 against dt's 25 and 45: one pair of four is won.
+    assert flow["probability"] == pytest.approx(0.25)
+    assert (bc["agent"], bc["pairs"]) == ("bc", 3)
+
+
+def test_a_profile_falls_from_all_to_none(two_datasets):
+    for agent in AGENTS:
+        shares = [row["share"] for row in two_datasets.profile_rows if row["agent"] == agent]
+        assert shares[0] == 1
+        assert shares[-1] == 0
+        assert (np.diff(shares) <= 0).all()
+
+
+def test_the_summary_of_many_datasets(two_datasets):
+    said = two_datasets.summary()
+    assert "flow − dt is -6.0 [-6.0, -6.0] points of own score (paired), in favour of dt." in said
+    assert "over 2 datasets and 4 runs" in said
+    assert "One training seed" in said, "bc has one on the second"
+
+
+def test_what_not_all_have_run_is_said(folders, elsewhere):
+    more = make_run(elsewhere / "dt-seed0", "dt", 0, dataset="test/other-v0")
+    report = Report.of(load(*folders.values(), more), failures=["flow seed 0 on test/other-v0 (why)"])
+    assert {row["tasks"] for row in report.aggregate_rows} == {1}
+    said = report.summary()
+    assert "Not all agents have runs on all 2 datasets" in said
+    assert "1 of the runs failed" in said
+    assert task_table(report)[2] == ["test/other-v0", "10.0", "–", "25.0", "–"]
+
+
+def test_no_score_without_references(folders, elsewhere):
+    bare = make_run(elsewhere / "dt-seed0", "dt", 0, dataset="test/other-v0", score=False)
+    report = Report.of(load(*folders.values(), bare))
+    assert report.score is None
+    assert report.aggregate_rows == report.improvement_rows == report.profile_rows == []
+    assert "no score over all of them" in report.summary()
+    assert task_table(report)[2][3] == "12.5"
+    write_report(report, elsewhere / "out")
+
+
+def test_the_tables(comparison, two_datasets):
+    scores = score_table(comparison)
+    assert scores[0][:4] == ["target", "agent", "seeds", "mean"]
+    assert scores[1] == ["2.0", "flow", "2", "10.5", scores[1][4], "7.1", "10.5", "8", "–", "21.0"]
+    differences = difference_table(comparison)
+    assert differences[1] == ["2.0", "flow − dt", "2", "+1.0", "[1.0, 1.0]"]
+    assert differences[3] == ["10.0", "flow − dt", "2", "-3.0", "[-3.0, -3.0]"]
+    assert dataset_table(comparison)[1] == ["1,234", "45,678", "5.0", "6.5", "0.0", "5.0", "7.5", "9.0", "10.0"]
+    assert cost_table(comparison)[1] == ["flow", "40", "7.50", "0.1 min", "4 s", "1,024 MiB", "–"]
+    assert task_table(two_datasets)[1][:4] == ["test/made-up-v0", "10.0", "29.0 ± 14.1", "35.0 ± 14.1"]
+    assert improvement_table(two_datasets)[1][:4] == ["flow − dt", "2", "4", "-6.0"]
+    tables = (scores, differences, aggregate_table(two_datasets), improvement_table(two_datasets))
+    assert all(len({len(row) for row in table}) == 1 for table in tables)
+
+
+def test_a_table_on_the_console_and_in_markdown():
+    table = [["a", "bbb"], ["1,000", "2"]]
+    assert console(table) == "    a  bbb\n1,000    2"
+    assert markdown(table) == "| a | bbb |\n|---:|---:|\n| 1,000 | 2 |"
+
+
+class Page(HTMLParser):
+    """Notes tags that are opened and not closed, links and texts."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.links, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.texts.append(text)
+
+
+@pytest.fixture
+def written(two_datasets, elsewhere):
+    """The folder of a written report."""
+    write_report(two_datasets, elsewhere / "out")
+    return elsewhere / "out"
+
+
+def test_all_files_are_there(written):
+    slugs = ("test-made-up-v0", "test-other-v0")
+    names = ["scores", "performance-profiles"]
+    names += [f"{kind}-{slug}" for slug in slugs for kind in ("return-by-target", "learning-curves")]
+    assert {path.name for path in written.iterdir()} == {
+        "report.html", "report.md", "results.json", "figures", "data", "hparams",
+    }  # fmt: skip
+    assert {path.stem for path in (written / "figures").iterdir()} >= set(names)
+    assert {path.stem for path in (written / "data").iterdir()} >= set(names)
+    for path in (written / "figures").iterdir():
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+        assert len(pixels) > 100_000
+        assert 0.01 < (pixels.min(1) < 250).mean() < 0.9, "ink and paper"
+
+
+def test_the_page_needs_nothing_else(written):
+    page = Page((written / "report.html").read_text())
+    assert page.open == []
+    assert page.links
+    assert all(link.startswith(("data:", "#")) for link in page.links)
+    text = (written / "report.html").read_text()
+    assert not re.search(r"https?://(?!www\.w3\.org)", re.sub(r"base64,[\w+/=]+", "", text))
+
+
+def test_page_and_markdown_tell_the_results(two_datasets, written):
+    markdown_page, html = (written / "report.md").read_text(), Page((written / "report.html").read_text())
+    said = " ".join(html.texts)
+    for comparison in two_datasets.comparisons:
+        for table in (score_table(comparison), difference_table(comparison)):
+            assert markdown(table) in markdown_page
+            assert all(cell in html.texts for row in table for cell in row)
+        assert comparison.summary() in markdown_page
+    for part in (
+        two_datasets.summary(), "python -m scripts.train flow --targets 'a b'", "environment seeds 100 to 103",
+        "Played with: torch 9.9 on cpu.", "flow 0, 1; dt 0, 1; bc 0.",
+    ):  # fmt: skip
+        assert part in markdown_page
+        assert part in said
+    for link in re.findall(r"\]\(([^)]+)\)", markdown_page):
+        assert (written / link).is_file(), "pictures are named relative to the page"
+
+
+def test_the_json_says_the_same(two_datasets, written):
+    found = json.loads((written / "results.json").read_text())
+    assert found["aggregate"] == two_datasets.aggregate_rows
+    assert found["improvement"] == two_datasets.improvement_rows
+    for comparison, told in zip(two_datasets.comparisons, found["comparisons"], strict=True):
+        assert told["scores"] == comparison.score_rows
+        assert told["differences"] == comparison.difference_rows
+        for run in told["runs"]:
+            for row in run["episodes"]:
+                assert row["return"] == achieved(run["agent"], run["seed"], row["target"], row["seed"])
+            assert (written / run["folder"]).resolve().is_dir()
+            assert not run["folder"].startswith("/")
+
+
+def test_the_data_of_a_figure(two_datasets, written):
+    with open(written / "data/return-by-target-test-made-up-v0.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = two_datasets.comparisons[0].score_rows
+    assert [(float(r["target"]), r["agent"], float(r["mean"])) for r in rows] == [
+        (r["target"], r["agent"], r["mean"]) for r in expected
+    ]
+
+
+def test_hparams_hold_settings_and_results(written):
+    folder = written / "hparams/test-made-up-v0/dt-seed1"
+    events = EventAccumulator(str(folder)).Reload()
+    assert events.Scalars("result/return")[0].value == 22.5
+    assert events.Scalars("result/score_measured")[0].value == 45
+    assert {"_hparams_/experiment", "_hparams_/session_start_info"} <= set(
+        events.summary_metadata  # plugin data of HParams
+    )
+    assert len(list((written / "hparams").rglob("events*"))) == 11
+
+
+def test_writing_it_again_changes_nothing(two_datasets, written):
+    def files():
+        return {
+            path: path.read_bytes() for path in written.rglob("*") if path.is_file() and "hparams" not in path.parts
+        }
+
+    before = files()
+    write_report(two_datasets, written)
+    assert files() == before
+    assert len(list((written / "hparams").rglob("events*"))) == 11
+
+
+def test_sensitivity_and_clips_are_shown(elsewhere):
+    runs = [make_run(elsewhere / f"{a}-seed0", a, 0, study=MAPS_AND_CLIPS) for a in ("flow", "dt")]
+    write_report(Report.of(load(*runs)), elsewhere / "out")
+    page = Page((elsewhere / "out/report.html").read_text())
+    assert sum(link.startswith("data:image/gif") for link in page.links) == 2
+    assert "flow, seed 0: return 12.0" in page.texts
+    with open(elsewhere / "out/data/sensitivity-test-made-up-v0.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["agent"], float(r["target"]), float(r["change"])) for r in rows] == [
+        (a, t, (10 - t) / 16) for a in ("flow", "dt") for t in (2.0, 10.0)
+    ]
+
+
+def test_names_from_outside_are_escaped(elsewhere):
+    run = make_run(elsewhere / "x-seed0", "dt", 0, dataset="<script>alert(1)</script>")
+    write_report(Report.of(load(run)), elsewhere / "out")
+    text = (elsewhere / "out/report.html").read_text()
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+
+
+def test_one_agent_one_seed_and_one_dataset_can_be_reported(elsewhere):
+    run = make_run(elsewhere / "flow-seed3", "flow", 3, score=False)
+    report = Report.of(load(run))
+    assert "One training seed" in report.summary()
+    made = write_report(report, elsewhere / "out")
+    assert [path.name for path in made] == ["report.html", "report.md", "results.json"]
