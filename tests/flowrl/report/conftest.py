@@ -25,14 +25,17 @@ def comparison(runs):
     return Comparison(tuple(runs))
 
 
-@pytest.fixture
-def two_datasets(folders, tmp_path):
+@pytest.fixture(scope="module")
+def two_datasets(tmp_path_factory):
     """A report of two datasets; on the second bc has one seed."""
-    more = [
-        make_run(tmp_path / "other" / f"{agent}-seed{seed}", agent, seed, dataset="test/other-v0")
-        for agent, seed in [("flow", 0), ("dt", 0), ("bc", 0), ("flow", 1), ("dt", 1)]
+    root = tmp_path_factory.mktemp("two")
+    folders = [
+        make_run(root / place / f"{agent}-seed{seed}", agent, seed, dataset=f"test/{place}-v0")
+        for place in ("made-up", "other")
+        for agent, seed in [("flow", 0), ("dt", 0), ("bc", 0), ("flow", 1), ("dt", 1), ("bc", 1)]
+        if (place, agent, seed) != ("other", "bc", 1)
     ]
-    return Report.of(load(*folders.values(), *more), commands=["python -m scripts.train flow --targets 'a b'"])
+    return Report.of(load(*folders), commands=["python -m scripts.train flow --targets 'a b'"])
 
 
 @pytest.fixture

@@ -128,11 +128,12 @@ class Page(HTMLParser):
         self.texts.append(text)
 
 
-@pytest.fixture
-def written(two_datasets, elsewhere):
+@pytest.fixture(scope="module")
+def written(two_datasets, tmp_path_factory):
     """The folder of a written report."""
-    write_report(two_datasets, elsewhere / "out")
-    return elsewhere / "out"
+    out = tmp_path_factory.mktemp("written") / "out"
+    write_report(two_datasets, out)
+    return out
 
 
 def test_all_files_are_there(written):
