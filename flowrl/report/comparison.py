@@ -183,7 +183,7 @@ class Comparison:
         """One row per run and evaluation: the mean return at the headline target against steps and training time."""
         rows = []
         for run in self.runs:
-            hours = run.hours()
+            minutes = run.minutes()
             for step, value in run.curve(self.headline).items():
                 rows.append(
                     {
@@ -192,7 +192,7 @@ class Comparison:
                         "seed": run.seed,
                         "target": self.headline,
                         "step": step,
-                        "hours": float(np.interp(step, list(hours), list(hours.values()))),
+                        "minutes": float(np.interp(step, list(minutes), list(minutes.values()))),
                         "mean": value,
                     }
                 )
@@ -228,7 +228,7 @@ class Comparison:
                     "seed": run.seed,
                     "steps": run.config["training"]["steps"],
                     "steps_per_second": float(np.median(speeds)) if speeds else None,
-                    "hours": max(run.hours().values()),
+                    "minutes": max(run.minutes().values()),
                     "evaluation_seconds": run.metric("evaluate/seconds"),
                     "peak_bytes": run.metric("memory/peak_bytes"),
                     "peak_gpu_bytes": run.metric("memory/peak_gpu_bytes"),

@@ -50,15 +50,17 @@ def markdown_page(
                 lines += [title, "", markdown(table(report)), ""]
         lines += _pictures(overall, folder)
     for comparison in report.comparisons:
-        lines += _section(comparison, pictures[comparison.dataset], folder)
+        lines += _section(comparison, pictures[comparison.dataset], folder, alone=len(report.comparisons) == 1)
     lines += ["## Protocol", "", *(f"- {sentence}" for sentence in protocol(report)), ""]
     if report.commands:
         lines += ["## Commands", "", "```", *report.commands, "```", ""]
     return "\n".join(lines)
 
 
-def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str) -> list[str]:
-    lines = [f"## {comparison.dataset}", "", comparison.summary(), ""]
+def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *, alone: bool) -> list[str]:
+    lines = [f"## {comparison.dataset}", ""]
+    if not alone:
+        lines += [comparison.summary(), ""]
     if warning := comparison.steering_warning():
         lines += [f"**{warning}**", ""]
     lines += ["Returns in the dataset:", "", markdown(dataset_table(comparison)), ""]

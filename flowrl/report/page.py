@@ -81,7 +81,7 @@ def page(report: Report, overall: Sequence[Picture], pictures: Mapping[str, Sequ
     if len(report.comparisons) > 1:
         body += _overview(report, overall)
     for place, comparison in enumerate(report.comparisons):
-        body += _section(comparison, place, pictures[comparison.dataset])
+        body += _section(comparison, place, pictures[comparison.dataset], alone=len(report.comparisons) == 1)
     body += ["<h2>Protocol</h2>", *(f"<p>{escaped(sentence)}</p>" for sentence in protocol(report))]
     if report.commands:
         body += ["<h2>Commands</h2>", f"<pre>{escaped(chr(10).join(report.commands))}</pre>"]
@@ -112,10 +112,10 @@ def _overview(report: Report, pictures: Sequence[Picture]) -> list[str]:
     return [*parts, *_figures(pictures)]
 
 
-def _section(comparison: Comparison, place: int, pictures: Sequence[Picture]) -> list[str]:
+def _section(comparison: Comparison, place: int, pictures: Sequence[Picture], *, alone: bool) -> list[str]:
     parts = [
         f'<h2 id="dataset-{place}">{escaped(comparison.dataset)}</h2>',
-        f"<p>{escaped(comparison.summary())}</p>",
+        *([] if alone else [f"<p>{escaped(comparison.summary())}</p>"]),
     ]
     if warning := comparison.steering_warning():
         parts.append(f'<p class="warning">{escaped(warning)}</p>')

@@ -67,7 +67,7 @@ def comparison_pictures(comparison: Comparison, slug: str) -> list[Picture]:
     drawn = [_return_by_target(comparison, slug)]
     if any(row["step"] for row in comparison.curve_rows):
         drawn.append(_learning_curves(comparison, slug, "step", "training step"))
-        drawn.append(_learning_curves(comparison, slug, "hours", "hours of training"))
+        drawn.append(_learning_curves(comparison, slug, "minutes", "minutes of training"))
     if rows := sensitivity_rows(comparison):
         drawn.append(_sensitivity(comparison, slug, rows))
     return drawn
@@ -93,7 +93,7 @@ def _return_by_target(comparison: Comparison, slug: str) -> Picture:
         means = np.array([row["mean"] for row in rows])
         errors = [means - [row["mean_low"] for row in rows], [row["mean_high"] for row in rows] - means]
         axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=label, **style)
-    _legend(axes)
+    _legend(figure)
     names = ("dataset", "target", "agent", "mean", "mean_low", "mean_high")
     return Picture(
         f"return-by-target-{slug}",
@@ -120,11 +120,11 @@ def _learning_curves(comparison: Comparison, slug: str, x: str, x_label: str) ->
         across = np.mean([[row[x] for row in curve] for curve in rows], axis=0)
         axes.plot(across, np.mean([[row["mean"] for row in curve] for curve in rows], axis=0), label=label, **style)
     axes.set_xlim(left=0)
-    _legend(axes)
+    _legend(figure)
     config = comparison.runs[0].config
     return Picture(
-        f"learning-curves-{'wall-time-' if x == 'hours' else ''}{slug}",
-        "Learning curves" + (" against training time" if x == "hours" else ""),
+        f"learning-curves-{'wall-time-' if x == 'minutes' else ''}{slug}",
+        "Learning curves" + (" against training time" if x == "minutes" else ""),
         f"Mean over seeds, thin lines single seeds; {config.get('evaluate_episodes')} episodes a point,"
         f" {comparison.evaluation['episodes']} at the last, which is the result.",
         figure,
@@ -152,7 +152,7 @@ def _sensitivity(comparison: Comparison, slug: str, rows: list[Row]) -> Picture:
         if mine:
             axes.plot([row["target"] for row in mine], [row["change"] for row in mine], label=label, **style)
     axes.set_ylim(bottom=0)
-    _legend(axes)
+    _legend(figure)
     return Picture(
         f"sensitivity-{slug}",
         "How much actions depend on the return asked for",
@@ -193,7 +193,7 @@ def _profiles(report: Report) -> Picture:
             across, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.12, lw=0
         )
     axes.set_ylim(-0.02, 1.02)
-    _legend(axes)
+    _legend(figure)
     return Picture(
         "performance-profiles",
         "Performance profiles",
@@ -230,8 +230,9 @@ def panel(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, fontsize=8)
+def _legend(figure: Figure) -> None:
+    """Above the panel, where it hides nothing."""
+    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
 
 
 def _made_of(comparison: Comparison) -> str:

@@ -89,15 +89,15 @@ class Run:
             for step in sorted({row["step"] for row in mine})
         }
 
-    def hours(self) -> dict[int, float]:
-        """Hours of training by step, evaluations not counted."""
-        spent, before, hours = 0.0, 0, {0: 0.0}
+    def minutes(self) -> dict[int, float]:
+        """Minutes of training by step, evaluations not counted."""
+        spent, before, minutes = 0.0, 0, {0: 0.0}
         for row in self.metrics:
             if "steps_per_second" in row:
                 spent += (row["step"] - before) / row["steps_per_second"]
                 before = row["step"]
-                hours[before] = spent / 3600
-        return hours
+                minutes[before] = spent / 60
+        return minutes
 
     def metric(self, name: str) -> float | None:
         """The last value of a metric; None where it was not recorded."""

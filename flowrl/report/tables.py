@@ -112,7 +112,7 @@ def _costs(rows: Sequence[Row]) -> list[str]:
     return [
         f"{rows[0]['steps']:,}",
         median("steps_per_second", "{:.2f}".format),
-        median("hours", lambda hours: f"{60 * hours:,.1f} min"),
+        median("minutes", "{:,.1f} min".format),
         median("evaluation_seconds", "{:,.0f} s".format),
         *(median(name, lambda size: f"{size / 2**20:,.0f} MiB") for name in ("peak_bytes", "peak_gpu_bytes")),
     ]

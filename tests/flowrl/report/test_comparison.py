@@ -96,7 +96,7 @@ def test_the_curve_ends_with_the_result_and_knows_the_time(comparison):
     rows = [row for row in comparison.curve_rows if (row["agent"], row["seed"]) == ("dt", 1)]
     # 20 steps at 10 a second, twice.
     assert [(row["step"], row["mean"]) for row in rows] == [(20, 1000), (40, 10 + 10 + 2.5)]
-    assert [row["hours"] * 3600 for row in rows] == pytest.approx([2, 4])
+    assert [row["minutes"] * 60 for row in rows] == pytest.approx([2, 4])
 
 
 def test_the_best_over_training_stands_apart(comparison):
@@ -109,7 +109,7 @@ def test_the_best_over_training_stands_apart(comparison):
 def test_costs(comparison):
     rows = [row for row in comparison.cost_rows if row["agent"] == "flow"]
     assert [row["steps_per_second"] for row in rows] == [5, 10]
-    assert [row["hours"] * 3600 for row in rows] == pytest.approx([8, 4])
+    assert [row["minutes"] * 60 for row in rows] == pytest.approx([8, 4])
     assert [row["evaluation_seconds"] for row in rows] == [3, 4]
     assert [(row["peak_bytes"], row["peak_gpu_bytes"]) for row in rows] == [(2**30, None)] * 2
 
