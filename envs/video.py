@@ -76,7 +76,7 @@ class Clip(NamedTuple):
 
     frames: int
     steps: int  # of the episode, from its first
-    seconds: float  # it takes, in the simulation's own time
+    seconds: float  # these take, in the simulation
 
 
 def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) -> Clip:
@@ -104,7 +104,7 @@ def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) 
                 frames.append(_render(playing))
     finally:
         playing.close()
-    _write_small(path, frames, round(1000 * stride / rate))
+    _write_small(path, frames, 10 * round(100 * stride / rate))  # GIF counts in these
     return Clip(len(frames), steps, steps / rate)
 
 

@@ -29,8 +29,9 @@ there is none, it is null.
   - ``picture``: all effective weights of one window in the middle of the episode, ``weights[layer][head][query][key]``.
     ``step`` is its last one, ``tokens`` names each, as in ``return 481``. Of a longer past than 20 steps the last 20
     are shown, and the weights on earlier tokens are left out: ``tokens_before`` is how many.
-- ``clip``: ``file`` in the run folder, a moving picture of the same episode, its ``frames``, the ``steps`` it shows
-  from the first on, and how many ``seconds`` it takes; null where none could be made, for which ``reason`` says why.
+- ``clip``: ``file`` in the run folder, a moving picture of the same episode, its ``frames``, and the ``steps`` and
+  ``seconds`` of the simulation that it shows from the first on; ``file`` is null where none could be made, and
+  ``reason`` says why.
 """
 
 import hashlib
@@ -58,7 +59,7 @@ from flowrl.rollout import playable, rollout
 
 FORMAT = 1  # of study.json
 FILE, CLIP = "study.json", "episode.gif"
-MOST_STATES = 2_000
+MOST_STATES = 1_000
 MOST_STEPS = 200
 PICTURE_STEPS = 20
 TOKENS_AT_ONCE = 16_384  # through the model
