@@ -34,7 +34,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
     for folder in (_FIGURES, _DATA):
         (out / folder).mkdir(parents=True, exist_ok=True)
     for picture in drawn:
-        if picture.in_markdown:
+        if not picture.aside:
             write_atomically(out / _FIGURES / f"{picture.name}.png", picture.png())
         write_atomically(out / _DATA / f"{picture.name}.csv", csv_bytes(picture.rows))
     contents = {

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from flowrl.report.comparison import Comparison
 from flowrl.report.overview import Report
-from flowrl.report.pictures import Picture
 from flowrl.report.protocol import protocol
+from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
     best_over_training_table,
@@ -69,7 +69,7 @@ def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *
         title = "Paired differences (same training seed, same environment seed):"
         lines += [title, "", markdown(difference_table(comparison)), ""]
     lines += ["Following the return asked for:", "", markdown(calibration_table(comparison)), ""]
-    lines += _pictures([picture for picture in pictures if picture.in_markdown], folder)
+    lines += _pictures([picture for picture in pictures if not picture.aside], folder)
     best = f"Best over training when asked for {number(comparison.headline)}, which is not the result:"
     lines += [best, "", markdown(best_over_training_table(comparison)), ""]
     return [*lines, "Cost:", "", markdown(cost_table(comparison)), ""]

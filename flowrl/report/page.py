@@ -7,8 +7,8 @@ from flowrl.html import data_url, document, escaped, image, items, table
 from flowrl.report.comparison import Comparison
 from flowrl.report.csv import csv_bytes
 from flowrl.report.overview import Report
-from flowrl.report.pictures import Picture
 from flowrl.report.protocol import protocol
+from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
     best_over_training_table,
@@ -21,6 +21,8 @@ from flowrl.report.tables import (
     task_table,
 )
 from flowrl.report.wording import number
+
+LARGE = 200_000  # bytes from which on a figure's data lie beside the page alone
 
 _STYLE = """
 .summary { font-size: 1.05rem; background: #f5f7f9; border-left: 4px solid #0b3d91; padding: .7rem .9rem; }
@@ -136,8 +138,9 @@ def _section(comparison: Comparison, place: int, pictures: Sequence[Picture], *,
         " share of the range, and how far actions move when the worst return is asked for instead of the best (1 is"
         " half the action range).</p>",
         table(calibration_table(comparison)),
-        *_figures(pictures),
+        *_figures([picture for picture in pictures if not picture.aside]),
         *_clips(comparison),
+        *_attention([picture for picture in pictures if picture.aside]),
         f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
         "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
         table(best_over_training_table(comparison)),
@@ -151,12 +154,22 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
     return ['<div class="figures">', *map(_figure, pictures), "</div>"]
 
 
+def _attention(pictures: Sequence[Picture]) -> list[str]:
+    if not pictures:
+        return []
+    return ["<details><summary>What the agents attend to</summary>", *_figures(pictures), "</details>"]
+
+
 def _figure(picture: Picture) -> str:
-    data = data_url(csv_bytes(picture.rows), "text/csv")
+    data = csv_bytes(picture.rows)
+    source = (
+        f'<a download="{escaped(picture.name)}.csv" href="{data_url(data, "text/csv")}">data</a>'
+        if len(data) <= LARGE
+        else f"(data: {escaped(picture.name)}.csv in the folder data)"
+    )
     return (
         f"<figure><h3>{escaped(picture.title)}</h3>{image(picture.svg(), picture.title, 'image/svg+xml')}"
-        f'<figcaption>{escaped(picture.caption)} <a download="{escaped(picture.name)}.csv" href="{data}">data</a>'
-        "</figcaption></figure>"
+        f"<figcaption>{escaped(picture.caption)} {source}</figcaption></figure>"
     )
 
 
@@ -165,10 +178,10 @@ def _clips(comparison: Comparison) -> list[str]:
     shown = []
     for label in comparison.labels:
         for run in comparison.runs_of(label).values():
-            clip = (run.study or {}).get("clip") or {}
-            file = run.path / Path(clip.get("file", "")).name
-            if clip.get("file") and file.is_file():
-                told = f"{label}, seed {run.seed}: return {number(clip['return'])}"
+            name = run.study["clip"]["file"] if run.study else None
+            if run.study and name and (file := run.path / Path(name).name).is_file():
+                achieved = next(e["return"] for e in run.study["episodes"] if e["target"] == run.study["best"])
+                told = f"{label}, seed {run.seed}: return {number(achieved)}"
                 moving = image(file.read_bytes(), told, "image/gif")
                 shown.append(f"<figure>{moving}<figcaption>{escaped(told)}</figcaption></figure>")
                 break

@@ -1,61 +1,14 @@
-"""The pictures of a report: small, so that they can be read on a phone, and told apart without colour."""
+"""The pictures of a report's results."""
 
-import io
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from flowrl.report.comparison import Comparison
+from flowrl.report.maps import map_pictures
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
+from flowrl.report.style import Picture, legend, panel, styles
 from flowrl.report.wording import number, seeds_told
-
-SIZE = (4.6, 3.5)  # inches: at the width of a phone its letters are still as large as the text around it
-
-# Told apart by marker and dash as well as by colour.
-_STYLES = [
-    ("#0b3d91", "o", "-"),
-    ("#d9541e", "s", "--"),
-    ("#2f8f4e", "^", "-."),
-    ("#6b4c9a", "D", ":"),
-    ("#8c6d1f", "v", (0, (6, 1, 1, 1, 1, 1))),
-    ("#3f3f3f", "P", (0, (1, 1))),
-]
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A drawn figure, with the numbers it shows."""
-
-    name: str
-    """Of its files, without the ending."""
-    title: str
-    caption: str
-    figure: Figure
-    rows: Sequence[Row]
-    """What is drawn, a row per point: the CSV beside it."""
-    in_markdown: bool = True
-    """The Markdown shows it too."""
-
-    def svg(self) -> bytes:
-        """For the page: sharp at every size; the same picture gives the same bytes."""
-        with mpl.rc_context({"svg.hashsalt": self.name, "svg.fonttype": "path"}):
-            return self._saved("svg", metadata={"Date": None})
-
-    def png(self) -> bytes:
-        """For Markdown."""
-        return self._saved("png", metadata={"Software": None})
-
-    def _saved(self, kind: str, **options: Any) -> bytes:
-        buffer = io.BytesIO()
-        self.figure.savefig(buffer, format=kind, **options)
-        return buffer.getvalue()
 
 
 def comparison_pictures(comparison: Comparison, slug: str) -> list[Picture]:
@@ -70,7 +23,7 @@ def comparison_pictures(comparison: Comparison, slug: str) -> list[Picture]:
         drawn.append(_learning_curves(comparison, slug, "minutes", "minutes of training"))
     if rows := sensitivity_rows(comparison):
         drawn.append(_sensitivity(comparison, slug, rows))
-    return drawn
+    return [*drawn, *map_pictures(comparison, slug)]
 
 
 def report_pictures(report: Report) -> list[Picture]:
@@ -93,7 +46,7 @@ def _return_by_target(comparison: Comparison, slug: str) -> Picture:
         means = np.array([row["mean"] for row in rows])
         errors = [means - [row["mean_low"] for row in rows], [row["mean_high"] for row in rows] - means]
         axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=label, **style)
-    _legend(figure)
+    legend(figure)
     names = ("dataset", "target", "agent", "mean", "mean_low", "mean_high")
     return Picture(
         f"return-by-target-{slug}",
@@ -120,7 +73,7 @@ def _learning_curves(comparison: Comparison, slug: str, x: str, x_label: str) ->
         across = np.mean([[row[x] for row in curve] for curve in rows], axis=0)
         axes.plot(across, np.mean([[row["mean"] for row in curve] for curve in rows], axis=0), label=label, **style)
     axes.set_xlim(left=0)
-    _legend(figure)
+    legend(figure)
     config = comparison.runs[0].config
     return Picture(
         f"learning-curves-{'wall-time-' if x == 'minutes' else ''}{slug}",
@@ -137,11 +90,10 @@ def sensitivity_rows(comparison: Comparison) -> list[Row]:
     rows = []
     for label in comparison.labels:
         studies = [run.study for run in comparison.runs_of(label).values() if run.study is not None]
-        for entries in zip(*(study["sensitivity"]["rows"] for study in studies), strict=True):
-            change = float(np.mean([entry["change"] for entry in entries]))
-            rows.append(
-                {"dataset": comparison.dataset, "agent": label, "target": entries[0]["target"], "change": change}
-            )
+        found = [study["sensitivity"] for study in studies]
+        changes = np.mean([sensitivity["change"] for sensitivity in found], axis=0) if found else []
+        for target, change in zip(found[0]["targets"] if found else [], changes, strict=True):
+            rows.append({"dataset": comparison.dataset, "agent": label, "target": target, "change": float(change)})
     return rows
 
 
@@ -152,7 +104,7 @@ def _sensitivity(comparison: Comparison, slug: str, rows: list[Row]) -> Picture:
         if mine:
             axes.plot([row["target"] for row in mine], [row["change"] for row in mine], label=label, **style)
     axes.set_ylim(bottom=0)
-    _legend(figure)
+    legend(figure)
     return Picture(
         f"sensitivity-{slug}",
         "How much actions depend on the return asked for",
@@ -193,7 +145,7 @@ def _profiles(report: Report) -> Picture:
             across, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.12, lw=0
         )
     axes.set_ylim(-0.02, 1.02)
-    _legend(figure)
+    legend(figure)
     return Picture(
         "performance-profiles",
         "Performance profiles",
@@ -207,32 +159,6 @@ def _profiles(report: Report) -> Picture:
 def _draw_dataset_means(axes: Axes, returns: Row) -> None:
     for name, label, dash in (("mean", "episodes", (0, (1, 2))), ("mean_by_step", "steps", (0, (4, 2, 1, 2)))):
         axes.axhline(returns[name], color="0.45", linewidth=1, linestyle=dash, label=f"mean of the data's {label}")
-
-
-def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dash of each label."""
-    return {
-        label: dict(zip(("color", "marker", "linestyle"), _STYLES[i % len(_STYLES)], strict=True))
-        for i, label in enumerate(labels)
-    }
-
-
-def panel(x: str, y: str) -> tuple[Figure, Axes]:
-    """An empty figure of one panel."""
-    figure = Figure(figsize=SIZE, dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set(xlabel=x, ylabel=y)
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_formatter("{x:,.10g}")
-    axes.yaxis.set_major_formatter("{x:,.10g}")
-    return figure, axes
-
-
-def _legend(figure: Figure) -> None:
-    """Above the panel, where it hides nothing."""
-    figure.legend(loc="outside upper left", ncols=2, frameon=False, fontsize=8)
 
 
 def _made_of(comparison: Comparison) -> str:

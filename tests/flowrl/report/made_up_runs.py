@@ -62,6 +62,34 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, stud
     return run
 
 
+def made_up_study(*, change=0.5, flows=True, layers=2, heads=3, tokens=6, steps=5):
+    """As `scripts.studies` writes it: two layers of three heads over windows of two steps."""
+
+    def series(scale):
+        return [
+            [[scale * (1 + layer + head + i) for i in range(steps)] for head in range(heads)] for layer in range(layers)
+        ]
+
+    row = [[1.0 / (i + 1) if j <= i else 0.0 for j in range(tokens)] for i in range(tokens)]
+    names = [f"{kind} {step}" for step in (7, 8) for kind in ("return", "observation", "action")]
+    return {
+        "best": 10.0, "worst": 0.0, "rollout": "window",
+        "episodes": [{"target": t, "seed": 100, "return": t + 2, "length": 8} for t in TARGETS],
+        "sensitivity": {
+            "looks_at_return": True, "unit": "half the action range", "targets": TARGETS,
+            "change": [(10 - t) / 16 for t in TARGETS], "worst_to_best": change,
+        },
+        "maps": {
+            "attention": "flow" if flows else "softmax", "steps": list(range(steps)), "tokens": [tokens] * steps,
+            "attended": series(0.25), "gain": series(0.1),
+            "flows": {name: series(scale) for name, scale in (("incoming", 1), ("competition", 2), ("allocation", 3))}
+            if flows else None,
+            "picture": {"step": 8, "tokens": names, "tokens_before": 0, "weights": [[row] * heads] * layers},
+        },
+        "clip": {"file": "episode.gif", "frames": 1, "steps": 8, "seconds": 0.1},
+    }  # fmt: skip
+
+
 def load(*folders):
     """Finished runs by their folders' names."""
     return [Run.load(folder, label_of(folder.path)) for folder in folders]

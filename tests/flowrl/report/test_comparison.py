@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, achieved, load, make_run
+from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, achieved, load, made_up_study, make_run
 
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
@@ -80,7 +80,7 @@ def test_calibration(comparison, elsewhere):
     assert rows["flow"]["error"] == pytest.approx((8.5 + 4.5) / 2 / 10)
     assert rows["flow"]["change"] is None
     studied = [
-        make_run(elsewhere / f"flow-seed{s}", "flow", s, study={"sensitivity": {"worst_to_best": change, "rows": []}})
+        make_run(elsewhere / f"flow-seed{s}", "flow", s, study=made_up_study(change=change))
         for s, change in ((0, 0.25), (1, 0.75))
     ]
     assert Comparison(tuple(load(*studied))).calibration_rows[0]["change"] == pytest.approx(0.5)

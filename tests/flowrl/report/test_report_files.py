@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from made_up_runs import AGENTS, achieved, load, make_run
+from made_up_runs import AGENTS, achieved, load, made_up_study, make_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -22,12 +22,6 @@ from flowrl.report.tables import (
     score_table,
     task_table,
 )
-
-MAPS_AND_CLIPS = {
-    "sensitivity": {"worst_to_best": 0.5, "rows": [{"target": t, "change": (10 - t) / 16} for t in (2.0, 10.0)]},
-    "clip": {"file": "episode.gif", "target": 10.0, "return": 12.0, "frames": 1},
-    "maps": None,
-}
 
 
 def score(agent, seed):
@@ -225,17 +219,45 @@ def test_writing_it_again_changes_nothing(two_datasets, written):
     assert len(list((written / "hparams").rglob("events*"))) == 11
 
 
-def test_sensitivity_and_clips_are_shown(elsewhere):
-    runs = [make_run(elsewhere / f"{a}-seed0", a, 0, study=MAPS_AND_CLIPS) for a in ("flow", "dt")]
-    write_report(Report.of(load(*runs)), elsewhere / "out")
-    page = Page((elsewhere / "out/report.html").read_text())
+@pytest.fixture(scope="module")
+def studied(tmp_path_factory):
+    """The folder of a report of runs that were studied."""
+    root = tmp_path_factory.mktemp("studied")
+    runs = [
+        make_run(root / f"{agent}-seed{seed}", agent, seed, study=made_up_study(flows=agent == "flow"))
+        for agent in ("flow", "dt") for seed in (0, 1)
+    ]  # fmt: skip
+    write_report(Report.of(load(*runs)), root / "out")
+    return root / "out"
+
+
+def data(folder, name):
+    with open(folder / f"data/{name}-test-made-up-v0.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_sensitivity_and_clips_are_shown(studied):
+    page = Page((studied / "report.html").read_text())
     assert sum(link.startswith("data:image/gif") for link in page.links) == 2
     assert "flow, seed 0: return 12.0" in page.texts
-    with open(elsewhere / "out/data/sensitivity-test-made-up-v0.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(r["agent"], float(r["target"]), float(r["change"])) for r in rows] == [
+    assert [(r["agent"], float(r["target"]), float(r["change"])) for r in data(studied, "sensitivity")] == [
         (a, t, (10 - t) / 16) for a in ("flow", "dt") for t in (2.0, 10.0)
     ]
+
+
+def test_what_is_attended_to_is_shown(studied):
+    said = " ".join(Page((studied / "report.html").read_text()).texts)
+    for title in ("Effective attention weights", "How many tokens", "flow: Incoming flow I", "flow: Competition C"):
+        assert title in said
+    assert "dt: Incoming" not in said, "softmax has no flows"
+    weights = data(studied, "attention-weights")
+    assert len(weights) == 2 * 2 * 21, "two agents, two layers, the lower triangle of 6 tokens"
+    assert {(r["query"], r["key"]): float(r["weight"]) for r in weights}["observation 7", "return 7"] == 0.5
+    attended = [r for r in data(studied, "attended") if (r["agent"], r["layer"], r["step"]) == ("dt", "2", "4")]
+    assert [float(r["tokens"]) for r in attended] == [0.25 * (1 + 1 + 1 + 4)], "the mean over three heads"
+    incoming = data(studied, "incoming-flow")
+    assert len(incoming) == 2 * 3 * 5
+    assert float(incoming[-1]["incoming"]) == 1 + 1 + 2 + 4
 
 
 def test_names_from_outside_are_escaped(elsewhere):

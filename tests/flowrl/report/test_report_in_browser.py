@@ -5,7 +5,7 @@ import shutil
 import subprocess
 
 import pytest
-from made_up_runs import load, make_run
+from made_up_runs import load, made_up_study, make_run
 
 from flowrl.report import Report, write_report
 
@@ -24,6 +24,7 @@ addEventListener("load", () => {
   const tables = [...document.querySelectorAll("table:not(.words)")].filter(table => table.tBodies[0].rows.length > 3);
   const table = tables[0], heads = [...table.querySelectorAll("th")];
   const sorted = {};
+  for (const details of document.querySelectorAll("details")) details.open = true;
   for (const name of ["mean", "agent"]) {
     const place = heads.findIndex(head => head.textContent === name);
     heads[place].click();
@@ -47,14 +48,10 @@ addEventListener("load", () => {
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """The folder of a report with clips."""
+    """The folder of a report with clips and maps."""
     root = tmp_path_factory.mktemp("browser")
-    study = {
-        "sensitivity": {"worst_to_best": 0.5, "rows": [{"target": t, "change": 0.1} for t in (2.0, 10.0)]},
-        "clip": {"file": "episode.gif", "target": 10.0, "return": 12.0, "frames": 1},
-        "maps": None,
-    }
-    runs = [make_run(root / f"{a}-seed{s}", a, s, study=study) for a in ("flow", "dt") for s in (0, 1)]
+    study = {agent: made_up_study(flows=agent == "flow") for agent in ("flow", "dt")}
+    runs = [make_run(root / f"{a}-seed{s}", a, s, study=study[a]) for a in ("flow", "dt") for s in (0, 1)]
     write_report(Report.of(load(*runs)), root / "out")
     return root / "out"
 
@@ -81,7 +78,7 @@ def test_the_page_in_a_browser(written, tmp_path, width):
     assert found["errors"] == []
     assert found["inner"] == width
     assert found["wide"] <= 0, "nothing but tables scrolls sideways"
-    assert (found["images"], found["broken"]) == (6, 0)
+    assert (found["images"], found["broken"]) == (11, 0)
     assert found["narrow"] >= 300, "a figure fills a phone's width"
     means = [float(text) for text in found["sorted"]["mean"]]
     assert means == sorted(means)

@@ -1,0 +1,165 @@
+"""Pictures of what the agents attend to, from the studies of their runs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from flowrl.report.comparison import Comparison
+from flowrl.report.runs import Row, Run
+from flowrl.report.style import WIDTH, Picture, legend, styles
+from flowrl.report.wording import number
+
+SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
+
+FLOWS = {
+    "incoming": ("Incoming flow I", "What this token, as a sink, draws from all before it."),
+    "competition": ("Competition C", "The share that this token, as a source, wins against those before it, times n."),
+    "allocation": ("Allocation sigmoid(Î)", "How much of what it draws this token lets pass."),
+}
+
+
+def map_pictures(comparison: Comparison, slug: str) -> list[Picture]:
+    """Effective weights side by side, how many tokens are looked at, and the flows of Flow-Attention over an episode.
+
+    Of every label the first training seed that was studied is shown.
+    """
+    runs = [run for label in comparison.labels if (run := _studied(comparison, label)) is not None]
+    if not runs:
+        return []
+    drawn = [_weights(runs[:SIDE_BY_SIDE], slug), _attended(runs, slug)]
+    for run in runs:
+        if _maps(run)["flows"] is not None:
+            drawn += [_flow(run, name, slug) for name in FLOWS]
+    return drawn
+
+
+def _studied(comparison: Comparison, label: str) -> Run | None:
+    return next((run for run in comparison.runs_of(label).values() if run.study and run.study["maps"]), None)
+
+
+def _maps(run: Run) -> Row:
+    assert run.study is not None
+    return run.study["maps"]
+
+
+def _weights(runs: Sequence[Run], slug: str) -> Picture:
+    layers = max(len(_maps(run)["picture"]["weights"]) for run in runs)
+    panel = WIDTH / len(runs)
+    figure = Figure(figsize=(WIDTH, 0.95 * panel * layers + 0.5), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(layers, len(runs), squeeze=False)
+    rows: list[Row] = []
+    for column, run in enumerate(runs):
+        shown = _maps(run)["picture"]
+        for layer in range(layers):
+            axes: Axes = panels[layer][column]
+            axes.set(xticks=[], yticks=[])
+            if layer >= len(shown["weights"]):
+                axes.set_axis_off()
+                continue
+            weights = np.array(shown["weights"][layer])  # (heads, queries, keys)
+            weights = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12)
+            mean = weights.mean(0)
+            seen = np.ma.masked_array(mean, np.triu(np.ones_like(mean, bool), 1))
+            axes.imshow(seen, cmap="Greys", vmin=0, vmax=np.quantile(mean[np.tril_indices_from(mean)], 0.98))
+            if layer == 0:
+                axes.set_title(run.label, fontsize=10)
+            if column == 0:
+                axes.set_ylabel(f"layer {layer + 1}", fontsize=9)
+            rows += [
+                {
+                    "agent": run.label,
+                    "seed": run.seed,
+                    "layer": layer + 1,
+                    "query": shown["tokens"][i],
+                    "key": shown["tokens"][j],
+                    "weight": round(float(mean[i, j]), 5),
+                }
+                for i, j in zip(*np.tril_indices_from(mean), strict=True)
+            ]
+    figure.supxlabel("token looked at →", fontsize=9)
+    figure.supylabel("← token that looks", fontsize=9)
+    steps = ", ".join(f"{run.label} at step {_maps(run)['picture']['step']}" for run in runs)
+    return Picture(
+        f"attention-weights-{slug}",
+        "Effective attention weights",
+        f"One window as it was acted on ({steps}), seed {runs[0].seed}, the mean over heads, every row scaled to sum"
+        " to 1; darker is more. Tokens in the order return, observation, action of each step. Each panel has a scale of"
+        " its own.",
+        figure,
+        rows,
+        aside=True,
+    )
+
+
+def _attended(runs: Sequence[Run], slug: str) -> Picture:
+    layers = max(len(_maps(run)["attended"]) for run in runs)
+    figure, panels = _stack(layers, "step of the episode")
+    rows: list[Row] = []
+    for run, style in zip(runs, styles([run.label for run in runs]).values(), strict=True):
+        maps = _maps(run)
+        for layer, heads in enumerate(maps["attended"]):
+            mean = np.mean(heads, axis=0)
+            panels[layer].plot(maps["steps"], mean, label=run.label if layer == 0 else None, markevery=20, **style)
+            rows += [
+                {"agent": run.label, "seed": run.seed, "layer": layer + 1, "step": step, "tokens": float(value)}
+                for step, value in zip(maps["steps"], mean, strict=True)
+            ]
+    for axes in panels:
+        axes.set_ylim(bottom=0)
+    legend(figure)
+    assert runs[0].study is not None
+    return Picture(
+        f"attended-{slug}",
+        "How many tokens are looked at",
+        "exp(entropy) of the weights of the token from which the action is read, the mean over heads; of"
+        f" {max(max(_maps(run)['tokens']) for run in runs)} tokens at most, in an episode asked for"
+        f" {number(runs[0].study['best'])}.",
+        figure,
+        rows,
+        aside=True,
+    )
+
+
+def _flow(run: Run, name: str, slug: str) -> Picture:
+    title, meaning = FLOWS[name]
+    maps = _maps(run)
+    series: list[list[list[float]]] = maps["flows"][name]
+    figure, panels = _stack(len(series), "step of the episode")
+    rows: list[Row] = []
+    for layer, heads in enumerate(series):
+        labels = [f"head {head + 1}" for head in range(len(heads))]
+        for (head, style), values in zip(styles(labels).items(), heads, strict=True):
+            drawn: dict[str, Any] = style | {"marker": "", "linewidth": 1.1}
+            panels[layer].plot(maps["steps"], values, label=head if layer == 0 else None, **drawn)
+            rows += [
+                {"agent": run.label, "seed": run.seed, "layer": layer + 1, "head": head, "step": step, name: value}
+                for step, value in zip(maps["steps"], values, strict=True)
+            ]
+    legend(figure)
+    return Picture(
+        f"{name}-{run.label}-{slug}",
+        f"{run.label}: {title}",
+        f"{meaning} At the observation token from which the action is read, within its window; seed {run.seed}.",
+        figure,
+        rows,
+        aside=True,
+    )
+
+
+def _stack(count: int, x: str) -> tuple[Figure, list[Axes]]:
+    """A figure of panels one above the other, one a layer."""
+    figure = Figure(figsize=(WIDTH, 1.25 * count + 0.9), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])
+    for layer, axes in enumerate(panels):
+        axes.set_ylabel(f"layer {layer + 1}", fontsize=9)
+        axes.tick_params(labelsize=8)
+        axes.grid(color="0.92")
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel(x)
+    return figure, panels
