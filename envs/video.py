@@ -92,15 +92,15 @@ def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) 
     playing = _rendering(env)
     if (renderer := _mujoco_renderer(playing)) is not None:  # fewer pixels to draw, and enough to average over
         renderer.width = renderer.height = 3 * CLIP_WIDTH // 2
-    rate = playing.metadata.get("render_fps", GIF_RATE)
+    rate = playing.metadata.get("render_fps") or GIF_RATE
     steps = min(len(actions), round(CLIP_SECONDS * rate))
-    stride = max(1, round(rate / GIF_RATE), math.ceil(steps / (CLIP_FRAMES - 2)))
+    stride = max(1, round(rate / GIF_RATE), math.ceil(steps / CLIP_FRAMES))
+    frames = []
     try:
         playing.reset(seed=seed)
-        frames = [_render(playing)]
-        for step, action in enumerate(actions[:steps], start=1):
+        for left, action in zip(reversed(range(steps)), actions, strict=False):
             playing.step(action)
-            if step % stride == 0 or step == steps:
+            if left % stride == 0:  # so that the last step is shown, a fall or an arrival
                 frames.append(_render(playing))
     finally:
         playing.close()

@@ -400,7 +400,7 @@ def test_choices_are_studied_and_shown(lamps_run):
     assert made["sensitivity"]["unit"] == "share of states"
     assert all(0 <= change <= 1 for change in made["sensitivity"]["change"])
     assert [row["length"] for row in made["episodes"]] == [10] * len(made["episodes"])
-    assert made["clip"] == {"file": "episode.gif", "frames": 11, "steps": 10, "seconds": 1.0}
+    assert made["clip"] == {"file": "episode.gif", "frames": 10, "steps": 10, "seconds": 1.0}
     content = (lamps_run / "episode.gif").read_bytes()
 
     (lamps_run / "episode.gif").unlink()
