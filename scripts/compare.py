@@ -94,9 +94,9 @@ def main(args: Args) -> list[Path]:
     cells = make_cells(args.datasets, agents, args.seeds, args.out, _options(args, threads))
     reused = finished(cells, device=checked_on)
 
-    where = f"on Ray, {device}" if args.ray else f"on {device}"
-    again = f", {len(reused)} of them finished before" if reused else ""
-    print(f"{len(cells)} runs {where}, {jobs} at a time with {threads} CPU threads each{again}", flush=True)
+    at_once = "as many at a time as Ray has room for" if args.ray and not args.jobs else f"{jobs} at a time"
+    again = f"; {len(reused)} of them are finished" if reused else ""
+    print(f"{len(cells)} runs on {device}, {at_once}, with {threads} CPU threads each{again}", flush=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
     made = _report(args, [cell for cell in cells if cell not in failures])
@@ -153,9 +153,11 @@ def _run(
         executor: Executor = Cluster(args.ray, cpus=threads, gpus=gpus)
     else:
         executor = Processes()
-    with _sigterm_as_ctrl_c(), executor, View(cells, set(cells) - set(left), Console()) as view:
+    view = View(cells, set(cells) - set(left), Console())
+    with _sigterm_as_ctrl_c(), executor:
         try:
-            return run_cells(left, executor, jobs, view)
+            with view:
+                return run_cells(left, executor, jobs, view)
         except KeyboardInterrupt:
             print("stopping, once the checkpoints are saved; the same command goes on from them", file=sys.stderr)
             raise

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -73,9 +74,11 @@ def _work(cell: Cell, environment: dict[str, str], folder: Path, sender: Connect
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all: the parent decides, and sends SIGTERM
+    os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's alone: it sends SIGTERM
     _die_with_parent()
-    sender.send(train_in_own_process(cell))
+    failure = train_in_own_process(cell)
+    with suppress(BrokenPipeError):  # the parent is gone
+        sender.send(failure)
 
 
 def _die_with_parent() -> None:
