@@ -1,30 +1,37 @@
 """Train every agent with every seed, play all on the same episodes, and report how they fare.
 
-    python -m scripts.compare --datasets flowrl/hopper/medium-replay-v0 --agents flow dt --seeds 3 --out runs/compare
+    python -m scripts.compare --datasets flowrl/hopper/medium-replay-v0 \
+        --agents flow dt bc "bc-10=bc --top-fraction 0.1" --seeds 3 --out runs/compare
 
-Every cell (dataset, agent, seed) is a run folder under --out: finished ones are reused, interrupted ones go on.
+Every cell (dataset, agent, seed) is a run folder under --out: finished ones are reused, interrupted ones go on, and one
+that fails is reported and stops no other. An agent is a name, or a label of your own, a name, and options of its own in
+one quoted word: "LABEL=NAME --option value".
 """
 
-import multiprocessing
 import os
-import shlex
 import signal
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+from rich.console import Console
+
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
 from flowrl.report import Comparison, console, cost_table, dataset_table, difference_table, score_table, write_report
-from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import parse, run
-from scripts.datasets import Selection, folder_name
+from scripts.cluster import Cluster
+from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig, choose_device
+from scripts.live import View
+from scripts.matrix import AgentSpec, Cell, Executor, finished, make_cells
+from scripts.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -35,70 +42,164 @@ class Args:
     """Minari ids, or folders of datasets; A+B is a mixture of two, as in scripts.train."""
     selection: Selection = Selection()
     agents: tuple[str, ...] = ("flow", "dt")
-    """Names of agents; differences are taken against dt where it is among them, else against the first."""
+    """Names of agents, or "LABEL=NAME --option value ..." in one quoted word, with options of scripts.train that
+    override those given here; differences are taken against dt where a label is dt, else against the first."""
     seeds: int = 1
     """How many training seeds: 0, 1, ..."""
     steps: int = 5_000
     """Gradient steps of each."""
+    batch_size: int | None = None
+    """Windows in a step; by default each agent's own."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """As in scripts.train."""
-    evaluation: EvaluationConfig = EvaluationConfig(targets=("p50", "p75", "p90", "best"))
+    evaluation: EvaluationConfig = EvaluationConfig(targets=("r0", "r25", "r50", "r75", "p90", "best", "r125"))
     evaluate_every: int = 1_000
     """Steps between the evaluations of the learning curves; 0 for none."""
     evaluate_episodes: int = 5
     """Episodes per target in them."""
     out: Path = Path("runs/compare")
-    """Where run folders and report go."""
+    """Where run folders and report go; with --ray on a filesystem that all nodes share."""
     device: str = "auto"
-    """cpu, cuda, or auto for a GPU where there is one."""
+    """cpu, cuda, or auto for a GPU where this machine has one."""
     jobs: int = 0
-    """Cells trained side by side; 0 for as many as there are CPU cores (one on a GPU)."""
+    """Cells side by side; 0 for as many as there are CPU cores for (one on a GPU; with --ray as many as Ray allows)."""
     threads: int = 1
-    """CPU threads of each cell; the last bits of a result depend on it, and on nothing else here."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run of the matrix, with the command that makes it."""
-
-    dataset: str
-    agent: str
-    seed: int
-    run_dir: Path
-    argv: tuple[str, ...]
-
-    @property
-    def command(self) -> str:
-        return f"python -m scripts.train {shlex.join(self.argv)}"
+    """CPU threads of each cell; 0 divides the cores among the jobs. The last bits of a result depend on their number:
+    1 gives the same on machines of any number of cores."""
+    ray: str | None = None
+    """Run the cells as Ray tasks: auto for the cluster that runs here, local to start one, else HOST:PORT or
+    ray://HOST:PORT. Needs the extra flowrl[ray]; run folders must be on a filesystem that all nodes share."""
+    gpus_per_cell: float | None = None
+    """With --ray: GPUs of each cell, of which several can share one; by default 1 on a GPU and 0 on the CPU."""
 
 
 def main(args: Args) -> list[Path]:
     """Run the matrix and write the report; the paths of what was written.
 
     Raises:
-        InputError: what the user gave cannot be used, or a cell failed (after all others have finished).
+        InputError: what the user gave cannot be used, or a cell failed: then the others have finished and the report
+            of these is written.
     """
-    if args.seeds < 1 or args.jobs < 0 or not args.datasets or not args.agents:
-        raise InputError(
-            f"seeds is {args.seeds}, jobs {args.jobs}, datasets {len(args.datasets)}, agents {len(args.agents)}:"
-            " at least 1, 0, 1 and 1 are needed"
-        )
-    device = choose_device(args.device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    cells = _cells(args)
-    jobs = args.jobs or (1 if device.type == "cuda" else min(cores, len(cells)))
-    # Every mistake is told before the first cell starts.
-    first_of = {cell.dataset: train.parse_args(list(cell.argv)) for cell in reversed(cells)}
-    for first in first_of.values():
-        train.prepare(first)
+    for name, least in (("seeds", 1), ("jobs", 0), ("threads", 0)):
+        if (value := getattr(args, name)) < least:
+            raise InputError(f"{name} is {value}: it must be at least {least}")
+    for name in ("datasets", "agents"):
+        if not getattr(args, name):
+            raise InputError(f"{name} is empty: it must name at least one")
+    if args.gpus_per_cell is not None and not (args.ray and 0 <= args.gpus_per_cell < float("inf")):
+        raise InputError(f"gpus_per_cell is {args.gpus_per_cell}: it must be at least 0, and needs --ray")
+    agents = [AgentSpec.parse(text) for text in args.agents]
+    device, checked_on = _devices(args)
+    jobs, threads = _places(args, device, len(dict.fromkeys(args.datasets)) * len(agents) * args.seeds)
+    cells = make_cells(args.datasets, agents, args.seeds, args.out, _options(args, threads))
+    reused = finished(cells, device=checked_on)
 
-    print(f"{len(cells)} runs on {device}, {jobs} at a time; each is a command that can be typed alone:")
-    print("\n".join(f"  {cell.command}" for cell in cells), flush=True)
-    _run_all(cells, jobs)
-    comparisons = [
-        Comparison.load({(c.agent, c.seed): RunFolder(c.run_dir) for c in cells if c.dataset == dataset})
-        for dataset in dict.fromkeys(args.datasets)
-    ]
+    at_once = "as many at a time as Ray has room for" if args.ray and not args.jobs else f"{jobs} at a time"
+    again = f"; {len(reused)} of them are finished" if reused else ""
+    print(f"{len(cells)} runs on {device}, {at_once}, with {threads} CPU threads each{again}", flush=True)
+    left = [cell for cell in cells if cell not in reused]
+    failures = _run(args, cells, left, jobs, threads, device) if left else {}
+    made = _report(args, [cell for cell in cells if cell not in failures])
+    if failures:
+        listed = "".join(f"\n  {cell}: {failure}" for cell, failure in failures.items())
+        raise InputError(f"{len(failures)} of {len(cells)} runs failed; the same command tries them again:{listed}")
+    return made
+
+
+def _devices(args: Args) -> tuple[str, str | None]:
+    """The kind of device that cells run on, and the one to check them on where that is not here."""
+    if args.ray is None or not args.device.startswith("cuda") or torch.cuda.is_available():
+        return choose_device(args.device).type, None
+    if args.precision == "auto":
+        raise InputError("precision 'auto' depends on the GPU, and this machine has none to ask: give fp32 or bf16")
+    return "cuda", "cpu"
+
+
+def _places(args: Args, device: str, cells: int) -> tuple[int, int]:
+    """How many cells run at once, and the CPU threads of each."""
+    if args.ray is not None:
+        return args.jobs or cells, args.threads or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    jobs = args.jobs or (1 if device == "cuda" else max(1, min(cells, cores // max(1, args.threads))))
+    return jobs, args.threads or max(1, cores // jobs)
+
+
+def _options(args: Args, threads: int) -> list[str]:
+    """What all cells have in common, as options of scripts.train."""
+    evaluation = args.evaluation
+    options = {
+        **{name.replace("_", "-"): value for name, value in asdict(args.selection).items()},
+        "steps": args.steps,
+        "batch-size": args.batch_size,
+        "precision": args.precision,
+        "evaluate-every": args.evaluate_every,
+        "evaluate-episodes": args.evaluate_episodes,
+        "episodes": evaluation.episodes,
+        "episode-seed": evaluation.episode_seed,
+        "vector": evaluation.vector,
+        "device": args.device,
+        "threads": threads,
+    }
+    given = [word for name, value in options.items() if value is not None for word in (f"--{name}", str(value))]
+    return ["--targets", *evaluation.targets, *given]
+
+
+def _run(
+    args: Args, cells: Sequence[Cell], left: Sequence[Cell], jobs: int, threads: int, device: str
+) -> dict[Cell, str]:
+    """Run the cells that are left; what went wrong with those that failed."""
+    if args.ray is not None:
+        gpus = args.gpus_per_cell if args.gpus_per_cell is not None else float(device == "cuda")
+        executor: Executor = Cluster(args.ray, cpus=threads, gpus=gpus)
+    else:
+        executor = Processes()
+    view = View(cells, set(cells) - set(left), Console())
+    with _sigterm_as_ctrl_c(), executor:
+        try:
+            with view:
+                return run_cells(left, executor, jobs, view)
+        except KeyboardInterrupt:
+            print("stopping, once the checkpoints are saved; the same command goes on from them", file=sys.stderr)
+            raise
+
+
+def run_cells(cells: Sequence[Cell], executor: Executor, jobs: int, view: View) -> dict[Cell, str]:
+    """Run the cells, at most `jobs` at once; what went wrong with those that failed."""
+    waiting, running, failures = deque(cells), set[Cell](), dict[Cell, str]()
+    while waiting or running:
+        while waiting and len(running) < jobs:
+            cell = waiting.popleft()
+            view.submitted(cell)
+            executor.start(cell)
+            running.add(cell)
+        for cell, failure in executor.ended(timeout=1.0):
+            running.remove(cell)
+            if failure is not None:
+                failures[cell] = failure = f"{failure} ({cell.log})"
+            view.ended(cell, failure)
+        view.refresh()
+    return failures
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _report(args: Args, cells: Sequence[Cell]) -> list[Path]:
+    """Report the agents of which every seed is finished; the paths of what was written."""
+    comparisons = []
+    for dataset in dict.fromkeys(args.datasets):
+        mine = [cell for cell in cells if cell.args.dataset == dataset]
+        counts = Counter(cell.label for cell in mine)
+        if whole := {(c.label, c.args.seed): RunFolder(c.run_dir) for c in mine if counts[c.label] == args.seeds}:
+            comparisons.append(Comparison.load(whole))
+    if not comparisons:
+        return []
     made = write_report(comparisons, args.out, [cell.command for cell in cells])
     for comparison in comparisons:
         print(f"\n{comparison.dataset}: returns in the dataset\n{console(dataset_table(comparison))}")
@@ -120,93 +221,6 @@ def _interpreter() -> str:
     """How this very Python is typed from here, whether or not its environment is activated."""
     path, here = Path(sys.executable), Path.cwd()
     return str(path.relative_to(here)) if path.is_relative_to(here) else "python"
-
-
-def _cells(args: Args) -> list[Cell]:
-    cells = []
-    for dataset in dict.fromkeys(args.datasets):
-        for seed in range(args.seeds):
-            for agent in dict.fromkeys(args.agents):
-                run_dir = args.out / folder_name(dataset) / f"{agent}-seed{seed}"
-                evaluation = args.evaluation
-                options = {
-                    "dataset": dataset,
-                    **{name.replace("_", "-"): value for name, value in asdict(args.selection).items()},
-                    "seed": seed,
-                    "steps": args.steps,
-                    "precision": args.precision,
-                    "evaluate-every": args.evaluate_every,
-                    "evaluate-episodes": args.evaluate_episodes,
-                    "episodes": evaluation.episodes,
-                    "episode-seed": evaluation.episode_seed,
-                    "vector": evaluation.vector,
-                    "device": args.device,
-                    "threads": args.threads,
-                    "run-dir": run_dir,
-                }
-                words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-                cells.append(Cell(dataset, agent, seed, run_dir, (agent, *words, "--targets", *evaluation.targets)))
-    return cells
-
-
-def _run_all(cells: list[Cell], jobs: int) -> None:
-    if jobs == 1:
-        failures = [failure for cell in cells if (failure := _failure_of(cell))]
-    else:
-        failures = _run_side_by_side(cells, jobs)
-    if failures:
-        raise InputError(f"{len(failures)} of {len(cells)} runs failed: {'; '.join(failures)}")
-
-
-def _run_side_by_side(cells: list[Cell], jobs: int) -> list[str]:
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with ProcessPoolExecutor(jobs, mp_context=context, initializer=_die_with_parent) as pool:
-            futures = [pool.submit(_train_in_worker, cell) for cell in cells]
-            try:
-                return [failure for future in as_completed(futures) if (failure := future.result())]
-            except BrokenProcessPool:
-                raise InputError(
-                    "a training process was killed: the same command goes on from its checkpoint"
-                ) from None
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for worker in multiprocessing.active_children():
-                    worker.terminate()  # SIGTERM: it saves its checkpoint and stops
-                raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _die_with_parent() -> None:
-    """Stop this worker, its checkpoint saved, when the process that started it is gone, however that died."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def wait() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _train_in_worker(cell: Cell) -> str | None:
-    try:
-        return _failure_of(cell)
-    except Stopped:  # its checkpoint is saved; the process must end with it, not take the next cell
-        sys.stdout.flush()
-        os._exit(1)
-
-
-def _failure_of(cell: Cell) -> str | None:
-    """Train one cell; what went wrong, if anything the others need not die of."""
-    try:
-        train.main(train.parse_args(list(cell.argv)))
-    except (InputError, OSError, RuntimeError) as error:
-        return f"{cell.agent} seed {cell.seed} on {cell.dataset} ({error})"
-    return None
 
 
 def start(argv: list[str]) -> None:

@@ -25,7 +25,8 @@ class EvaluationConfig:
     """Which episodes are played: every target meets the same environment seeds."""
 
     targets: tuple[str, ...] = ("p90", "best")
-    """Returns to ask for: numbers, `pNN` for a percentile of the dataset's episode returns, `best` for their best."""
+    """Returns to ask for: numbers, `pNN` for a percentile of the dataset's episode returns, `best` for their best, and
+    `rNN` for NN % of the way from their worst to their best; above 100 it lies beyond the data."""
     episodes: int = 20
     """Episodes per target."""
     episode_seed: int = 10_000
@@ -132,7 +133,7 @@ def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete
 
 
 def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[float]:
-    """Turn `best`, `pNN` and numbers into returns, each once; warn on stderr of those far from the data.
+    """Turn `best`, `pNN`, `rNN` and numbers into returns, each once; warn on stderr of numbers far from the data.
 
     Args:
         percentiles: the 0th to the 100th percentile of the dataset's episode returns.
@@ -143,16 +144,21 @@ def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[
     low, high = percentiles[0], percentiles[-1]
     targets: list[float] = []
     for word in words:
-        match = re.fullmatch(r"p(\d{1,2}|100)", word)
-        if word == "best" or match:
-            target = high if match is None else percentiles[int(match[1])]
+        if word == "best":
+            target = high
+        elif match := re.fullmatch(r"p(\d{1,2}|100)", word):
+            target = percentiles[int(match[1])]
+        elif match := re.fullmatch(r"r(\d{1,2}|1\d\d|200)", word):
+            target = low + (high - low) * (int(match[1]) / 100)
         else:
             try:
                 target = float(word)
             except ValueError:
                 target = float("nan")
             if not np.isfinite(target):
-                raise InputError(f"target {word!r} is neither a number, nor pNN (0 to 100), nor best")
+                raise InputError(
+                    f"target {word!r} is neither a number, nor pNN (0 to 100), nor rNN (0 to 200), nor best"
+                )
             _warn_if_far(target, low, high)
         if target not in targets:
             targets.append(target)

@@ -4,6 +4,7 @@ python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10
 torchrun --nproc-per-node 2 -m scripts.train flow ...    # in two processes, with the same batches
 """
 
+import resource
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, choose_precision, isolated_rng, train
 from scripts.cli import parse, run
-from scripts.datasets import Selection, folder_name, load
+from scripts.datasets import Loaded, Selection, folder_name, load
 from scripts.episodes import (
     EvaluationConfig,
     check_spaces,
@@ -113,8 +114,9 @@ def main(args: Args) -> Path:
         last = training.steps
         rows = play(agent, env, targets, args.evaluation, device, kind="final", step=last)
         folder.append("evaluations.jsonl", rows)
+        figures, line = _evaluation_figures(rows, last, time.perf_counter() - began)
         with Tracker(folder, name, last, last) as tracker:
-            tracker.record(last, *_evaluation_figures(rows, last, time.perf_counter() - began))
+            tracker.record(last, figures | _peak_memory(device), line)
         print(table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path
@@ -132,8 +134,11 @@ class Prepared(NamedTuple):
     device: torch.device
 
 
-def prepare(args: Args) -> Prepared:
+def prepare(args: Args, loaded: Loaded | None = None) -> Prepared:
     """Check what the user gave and load the data; nothing is written.
+
+    Args:
+        loaded: the data, where they are at hand.
 
     Raises:
         InputError: what the user gave cannot be used.
@@ -143,13 +148,26 @@ def prepare(args: Args) -> Prepared:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = distributed.local_device(choose_device(args.device))
     distributed.share(args.training.batch_size)
-    dataset, selected, columns = load(args.dataset, args.selection, args.env)
+    dataset, selected, columns = loaded or load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     returns = summarise_returns(dataset)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
     training = replace(args.training, precision=choose_precision(args.training.precision, device))
     return Prepared(selected, columns, env, targets, returns, training, device)
+
+
+def is_finished(args: Args, prepared: Prepared) -> bool:
+    """Whether the run is finished that these options ask for; nothing is written.
+
+    Raises:
+        InputError: the run folder's checkpoint is of a run with other options, or the folder is damaged.
+    """
+    folder = RunFolder(args.run_dir or default_run_dir(args))
+    if folder.config() is None or not (folder.path / "checkpoint.pt").exists():
+        return False
+    folder.begin(describe(args, *prepared))
+    return _finished(folder, args, prepared.targets)
 
 
 def summarise_returns(dataset: TrajectoryDataset) -> dict[str, Any]:
@@ -207,6 +225,17 @@ def describe(
 def _finished(folder: RunFolder, args: Args, targets: list[float]) -> bool:
     final = [row for row in folder.rows("evaluations.jsonl") if row["kind"] == "final"]
     return len(final) == len(targets) * args.evaluation.episodes
+
+
+def _peak_memory(device: torch.device) -> dict[str, float]:
+    """The most memory that this process has held, in bytes: resident, and on its GPU if it has one."""
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux's ru_maxrss counts what the process was before it became this program
+        peak = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+    else:  # macOS: in bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    on_gpu = {"memory/peak_gpu_bytes": float(torch.cuda.max_memory_allocated(device))}
+    return {"memory/peak_bytes": float(peak)} | (on_gpu if device.type == "cuda" else {})
 
 
 def _evaluation_figures(rows: list[dict[str, Any]], step: int, seconds: float) -> tuple[dict[str, float], str]:
