@@ -30,6 +30,7 @@ from scripts.episodes import (
     resolve_targets,
     table,
 )
+from scripts.studies import study
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,9 @@ class Args:
     """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
     out: Path | None = None
     """Also write a report of the runs here: report.html, report.md, results.json."""
+    study: bool = True
+    """With --out, also study the first run of every name: how its action depends on the return, what it attends to, a
+    clip. Not with another --rollout than the run's own."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ def main(args: Args) -> list[dict[str, Any]]:
             print(table(rows))
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
-        _report(args, players, played)
+        _report(args, players, played, device)
     return [row for rows in played for row in rows]
 
 
@@ -128,7 +132,12 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
     return _Player(folder, config, agent, step, env)
 
 
-def _report(args: Args, players: Sequence[_Player], played: Sequence[list[dict[str, Any]]]) -> None:
+def _report(
+    args: Args, players: Sequence[_Player], played: Sequence[list[dict[str, Any]]], device: torch.device
+) -> None:
+    if args.out is not None and args.study and args.rollout is None:
+        for player in {label_of(player.folder.path): player for player in reversed(players)}.values():
+            study(player.folder, device)
     runs = [
         Run.load(player.folder, label_of(player.folder.path), episodes=rows)
         for player, rows in zip(players, played, strict=True)

@@ -19,6 +19,8 @@ from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import keep_freed_memory
 from scripts.datasets import Loaded, Selection, folder_name, load
+from scripts.episodes import choose_device
+from scripts.studies import stored_study, study
 
 # What must be the same for every agent, and what the comparison itself deals out.
 _NOT_OF_AN_AGENT = (
@@ -67,6 +69,8 @@ class Cell:
     label: str
     args: train.Args
     argv: tuple[str, ...]
+    study: bool
+    """Whether the finished run is studied too, see `scripts.studies`."""
 
     def __str__(self) -> str:
         return f"{self.label} seed {self.args.seed} on {self.args.dataset}"
@@ -87,11 +91,12 @@ class Cell:
 
 
 def make_cells(
-    datasets: Sequence[str], agents: Sequence[AgentSpec], seeds: int, out: Path, words: Sequence[str]
+    datasets: Sequence[str], agents: Sequence[AgentSpec], seeds: int, out: Path, words: Sequence[str], *, study: bool
 ) -> list[Cell]:
     """The cells in the order in which they are run: every agent with a seed before the next seed.
 
     Args:
+        study: whether the first seed of every agent is studied.
         words: the options that all have in common; an agent's own come after them and so override.
         out: each run folder is `out`/DATASET/LABEL-seedN.
 
@@ -115,7 +120,8 @@ def make_cells(
                 run_dir = out / folder_name(dataset) / f"{agent.label}-seed{seed}"
                 own = ("--dataset", dataset, "--seed", str(seed), "--run-dir", str(run_dir))
                 args = replace(parsed[agent], dataset=dataset, seed=seed, run_dir=run_dir)
-                cells.append(Cell(agent.label, args, (agent.name, *own, *words, *agent.options)))
+                argv = (agent.name, *own, *words, *agent.options)
+                cells.append(Cell(agent.label, args, argv, study and seed == 0))
     return cells
 
 
@@ -146,19 +152,22 @@ def finished(cells: Sequence[Cell], *, device: str | None = None) -> set[Cell]:
             folder.rows("evaluations.jsonl")
         except (InputError, OSError):  # damaged: its own process says so, and the others go on
             continue
-        if train.is_finished(args, prepared[args.dataset, cell.label]):
+        trained = train.is_finished(args, prepared[args.dataset, cell.label])
+        if trained and not (cell.study and stored_study(folder) is None):
             found.add(cell)
     return found
 
 
 def train_cell(cell: Cell) -> str | None:
-    """Train one cell in this process.
+    """Train one cell in this process, and study it if that is due.
 
     Returns:
         What went wrong, in a sentence; None where nothing did.
     """
     try:
         train.main(cell.args)
+        if cell.study:
+            study(RunFolder(cell.run_dir), choose_device(cell.args.device))
     except (InputError, Stopped) as error:
         return str(error)
     except OSError as error:

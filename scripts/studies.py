@@ -72,9 +72,9 @@ def study(run: RunFolder, device: torch.device) -> dict[str, Any]:
     Raises:
         InputError: the folder holds no finished run, is damaged, or another process owns it.
     """
-    key, config = _key(run)
-    if (stored := _stored(run, key)) is not None:
+    if (stored := stored_study(run)) is not None:
         return stored
+    key, config = _key(run)
     with run.locked():
         made = {"key": key} | _study(run, key, config, device)
         content = json.dumps(made, allow_nan=False, separators=(",", ":"))
@@ -102,8 +102,9 @@ def _key(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"format": FORMAT, "step": checkpoint["step"], "checkpoint": weights} | asked, config
 
 
-def _stored(run: RunFolder, key: dict[str, Any]) -> dict[str, Any] | None:
-    """The study of that key, if it is there and whole."""
+def stored_study(run: RunFolder) -> dict[str, Any] | None:
+    """The study of a finished run that was made before, if it is whole and still holds; raises as `study` does."""
+    key, _ = _key(run)
     try:
         stored = json.loads((run.path / FILE).read_text())
         whole = stored["key"] == key and (stored["clip"]["file"] is None or (run.path / CLIP).exists())

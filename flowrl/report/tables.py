@@ -181,6 +181,18 @@ def tables_of(comparison: Comparison) -> list[tuple[str, Table]]:
     return shown
 
 
+def overview_tables(report: Report) -> list[tuple[str, Table]]:
+    """The tables that a console shows of several datasets, each with its title; none of one."""
+    if len(report.comparisons) < 2:
+        return []
+    shown = [("all datasets, asked for the best return in each", task_table(report))]
+    if report.aggregate_rows:
+        shown.append(("over datasets and seeds", aggregate_table(report)))
+    if report.improvement_rows:
+        shown.append(("paired differences and probability of improvement", improvement_table(report)))
+    return shown
+
+
 def console(table: Table) -> str:
     """A table in columns."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
