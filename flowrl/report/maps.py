@@ -14,6 +14,7 @@ from flowrl.report.style import WIDTH, Picture, legend, styles
 from flowrl.report.wording import number
 
 SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
+DARKEST = 3  # times a uniform weight
 
 FLOWS = {
     "incoming": ("Incoming flow I", "What this token, as a sink, draws from all before it."),
@@ -64,8 +65,10 @@ def _weights(runs: Sequence[Run], slug: str) -> Picture:
             weights = np.array(shown["weights"][layer])  # (heads, queries, keys)
             weights = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12)
             mean = weights.mean(0)
-            seen = np.ma.masked_array(mean, np.triu(np.ones_like(mean, bool), 1))
-            axes.imshow(seen, cmap="Greys", vmin=0, vmax=np.quantile(mean[np.tril_indices_from(mean)], 0.98))
+            # Against uniform weights: else the first tokens, which have few to look at, would outshine all others.
+            against_uniform = mean * np.arange(1, len(mean) + 1)[:, None]
+            seen = np.ma.masked_array(against_uniform, np.triu(np.ones_like(mean, bool), 1))
+            axes.imshow(seen, cmap="Greys", vmin=0, vmax=DARKEST)
             if layer == 0:
                 axes.set_title(run.label, fontsize=10)
             if column == 0:
@@ -87,9 +90,9 @@ def _weights(runs: Sequence[Run], slug: str) -> Picture:
     return Picture(
         f"attention-weights-{slug}",
         "Effective attention weights",
-        f"One window as it was acted on ({steps}), seed {runs[0].seed}, the mean over heads, every row scaled to sum"
-        " to 1; darker is more. Tokens in the order return, observation, action of each step. Each panel has a scale of"
-        " its own.",
+        f"One window as it was acted on ({steps}), seed {runs[0].seed}, the mean over heads: white is no weight, black"
+        f" {DARKEST} times that of uniform weights or more. Tokens in the order return, observation, action of each"
+        " step. In the data every row sums to 1.",
         figure,
         rows,
         aside=True,

@@ -180,8 +180,10 @@ def _clips(comparison: Comparison) -> list[str]:
         for run in comparison.runs_of(label).values():
             name = run.study["clip"]["file"] if run.study else None
             if run.study and name and (file := run.path / Path(name).name).is_file():
-                achieved = next(e["return"] for e in run.study["episodes"] if e["target"] == run.study["best"])
-                told = f"{label}, seed {run.seed}: return {number(achieved)}"
+                episode = next(e for e in run.study["episodes"] if e["target"] == run.study["best"])
+                told = f"{label}, seed {run.seed}: return {number(episode['return'])}"
+                if (steps := run.study["clip"]["steps"]) < episode["length"]:
+                    told += f", the first {steps:,} of {episode['length']:,} steps"
                 moving = image(file.read_bytes(), told, "image/gif")
                 shown.append(f"<figure>{moving}<figcaption>{escaped(told)}</figcaption></figure>")
                 break
