@@ -147,6 +147,8 @@ def test_a_truncated_checkpoint_is_refused(tiny_run):
         (["p90", "best", "2.5", "1e1"], [91.0, 101.0, 2.5, 10.0]),
         (["best", "p100", "101", "101.0"], [101.0]),
         (["60", "p50", "60"], [60.0, 51.0]),
+        (["r0", "r25", "r50", "r100", "r125", "r200"], [1.0, 26.0, 51.0, 101.0, 126.0, 201.0]),
+        (["r100", "best", "r7"], [101.0, 1.0 + 100.0 * 0.07]),
     ],
 )
 def test_targets_are_percentiles_or_numbers_each_once(words, targets, capsys):
@@ -154,9 +156,12 @@ def test_targets_are_percentiles_or_numbers_each_once(words, targets, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("word", ["worst", "p101", "p-1", "p1.5", "P50", "nan", "inf", "-inf", "", "p", "bestt"])
+@pytest.mark.parametrize(
+    "word",
+    ["worst", "p101", "p-1", "p1.5", "P50", "nan", "inf", "-inf", "", "p", "bestt", "r", "r201", "r-1", "r1.5", "R50"],
+)
 def test_other_words_are_refused(word):
-    with pytest.raises(InputError, match=f"target '{word}' is neither a number, nor pNN"):
+    with pytest.raises(InputError, match=f"target '{word}' is neither a number, nor pNN .* nor rNN"):
         resolve_targets(["best", word], PERCENTILES)
 
 
