@@ -54,8 +54,10 @@ class AgentSpec:
         label, (name, *options) = labelled[1] if labelled else words[0], words
         if options and not labelled:
             raise InputError(f"agent {text!r} has options and so needs a label: write LABEL={text}")
-        if not re.fullmatch(r"[A-Za-z0-9._+-]+", label):
-            raise InputError(f"label {label!r} of agent {text!r} must be made of letters, digits, and . _ + -")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", label):
+            raise InputError(
+                f"label {label!r} of agent {text!r} must begin with a letter or digit and be made of those and . _ + -"
+            )
         for option in options:
             if (plain := option.partition("=")[0].removeprefix("--").replace("_", "-")) in _NOT_OF_AN_AGENT:
                 raise InputError(f"agent {label}: --{plain} is the whole comparison's and cannot be one agent's")

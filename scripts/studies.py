@@ -28,7 +28,8 @@ there is none, it is null.
     sink, and its ``competition`` C as a source.
   - ``picture``: all effective weights of one window in the middle of the episode, ``weights[layer][head][query][key]``.
     ``step`` is its last one, ``tokens`` names each, as in ``return 481``. Of a longer past than 20 steps the last 20
-    are shown, and the weights on earlier tokens are left out: ``tokens_before`` is how many.
+    are shown, and the weights on earlier tokens are left out: ``tokens_before`` is how many, and
+    ``gain[layer][head][query]`` the sum of all weights of a token, those left out among them.
 - ``clip``: ``file`` in the run folder, a moving picture of the same episode, its ``frames``, and the ``steps`` and
   ``seconds`` of the simulation that it shows from the first on; ``file`` is null where none could be made, and
   ``reason`` says why.
@@ -57,7 +58,7 @@ from flowrl.errors import InputError
 from flowrl.recording import Recorder, Recording
 from flowrl.rollout import playable, rollout
 
-FORMAT = 1  # of study.json
+FORMAT = 2  # of study.json
 FILE, CLIP = "study.json", "episode.gif"
 MOST_STATES = 1_000
 MOST_STEPS = 200
@@ -255,6 +256,7 @@ def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
         "tokens": [f"{kind} {t}" for t in seen.timesteps[0].tolist() for kind in TOKENS][shown],
         "tokens_before": shown.start,
         "weights": [_rounded(layer.weights[0, :, :, shown], ".5f") for layer in maps],
+        "gain": [_rounded(layer.weights[0].sum(-1), ".5g") for layer in maps],
     }
 
 
