@@ -61,13 +61,15 @@ def play(
     finally:
         envs.close()
     known = facts(env.id)
+    how = getattr(getattr(agent, "config", None), "rollout", "memoryless")
     d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.measured))
     return [
         {
             "kind": kind,
             "step": step,
             "env": known.env_id,
-            "rollout": getattr(getattr(agent, "config", None), "rollout", "memoryless"),
+            "rollout": how,
+            "acting_context": getattr(agent, "acting_context", None) if how == "window" else None,
             "target": result.target,
             "seed": result.seed,
             "return": result.achieved,

@@ -45,6 +45,8 @@ class Args:
     """Environment id; by default that of the dataset."""
     rollout: Literal["window", "recurrent"] | None = None
     """How a sequence agent acts; by default as its run says. Training reads windows, so `window` is what it learnt."""
+    acting_context: int | None = None
+    """Steps that a window rollout re-reads, at most those of a training window; by default as its run says."""
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     video: Path | None = None
@@ -53,7 +55,7 @@ class Args:
     """Also write a report of the runs here: report.html, report.md, results.json."""
     study: bool = True
     """With --out, also study the first run of every name: how its action depends on the return, what it attends to, a
-    clip. Not with --rollout or --env: a study shows a run as it was configured."""
+    clip. Not with --rollout, --acting-context or --env: a study shows a run as it was configured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +119,7 @@ def main(args: Args) -> list[dict[str, Any]]:
 
 
 def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
-    agent, step = load_agent(folder, device, rollout=args.rollout)
+    agent, step = load_agent(folder, device, rollout=args.rollout, acting_context=args.acting_context)
     config = folder.config() or {}
     try:
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
@@ -153,7 +155,7 @@ def _report(
     if args.out is None:
         return
     # A study shows a run as it was configured, in the environment of its data.
-    studying = args.study and args.rollout is None and args.env is None
+    studying = args.study and args.rollout is None and args.acting_context is None and args.env is None
     firsts = {label_of(player.folder.path): player for player in reversed(players)}.values() if studying else ()
     made = write_report(report({player: study(player.folder, device) for player in firsts}), args.out)
     print("\nwritten:")
@@ -162,7 +164,7 @@ def _report(
 
 def _record(args: Args, env: EnvSpec, target: float) -> None:
     assert args.video is not None
-    policy = load_policy(args.run_dirs[0], rollout=args.rollout)
+    policy = load_policy(args.run_dirs[0], rollout=args.rollout, acting_context=args.acting_context)
     policy.reset(target)
     try:
         check_video(args.video)

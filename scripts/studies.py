@@ -246,7 +246,7 @@ def _series(agent: SequenceAgent, recording: Recording, steps: Tensor) -> dict[s
 
 def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
     length = len(recording.returns_to_go)
-    step = min(length - 1, max(agent.context - 1, length // 2))
+    step = min(length - 1, max(agent.acting_context - 1, length // 2))
     seen = agent.seen(recording, torch.tensor([step], device=recording.actions.device))
     position = int(seen.position)
     shown = slice(3 * max(0, position + 1 - PICTURE_STEPS), 3 * position + 2)
@@ -282,7 +282,7 @@ def _portions(agent: SequenceAgent, recording: Recording, steps: np.ndarray) -> 
     wanted = torch.from_numpy(steps).to(recording.actions.device)
     if agent.config.rollout == "recurrent" or not len(steps):
         return (wanted,)
-    return wanted.split(max(1, TOKENS_AT_ONCE // (3 * agent.context)))
+    return wanted.split(max(1, TOKENS_AT_ONCE // (3 * agent.acting_context)))
 
 
 def _rounded(values: Tensor, digits: str) -> list[Any]:

@@ -101,8 +101,9 @@ class Run:
 
     def curve(self, target: float) -> dict[int, float]:
         """Mean return by training step at a target, where it was played so; the last step's is the result."""
-        how = [self.episodes[0].get(name) for name in ("env", "rollout")]
-        before = [row for row in self.training_episodes if [row.get(name) for name in ("env", "rollout")] == how]
+        names = ("env", "rollout", "acting_context")
+        how = [self.episodes[0].get(name) for name in names]
+        before = [row for row in self.training_episodes if [row.get(name) for name in names] == how]
         mine = [row for row in (*before, *self.episodes) if row["target"] == target]
         return {
             step: float(np.mean([row["return"] for row in mine if row["step"] == step]))

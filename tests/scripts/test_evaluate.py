@@ -74,6 +74,14 @@ def test_the_rollout_is_told_in_its_rows(tiny_run, tiny_runs):
         start(tiny_runs / "bc", "--rollout", "window")
 
 
+def test_how_many_steps_are_read_is_told_in_its_rows(tiny_run):
+    start(tiny_run, "--episodes", "2", "--targets", "best", "--acting-context", "2")
+    start(tiny_run, "--episodes", "2", "--targets", "best", "--rollout", "recurrent")
+    assert [row["acting_context"] for row in rows(tiny_run)] == [5] * 6 + [2] * 2 + [None] * 2
+    with pytest.raises(InputError, match="acting_context is 9: it must be at least 1 and at most context, 5"):
+        start(tiny_run, "--acting-context", "9")
+
+
 def test_another_environment_can_be_named(tiny_run):
     gym.register("test/Reach-v3", entry_point="envs.tiny:Reach", max_episode_steps=2)
     try:
