@@ -299,7 +299,7 @@ def test_numbers_below_zero_are_targets_too(reach_dataset, in_process, tmp_path)
         ({"agents": (BC, "own=bc --width 0")}, "agent own: width is 0"),
         ({"agents": (BC, "own=bc --width")}, "agent own: "),
         ({"agents": (BC, "own=bc 5")}, "agent own: unexpected argument '5'"),
-        ({"agents": (BC, "own=bc --min-return 99")}, "has a return of 99.0 or more"),
+        ({"agents": (BC, "own=bc --min-return 99")}, "agent own: no episode of flowrl"),
         ({"agents": (BC, "own=bc --evaluate-every -1")}, "evaluate_every is -1"),
         ({"agents": ("bc --width 16",)}, "'bc --width 16' has options and so needs a label"),
         ({"agents": ("a b=bc",)}, "'a b=bc' has options and so needs a label"),
