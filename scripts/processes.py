@@ -76,11 +76,12 @@ class Processes:
 
 @contextmanager
 def _search_path_handed_on() -> Iterator[None]:
-    """Inside, a Python that is started finds the modules that this one does, whatever lies in the working directory.
+    """Inside, a Python that is started finds this code and the modules that this one does.
 
-    Python 3.11's server would take what it imports first from there, or from a flowrl installed elsewhere.
+    Python 3.11's server would look in the working directory first, then for a flowrl installed elsewhere.
     """
-    names = {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONSAFEPATH": "1"}
+    root = str(Path(__file__).resolve().parent.parent)
+    names = {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "PYTHONSAFEPATH": "1"}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
     try:

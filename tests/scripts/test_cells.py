@@ -88,13 +88,12 @@ def test_a_cell_is_trained_by_this_code_wherever_it_is_started(args, tmp_path, r
     (tmp_path / "scripts").mkdir()
     for name in ("__init__.py", "train.py"):
         (tmp_path / "scripts" / name).write_text("open('imported', 'w').close()\n")
-    argv = shlex.split(f"--datasets {REACH} --agents '{BC}' --steps 5 --targets best --evaluate-every 0 --device cpu")
-    start = f"from scripts import compare; compare.start({[*argv, '--out', str(args.out)]})"
-    subprocess.run(
-        [sys.executable, "-P", "-c", start], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(repository)},
-        check=True, stdout=subprocess.DEVNULL, timeout=120,
-    )  # fmt: skip
-    assert (args.out / NAME / "bc-seed0/checkpoint.pt").exists()
+    argv = shlex.split(
+        f"--datasets {REACH} --agents '{BC}' --steps 5 --targets best --evaluate-every 0 --device cpu --out out"
+    )
+    start = f"import os; from scripts import compare; os.chdir({str(tmp_path)!r}); compare.start({argv})"
+    subprocess.run([sys.executable, "-c", start], cwd=repository, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    assert (tmp_path / "out" / NAME / "bc-seed0/checkpoint.pt").exists()
     assert not (tmp_path / "imported").exists()
 
 
