@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowrl.data import Normaliser
 from flowrl.model import ModelConfig, TrajectoryModel
+from flowrl.recording import Recording
 from flowrl.windows import Batch
 
 
@@ -44,6 +45,20 @@ class RecurrentCarry(NamedTuple):
     action: Tensor | None  # (slots, action size), the last one
     timestep: Tensor  # () int64, of the next observation; a tensor, so that one compiled step serves for all
     state: list[Any]
+
+
+class Seen(NamedTuple):
+    """What the model read when the agent acted at some steps of an episode: windows, and where these steps stand.
+
+    A window may go on after its step: causality hides the rest.
+    """
+
+    returns_to_go: Tensor  # (windows, T)
+    observations: Tensor  # (windows, T, observation size)
+    actions: Tensor  # (windows, T, action size)
+    timesteps: Tensor  # (windows, T)
+    window: Tensor  # (steps,) the window of each step
+    position: Tensor  # (steps,) its place in there
 
 
 class SequenceAgent(nn.Module):
@@ -91,6 +106,23 @@ class SequenceAgent(nn.Module):
         action = None if carry.action is None else carry.action[slots]
         state = [type(layer)(*(tensor[slots] for tensor in layer)) for layer in carry.state]
         return RecurrentCarry(carry.returns_to_go[slots], action, carry.timestep, state)
+
+    def seen(self, recording: Recording, steps: Tensor) -> Seen:
+        """What was read at `steps` (n,) int64 of a recorded episode: the last K steps, or the whole past if recurrent.
+
+        Steps whose past begins at the same step share a window.
+        """
+        length = len(recording.returns_to_go)
+        context = length if self.config.rollout == "recurrent" else min(self.context, length)
+        first, window = (steps - context + 1).clamp(min=0).unique(return_inverse=True)
+        timesteps = first[:, None] + torch.arange(context, device=steps.device)
+        returns_to_go, observations, actions = (column[timesteps] for column in recording)
+        return Seen(returns_to_go, observations, actions, timesteps, window, steps - first[window])
+
+    def act_again(self, seen: Seen) -> Tensor:
+        """(n, action size): the actions at the n steps of `seen`."""
+        predicted = self.model(seen.returns_to_go, seen.observations, seen.actions, seen.timesteps)
+        return self.normaliser.chosen(predicted[seen.window, seen.position])
 
     def _act_recurrent(
         self, carry: RecurrentCarry, observations: Tensor, rewards: Tensor

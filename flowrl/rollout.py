@@ -84,7 +84,7 @@ def _play(
         acted = acted.cpu().numpy()
         if not np.isfinite(acted).all():
             raise InputError(f"the agent's action is not finite at step {lengths.max():,} of an episode")
-        actions[playing] = _playable(acted, space)
+        actions[playing] = playable(acted, space)
         observations, rewards, ends, cuts, _ = envs.step(actions)
         returns[playing] += rewards[playing]
         lengths[playing] += 1
@@ -106,7 +106,7 @@ def _any_action(space: gym.Space) -> np.ndarray:
     return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high)
 
 
-def _playable(acted: np.ndarray, space: gym.Space) -> np.ndarray:
+def playable(acted: np.ndarray, space: gym.Space) -> np.ndarray:
     """What an environment is given: real actions (slots, action size) clipped; of one-hot rows (slots, n), numbers."""
     if isinstance(space, gym.spaces.Discrete):
         return acted.argmax(-1) + space.start

@@ -1,15 +1,30 @@
-"""Statistics of returns: normalised scores, the interquartile mean, and bootstrap intervals.
+"""Statistics of returns: normalised scores, the interquartile mean, bootstrap intervals, and comparisons over tasks.
 
 Source: Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", NeurIPS 2021. Returns
-stand in an array (seeds, episodes): a row per training seed, a column per environment seed.
+(or scores) of an agent on one task stand in an array (seeds, episodes): a row per training seed, a column per
+environment seed. The mean of a row is a *run score*. A list of such arrays holds an agent's tasks; a task may have
+seeds of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Returns = NDArray[np.float64]  # (seeds, episodes)
+Floats = NDArray[np.float64]
+Returns = Floats  # (seeds, episodes)
+
+CONFIDENCE = 0.95
+RESAMPLES = 2_000
+
+
+class Estimate(NamedTuple):
+    """A statistic and the ends of its interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def normalised(achieved: float, reference: tuple[float, float] | None) -> float | None:
@@ -20,53 +35,126 @@ def normalised(achieved: float, reference: tuple[float, float] | None) -> float 
     return 100.0 * (achieved - random) / (expert - random)
 
 
-def interquartile_mean(returns: NDArray[np.float64]) -> float:
-    """The mean of the middle half of all values: a quarter of their weight is cut from each end, values in parts."""
-    values = np.sort(np.ravel(returns))
-    cut = len(values) / 4
-    edges = np.arange(len(values) + 1)
-    weights = np.minimum(edges[1:], len(values) - cut) - np.maximum(edges[:-1], cut)
-    return float(np.average(values, weights=np.clip(weights, 0.0, 1.0)))
+def interquartile_mean(values: ArrayLike) -> Floats:
+    """(..., N) to (...): the mean of the middle half; a quarter of the weight is cut from each end, values in parts."""
+    ordered = np.sort(np.asarray(values, np.float64), axis=-1)
+    count = ordered.shape[-1]
+    edges = np.arange(count + 1)
+    weights = np.minimum(edges[1:], 0.75 * count) - np.maximum(edges[:-1], 0.25 * count)
+    return np.average(ordered, axis=-1, weights=np.clip(weights, 0.0, 1.0))
 
 
-def mean(returns: NDArray[np.float64]) -> float:
-    """The mean of all values."""
-    return float(np.mean(returns))
+def resample(returns: Returns, generator: np.random.Generator, resamples: int = RESAMPLES) -> Floats:
+    """(resamples, seeds, episodes) bootstrap samples of (seeds, episodes) returns.
 
-
-def bootstrap_interval(
-    returns: Returns,
-    statistic: Callable[[NDArray[np.float64]], float],
-    generator: np.random.Generator,
-    *,
-    confidence: float = 0.95,
-    resamples: int = 2_000,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic of (seeds, episodes) returns.
-
-    Training seeds are drawn with replacement, then episodes; every drawn seed keeps the same drawn episodes, since
-    all seeds meet the same environment seeds. With one seed the interval is over episodes alone, and says nothing of
-    how training varies.
+    Training seeds are drawn with replacement, then episodes; every drawn seed keeps the same drawn episodes, since all
+    seeds meet the same environment seeds. With one seed only episodes vary, and nothing is said of how training does.
     """
     seeds, episodes = returns.shape
-    drawn = [
-        statistic(returns[np.ix_(generator.integers(seeds, size=seeds), generator.integers(episodes, size=episodes))])
-        for _ in range(resamples)
-    ]
-    tail = (1.0 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1.0 - tail])
+    drawn_seeds = generator.integers(seeds, size=(resamples, seeds, 1))
+    drawn_episodes = generator.integers(episodes, size=(resamples, 1, episodes))
+    return returns[drawn_seeds, drawn_episodes]
+
+
+def interval(samples: Floats) -> tuple[float, float]:
+    """The percentile interval of (resamples,) values of a statistic."""
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.quantile(samples, [tail, 1.0 - tail])
     return float(low), float(high)
 
 
-def paired_difference(
-    ours: Returns, theirs: Returns, generator: np.random.Generator, *, confidence: float = 0.95
-) -> tuple[float, tuple[float, float]]:
-    """Mean of ours − theirs where training seed and environment seed agree, and its bootstrap interval.
+def mean_return(returns: Returns, generator: np.random.Generator) -> Estimate:
+    """The mean over seeds and episodes."""
+    return Estimate(float(returns.mean()), *interval(resample(returns, generator).mean((1, 2))))
+
+
+def paired_difference(ours: Returns, theirs: Returns, generator: np.random.Generator) -> Estimate:
+    """Mean of ours − theirs where training seed and environment seed agree.
 
     Raises:
         ValueError: the two differ in shape, so that they cannot be paired.
     """
     if ours.shape != theirs.shape:
         raise ValueError(f"returns of shapes {ours.shape} and {theirs.shape} cannot be paired")
-    difference = ours - theirs
-    return mean(difference), bootstrap_interval(difference, mean, generator, confidence=confidence)
+    return mean_return(ours - theirs, generator)
+
+
+def _run_scores(tasks: Sequence[Returns], generator: np.random.Generator) -> list[Floats]:
+    """Per task (resamples, seeds) run scores of a bootstrap that is stratified: seeds are drawn within their task."""
+    return [resample(returns, generator).mean(2) for returns in tasks]
+
+
+class Aggregate(NamedTuple):
+    """What an agent scores over tasks and seeds, with stratified-bootstrap intervals; the set of tasks is fixed."""
+
+    iqm: Estimate  # of all run scores
+    mean: Estimate  # of the tasks' means
+    median: Estimate  # of the tasks' means
+
+
+def aggregate(tasks: Sequence[Returns], generator: np.random.Generator) -> Aggregate:
+    """The interquartile mean over run scores, and mean and median over the tasks' means."""
+
+    def statistics(runs: Sequence[Floats]) -> tuple[Floats, Floats, Floats]:
+        means = np.stack([scores.mean(-1) for scores in runs], axis=-1)
+        return interquartile_mean(np.concatenate(runs, axis=-1)), means.mean(-1), np.median(means, axis=-1)
+
+    found = statistics([returns.mean(1) for returns in tasks])
+    drawn = statistics(_run_scores(tasks, generator))
+    return Aggregate(*(Estimate(float(value), *interval(samples)) for value, samples in zip(found, drawn, strict=True)))
+
+
+def aggregate_difference(
+    ours: Sequence[Returns], theirs: Sequence[Returns], generator: np.random.Generator
+) -> Estimate:
+    """The mean over tasks of the paired difference, its interval from seeds and episodes drawn within each task.
+
+    Raises:
+        ValueError: the two differ in shape on a task, so that they cannot be paired.
+    """
+    for mine, other in zip(ours, theirs, strict=True):
+        if mine.shape != other.shape:
+            raise ValueError(f"returns of shapes {mine.shape} and {other.shape} cannot be paired")
+    differences = [mine - other for mine, other in zip(ours, theirs, strict=True)]
+    return aggregate(differences, generator).mean
+
+
+def probability_of_improvement(
+    ours: Sequence[Returns], theirs: Sequence[Returns], generator: np.random.Generator
+) -> Estimate:
+    """P(a run score of ours > one of theirs), averaged over tasks; of equal ones half counts.
+
+    All pairs of runs on a task are compared, whatever their seeds, and the two agents are drawn apart from each other.
+    """
+
+    def probability(mine: Sequence[Floats], others: Sequence[Floats]) -> Floats:
+        per_task = []
+        for x, y in zip(mine, others, strict=True):
+            x, y = x[..., :, None], y[..., None, :]
+            per_task.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
+        return np.mean(per_task, axis=0)
+
+    found = probability([returns.mean(1) for returns in ours], [returns.mean(1) for returns in theirs])
+    drawn = probability(_run_scores(ours, generator), _run_scores(theirs, generator))
+    return Estimate(float(found), *interval(drawn))
+
+
+class Profile(NamedTuple):
+    """The share of runs that score above each threshold, with pointwise intervals."""
+
+    thresholds: Floats
+    share: Floats
+    low: Floats
+    high: Floats
+
+
+def performance_profile(tasks: Sequence[Returns], thresholds: ArrayLike, generator: np.random.Generator) -> Profile:
+    """The share of all run scores, over tasks and seeds, above each of (N,) thresholds."""
+    levels = np.asarray(thresholds, np.float64)
+    scores = np.concatenate([returns.mean(1) for returns in tasks])
+    share = (scores[:, None] > levels).mean(0)
+    drawn = np.concatenate(_run_scores(tasks, generator), axis=1)
+    shares = np.stack([(drawn > level).mean(1) for level in levels], axis=1)  # (resamples, N)
+    tail = (1.0 - CONFIDENCE) / 2
+    low, high = np.quantile(shares, [tail, 1.0 - tail], axis=0)
+    return Profile(levels, share, low, high)

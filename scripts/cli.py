@@ -3,6 +3,7 @@
 import ctypes
 import difflib
 import io
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -75,6 +76,11 @@ def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
         sys.exit(_fail(f"{stopped}; the same command goes on from there", code=128 + stopped.signum))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", code=130))
+
+
+def command(name: str) -> str:
+    """The command line that started this script, as it can be typed again."""
+    return f"python -m scripts.{name} {shlex.join(sys.argv[1:])}".rstrip()
 
 
 def keep_freed_memory() -> None:

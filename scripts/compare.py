@@ -11,8 +11,8 @@ one quoted word: "LABEL=NAME --option value".
 import os
 import signal
 import sys
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,15 +23,16 @@ from rich.console import Console
 
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Comparison, console, cost_table, dataset_table, difference_table, score_table, write_report
+from flowrl.report import Report, Run, console, overview_tables, tables_of, write_report
 from scripts import train
-from scripts.cli import parse, run
+from scripts.cli import command, parse, run
 from scripts.cluster import Cluster
 from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig, choose_device
 from scripts.live import View
 from scripts.matrix import AgentSpec, Cell, Executor, finished, make_cells
 from scripts.processes import Processes
+from scripts.studies import stored_study
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class Args:
     """cpu, cuda, or auto for a GPU where this machine has one."""
     jobs: int = 0
     """Cells side by side; 0 for as many as there are CPU cores for (one on a GPU; with --ray as many as Ray allows)."""
+    study: bool = True
+    """Also study the first seed of every agent: how its action depends on the return, what it attends to, a clip."""
     threads: int = 1
     """CPU threads of each cell; 0 divides the cores among the jobs. The last bits of a result depend on their number:
     1 gives the same on machines of any number of cores."""
@@ -91,15 +94,15 @@ def main(args: Args) -> list[Path]:
     agents = [AgentSpec.parse(text) for text in args.agents]
     device, checked_on = _devices(args)
     jobs, threads = _places(args, device, len(dict.fromkeys(args.datasets)) * len(agents) * args.seeds)
-    cells = make_cells(args.datasets, agents, args.seeds, args.out, _options(args, threads))
+    cells = make_cells(args.datasets, agents, args.seeds, args.out, _options(args, threads), study=args.study)
     reused = finished(cells, device=checked_on)
 
     at_once = "as many at a time as Ray has room for" if args.ray and not args.jobs else f"{jobs} at a time"
     again = f"; {len(reused)} of them are finished" if reused else ""
-    print(f"{len(cells)} runs on {device}, {at_once}, with {threads} CPU threads each{again}", flush=True)
+    print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
-    made = _report(args, [cell for cell in cells if cell not in failures])
+    made = _report(args, cells, failures)
     if failures:
         listed = "".join(f"\n  {cell}: {failure}" for cell, failure in failures.items())
         raise InputError(f"{len(failures)} of {len(cells)} runs failed; the same command tries them again:{listed}")
@@ -190,26 +193,33 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(args: Args, cells: Sequence[Cell]) -> list[Path]:
-    """Report the agents of which every seed is finished; the paths of what was written."""
-    comparisons = []
-    for dataset in dict.fromkeys(args.datasets):
-        mine = [cell for cell in cells if cell.args.dataset == dataset]
-        counts = Counter(cell.label for cell in mine)
-        if whole := {(c.label, c.args.seed): RunFolder(c.run_dir) for c in mine if counts[c.label] == args.seeds}:
-            comparisons.append(Comparison.load(whole))
-    if not comparisons:
+def _report(args: Args, cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[Path]:
+    """Report the runs that are finished; the paths of what was written."""
+    places = {label: place for place, label in reversed(list(enumerate(cell.label for cell in cells)))}
+    runs = []
+    for cell in sorted(cells, key=lambda cell: places[cell.label]):
+        folder = RunFolder(cell.run_dir)
+        try:
+            run = Run.load(folder, cell.label, study=stored_study(folder) if cell.study else None)
+        except InputError:
+            if cell not in failures:
+                raise
+        else:  # one whose study failed is finished all the same
+            runs.append(run)
+    if not runs:
         return []
-    made = write_report(comparisons, args.out, [cell.command for cell in cells])
-    for comparison in comparisons:
-        print(f"\n{comparison.dataset}: returns in the dataset\n{console(dataset_table(comparison))}")
-        print(f"\nreturns of the agents (the last checkpoint)\n{console(score_table(comparison))}")
-        if len(comparison.agents) > 1:
-            print(f"\npaired differences\n{console(difference_table(comparison))}")
-        print(f"\ncost\n{console(cost_table(comparison))}\n\n{comparison.summary()}")
-    print("\nwritten:")
+    commands = [command("compare"), *(cell.command for cell in cells)]
+    report = Report.of(runs, commands, [f"{cell}: {failure}" for cell, failure in failures.items()])
+    made = write_report(report, args.out)
+    for comparison in report.comparisons:
+        print(f"\n{comparison.dataset}")
+        for title, lines in tables_of(comparison):
+            print(f"\n{title}\n{console(lines)}")
+    for title, lines in overview_tables(report):
+        print(f"\n{title}\n{console(lines)}")
+    print(f"\n{report.summary()}\n\nwritten:")
     print("\n".join(f"  {path}" for path in made))
-    python, example = _interpreter(), cells[0].run_dir
+    python, example = _interpreter(), runs[0].path
     print("\nnext:")
     print(f"  {python} -m scripts.evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
     print(f"  {python} -m scripts.evaluate {example} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")

@@ -149,7 +149,8 @@ def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[
         elif match := re.fullmatch(r"p(\d{1,2}|100)", word):
             target = percentiles[int(match[1])]
         elif match := re.fullmatch(r"r(\d{1,2}|1\d\d|200)", word):
-            target = low + (high - low) * (int(match[1]) / 100)
+            # Rounding may put the whole way a little beyond the best return.
+            target = high if match[1] == "100" else low + (high - low) * (int(match[1]) / 100)
         else:
             try:
                 target = float(word)

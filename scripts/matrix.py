@@ -19,6 +19,8 @@ from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import keep_freed_memory
 from scripts.datasets import Selection, folder_name
+from scripts.episodes import choose_device
+from scripts.studies import stored_study, study
 
 # What must be the same for every agent, and what the comparison itself deals out.
 _NOT_OF_AN_AGENT = (
@@ -52,8 +54,10 @@ class AgentSpec:
         label, (name, *options) = labelled[1] if labelled else words[0], words
         if options and not labelled:
             raise InputError(f"agent {text!r} has options and so needs a label: write LABEL={text}")
-        if not re.fullmatch(r"[A-Za-z0-9._+-]+", label):
-            raise InputError(f"label {label!r} of agent {text!r} must be made of letters, digits, and . _ + -")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", label):
+            raise InputError(
+                f"label {label!r} of agent {text!r} must begin with a letter or digit and be made of those and . _ + -"
+            )
         for option in options:
             if (plain := option.partition("=")[0].removeprefix("--").replace("_", "-")) in _NOT_OF_AN_AGENT:
                 raise InputError(f"agent {label}: --{plain} is the whole comparison's and cannot be one agent's")
@@ -67,6 +71,8 @@ class Cell:
     label: str
     args: train.Args
     argv: tuple[str, ...]
+    study: bool
+    """Whether the finished run is studied too, see `scripts.studies`."""
 
     def __str__(self) -> str:
         return f"{self.label} seed {self.args.seed} on {self.args.dataset}"
@@ -87,11 +93,12 @@ class Cell:
 
 
 def make_cells(
-    datasets: Sequence[str], agents: Sequence[AgentSpec], seeds: int, out: Path, words: Sequence[str]
+    datasets: Sequence[str], agents: Sequence[AgentSpec], seeds: int, out: Path, words: Sequence[str], *, study: bool
 ) -> list[Cell]:
     """The cells in the order in which they are run: every agent with a seed before the next seed.
 
     Args:
+        study: whether the first seed of every agent is studied.
         words: the options that all have in common; an agent's own come after them and so override.
         out: each run folder is `out`/DATASET/LABEL-seedN.
 
@@ -115,7 +122,8 @@ def make_cells(
                 run_dir = out / folder_name(dataset) / f"{agent.label}-seed{seed}"
                 own = ("--dataset", dataset, "--seed", str(seed), "--run-dir", str(run_dir))
                 args = replace(parsed[agent], dataset=dataset, seed=seed, run_dir=run_dir)
-                cells.append(Cell(agent.label, args, (agent.name, *own, *words, *agent.options)))
+                argv = (agent.name, *own, *words, *agent.options)
+                cells.append(Cell(agent.label, args, argv, study and seed == 0))
     return cells
 
 
@@ -145,19 +153,22 @@ def finished(cells: Sequence[Cell], *, device: str | None = None) -> set[Cell]:
             folder.rows("evaluations.jsonl")
         except (InputError, OSError):  # damaged: its own process says so, and the others go on
             continue
-        if train.is_finished(args, prepared[data]):
+        trained = train.is_finished(args, prepared[data])
+        if trained and not (cell.study and stored_study(folder) is None):
             found.add(cell)
     return found
 
 
 def train_cell(cell: Cell) -> str | None:
-    """Train one cell in this process.
+    """Train one cell in this process, and study it if that is due.
 
     Returns:
         What went wrong, in a sentence; None where nothing did.
     """
     try:
         train.main(cell.args)
+        if cell.study:
+            study(RunFolder(cell.run_dir), choose_device(cell.args.device))
     except (InputError, Stopped) as error:
         return str(error)
     except OSError as error:

@@ -102,6 +102,36 @@ def flow_attention_step(
     return y, FlowState(*after)
 
 
+class FlowQuantities(NamedTuple):
+    """What the equations of the module's head speak of, token by token: (B, H, T) each."""
+
+    incoming: Tensor  # I
+    outgoing: Tensor  # O
+    conserved_incoming: Tensor  # Î
+    conserved_outgoing: Tensor  # Ô, clamped
+    competition: Tensor  # C
+    allocation: Tensor  # sigmoid(Î)
+
+
+def flow_quantities(q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EPS) -> FlowQuantities:
+    """The equations of the module's head as they stand there: to be looked at, not for speed.
+
+    Takes q, k, clip and eps as `flow_attention` does.
+    """
+    q, k = q.to(_dtype(q)).sigmoid(), k.to(_dtype(k)).sigmoid()
+    n = torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)
+
+    def draw(own: Tensor, given: Tensor) -> Tensor:
+        return ((own + eps) * (given.cumsum(-2) + eps)).sum(-1)
+
+    incoming, outgoing = draw(q, k), draw(k, q)
+    conserved_incoming = draw(q, k * (n / outgoing)[..., None]) / n
+    conserved_outgoing = (draw(k, q * (n / incoming)[..., None]) / n).clamp(-clip, clip)
+    competition = n * conserved_outgoing.exp() / conserved_outgoing.exp().cumsum(-1)
+    allocation = conserved_incoming.sigmoid()
+    return FlowQuantities(incoming, outgoing, conserved_incoming, conserved_outgoing, competition, allocation)
+
+
 def _dtype(v: Tensor) -> torch.dtype:
     """Of the arithmetic: at least float32, since a bfloat16 running sum stalls."""
     return torch.promote_types(v.dtype, torch.float32)
@@ -458,3 +488,16 @@ class FlowAttention(CausalAttention):
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: FlowState) -> tuple[Tensor, FlowState]:
         return flow_attention_step(q, k, v, state)
+
+    def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:
+        """sigmoid(Î_i)/I_i (q_i·k_j) C_j for j ≤ i: a row sums to what the sink lets in, not to 1."""
+        flows = flow_quantities(q, k)
+        gain = flows.allocation / flows.incoming
+        causal = torch.ones(q.shape[-2], k.shape[-2], device=q.device, dtype=gain.dtype).tril()
+        agreement = q.to(gain.dtype).sigmoid()[:, :, at] @ k.to(gain.dtype).sigmoid().mT
+        return gain[:, :, at, None] * agreement * causal[at] * flows.competition[..., None, :]
+
+    def flows(self, x: Tensor) -> FlowQuantities:
+        """The flows of sequences x (B, T, width) without padding on the left."""
+        q, k, _ = self._split(x)
+        return flow_quantities(q, k)

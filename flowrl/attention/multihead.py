@@ -15,8 +15,8 @@ ALL = slice(None)
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
 
-    A subclass states the rule twice, over a sequence (`mix`) and for the tokens that follow one (`mix_step`); the two
-    agree.
+    A subclass states the rule thrice, over a sequence (`mix`), for the tokens that follow one (`mix_step`), and, to be
+    looked at, as a matrix (`mix_weights`); the three agree.
 
     Args:
         width: features of a token; a multiple of `heads`.
@@ -62,6 +62,20 @@ class CausalAttention(nn.Module, ABC):
         y, state = self.mix_step(*self._split(x), state)
         return self._merge(y[:, :, at]), state
 
+    def weights(self, x: Tensor, at: slice | Tensor = ALL) -> Tensor:
+        """How much of each token's value enters the output of another: what `forward` does, outside training, as one
+        matrix a head, in time and memory that the rule itself may not need.
+
+        Args:
+            x: (B, T, width), without padding on the left.
+            at: the tokens whose outputs are looked at, a slice or (T',) int64.
+
+        Returns:
+            (B, H, T', T), at least 0, and 0 at later tokens. Whether a row sums to 1 is for the rule to say.
+        """
+        q, k, _ = self._split(x)
+        return self.mix_weights(q, k, at)
+
     @abstractmethod
     def initial_state(self, batch: int) -> Any:
         """The state of `batch` sequences before their first token, on the device of the weights."""
@@ -73,6 +87,10 @@ class CausalAttention(nn.Module, ABC):
     @abstractmethod
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: Any) -> tuple[Tensor, Any]:
         """As `mix` for the tokens that follow `state`, and the state after them."""
+
+    @abstractmethod
+    def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:
+        """(B, H, T', T) by which `mix` without padding multiplies the values for its outputs `at`."""
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Not one permuted view: the gradient of chunk is laid out as the projection's backward pass wants it.

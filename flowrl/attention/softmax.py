@@ -40,6 +40,12 @@ class SoftmaxAttention(CausalAttention):
         causal = torch.ones(tokens, seen, dtype=torch.bool, device=q.device).tril(seen - tokens)
         return self._attend(q, state.k, state.v, causal), state
 
+    def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:
+        """Probabilities: every row sums to 1."""
+        scores = q[:, :, at] @ k.mT * q.shape[-1] ** -0.5
+        causal = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        return scores.masked_fill(~causal[at], -math.inf).softmax(-1)
+
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         """Attention of the keys `seen` (..., queries, keys) bool; None for the causal ones."""
         if q.device.type != "cpu" or not self.training or not self.dropout.p:

@@ -1,18 +1,15 @@
 """The HTML page of an inspection: everything in one file, and every text from the data escaped."""
 
-import base64
-import html
-from collections.abc import Sequence
 from pathlib import Path
 
 from flowrl.checkpoint import write_atomically
+from flowrl.html import document, escaped, image, items, table
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.figures import Figures
 from flowrl.inspection.pictures import returns_picture, rewards_picture
 from flowrl.inspection.result import Answer, Inspection, answers, summary
 from flowrl.inspection.steering import TELLING
 from flowrl.inspection.tables import (
-    Table,
     alignment_table,
     feature_table,
     flag_table,
@@ -38,10 +35,6 @@ def write_inspection(inspection: Inspection, out: Path) -> list[Path]:
 
 
 _STYLE = """
-body { margin: 1.5rem auto; max-width: 66rem; padding: 0 1.2rem; background: #fff; color: #1c2733;
-       font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.5rem; margin: 0 0 .8rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; padding-top: .8rem; border-top: 1px solid #e3e8ee; }
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: .8rem; }
 .answer { border-left: 4px solid #9aa7b4; background: #f5f7f9; padding: .6rem .9rem; overflow-wrap: anywhere; }
 .answer h3 { font-size: .85rem; color: #5a6775; font-weight: 600; margin: 0; }
@@ -50,33 +43,14 @@ h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; padding-top: .8rem; border-top: 1p
 .good { border-color: #3a7d44; background: #f3f9f4; }
 .mild { border-color: #d19a1d; background: #fdf8ec; }
 .bad { border-color: #b3261e; background: #fdf2f1; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
-th, td { padding: .22rem .7rem; text-align: right; border-bottom: 1px solid #edf0f4; white-space: nowrap; }
-th { color: #5a6775; font-weight: 600; border-bottom-color: #c9d2dc; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.scroll th:first-child, .scroll td:first-child { position: sticky; left: 0; background: #fff; }
-table.words td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
-table.words td:first-child { color: #5a6775; white-space: nowrap; vertical-align: top; }
-img { max-width: 100%; height: auto; display: block; }
-ul { margin: .3rem 0; padding-left: 1.2rem; }
-summary { cursor: pointer; color: #0b5fa5; }
-@media (max-width: 600px) {
-  body { padding: 0 .8rem; }
-  th, td { padding: .22rem .45rem; }
-  .scroll th { white-space: normal; }
-  .scroll td:first-child { white-space: normal; min-width: 6rem; }
-  table.words td:first-child { white-space: normal; }
-}
 """
-FOLDED = 24  # rows from which on a table is folded away
 
 
 def page(inspection: Inspection) -> str:
     """The HTML page: everything in one file, and every text from the data escaped."""
     found, alignment, steering = inspection.figures, inspection.alignment, inspection.steering
     body = [
-        f"<h1>{_escaped(inspection.id)}</h1>",
+        f"<h1>{escaped(inspection.id)}</h1>",
         '<div class="answers">',
         *map(_answer, answers(inspection)),
         "</div>",
@@ -92,20 +66,14 @@ def page(inspection: Inspection) -> str:
             " still to come. Both are judged on episodes that they have not seen: where the return takes part of the"
             f" squared error away, the actions differ with it. From {TELLING:.1%} on it counts, a rule of thumb from"
             " our own Hopper data. No policy is trained here: this is an expectation, not a result.</p>",
-            _table(steering_table(steering)),
+            table(steering_table(steering)),
         ]
     rows = "".join(
-        f"<tr><td>{_escaped(name)}</td><td>{_escaped(value)}</td></tr>"
+        f"<tr><td>{escaped(name)}</td><td>{escaped(value)}</td></tr>"
         for name, value in (inspection.metadata | {"fingerprint": inspection.fingerprint or "–"}).items()
     )
     body.append(f'<h2>Metadata</h2><table class="words">{rows}</table>')
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{_escaped(inspection.id)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
-    )
+    return document(inspection.id, body, style=_STYLE)
 
 
 def _alignment_section(alignment: Alignment) -> list[str]:
@@ -117,15 +85,15 @@ def _alignment_section(alignment: Alignment) -> list[str]:
             " An error is the largest absolute difference over an observation’s numbers; those of rewards r are"
             f" medians. Left out: {alignment.skipped_clipped:,} transitions with a velocity at its clip, and"
             f" {alignment.skipped_not_set:,} whose state could not be set.</p>",
-            _table(alignment_table(alignment)),
+            table(alignment_table(alignment)),
             f"<p>Median error of first transitions {small(alignment.first)}, of last ones {small(alignment.last)}.</p>",
         ]
     elif alignment.skipped_not_set or alignment.skipped_clipped:
-        parts.append(f"<p>No single transition was checked. {_escaped(alignment.sentence)}</p>")
+        parts.append(f"<p>No single transition was checked. {escaped(alignment.sentence)}</p>")
     if alignment.seeded is not None:
         parts += [
             "<p>Whole episodes played again from their recorded reset seeds:</p>",
-            _table(seeded_table(alignment)),
+            table(seeded_table(alignment)),
         ]
     return parts
 
@@ -133,61 +101,41 @@ def _alignment_section(alignment: Alignment) -> list[str]:
 def _figure_sections(inspection: Inspection, found: Figures) -> list[str]:
     parts = ["<h2>Returns</h2>"]
     if found.returns.count:
-        parts.append(_image(returns_picture(found, ""), "Histogram of returns over episodes and over steps"))
+        parts.append(image(returns_picture(found, ""), "Histogram of returns over episodes and over steps"))
     parts += [
         "<p>Over episodes, every episode counts once. Over steps, every step counts with the return of its episode:"
         " that is what training sees, which draws steps.</p>",
-        _table(overview_table(found)),
+        table(overview_table(found)),
     ]
     if found.scores:
         parts += [
             "<h2>Scores</h2><p>100 · (return − random) / (expert − random). Each column has a random and an expert"
             " return of its own, in the last two rows: numbers of different columns cannot be compared.</p>",
-            _table(score_table(found, inspection.references)),
+            table(score_table(found, inspection.references)),
         ]
-    parts += ["<h2>Ends of episodes</h2>", _table(flag_table(found))]
+    parts += ["<h2>Ends of episodes</h2>", table(flag_table(found))]
     if found.rewards.count:
-        parts += ["<h2>Rewards</h2>", _image(rewards_picture(found), "Histogram of rewards")]
+        parts += ["<h2>Rewards</h2>", image(rewards_picture(found), "Histogram of rewards")]
     for title, features, bounds in (("Observations", found.observations, False), ("Actions", found.actions, True)):
         parts.append(f"<h2>{title}</h2>")
         if any(feature.one_hot for feature in features):
             parts.append("<p>Of a one-hot column, the mean is the share of the rows that have this value.</p>")
         with_bounds = bounds and any(feature.saturated is not None for feature in features)
-        parts.append(_table(feature_table(features, bounds=with_bounds)))
+        parts.append(table(feature_table(features, bounds=with_bounds)))
     if found.duplicates:
         groups = [" = ".join(map(str, group)) for group in found.duplicates]
         listed = groups[:LISTED] + ([f"and {len(groups) - LISTED:,} groups more"] if len(groups) > LISTED else [])
-        parts.append(f"<h2>Equal episodes</h2>{_list(listed)}")
+        parts.append(f"<h2>Equal episodes</h2>{items(listed)}")
     if found.non_finite_places:
         places = [["array", "episode", "step", "column", "value"]]
         for p in found.non_finite_places:
             places.append([p.array, str(p.episode), str(p.step), p.column or "", p.value])
-        parts += [f"<h2>Not finite</h2><p>{found.non_finite:,} numbers, first:</p>", _table(places)]
+        parts += [f"<h2>Not finite</h2><p>{found.non_finite:,} numbers, first:</p>", table(places)]
     return parts
 
 
 def _answer(one: Answer) -> str:
-    detail = _list(one.detail) if one.detail else ""
+    detail = items(one.detail) if one.detail else ""
     return (
-        f'<div class="answer {one.tone}"><h3>{_escaped(one.question)}</h3><p>{_escaped(one.sentence)}</p>{detail}</div>'
+        f'<div class="answer {one.tone}"><h3>{escaped(one.question)}</h3><p>{escaped(one.sentence)}</p>{detail}</div>'
     )
-
-
-def _list(sentences: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_escaped(sentence)}</li>" for sentence in sentences) + "</ul>"
-
-
-def _table(table: Table) -> str:
-    header, *rows = table
-    head = "".join(f"<th>{_escaped(cell)}</th>" for cell in header)
-    lines = "".join("<tr>" + "".join(f"<td>{_escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    made = f'<div class="scroll"><table><tr>{head}</tr>{lines}</table></div>'
-    return made if len(rows) <= FOLDED else f"<details><summary>{len(rows):,} rows</summary>{made}</details>"
-
-
-def _image(png: bytes, alternative: str) -> str:
-    return f'<img alt="{_escaped(alternative)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-
-
-def _escaped(text: str) -> str:
-    return html.escape(text, quote=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -326,3 +327,79 @@ def test_a_video_is_made_or_what_is_missing_is_told(pendulum_run, tmp_path, repo
     assert first.std() > 5, "a picture of one colour"
     assert abs(first - last).max() > 20, "nothing moves"
     assert [path.name for path in video.parent.iterdir()] == ["episode.gif"]
+
+
+# Several runs
+
+
+@pytest.fixture
+def pair(tiny_runs, tmp_path):
+    """Copies of finished tiny runs as folders of seeds."""
+    for agent in ("flow", "dt"):
+        shutil.copytree(tiny_runs / agent, tmp_path / f"{agent}-seed0")
+    return [tmp_path / "flow-seed0", tmp_path / "dt-seed0"]
+
+
+def evaluate_all(runs, *options):
+    evaluate.start([*map(str, runs), "--device", "cpu", *options])
+
+
+def test_several_runs_are_compared_by_the_episodes_they_now_play(pair, tmp_path, capsys):
+    evaluate_all(
+        pair, "--episodes", "4", "--episode-seed", "70", "--targets", "p50", "best", "--out", str(tmp_path / "out")
+    )
+    said = capsys.readouterr().out
+    for part in ("paired differences", "flow − dt", "One training seed", "following the target", "report.html"):
+        assert part in said
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    (comparison,) = results["comparisons"]
+    assert comparison["evaluation"]["episodes"] == 4
+    for row in comparison["scores"]:
+        played = [r for r in rows(tmp_path / f"{row['agent']}-seed0")[-8:] if r["target"] == row["target"]]
+        assert [r["seed"] for r in played] == [70, 71, 72, 73]
+        assert row["mean"] == pytest.approx(np.mean([r["return"] for r in played]))
+    assert "python -m scripts.evaluate" in (tmp_path / "out/report.md").read_text()
+
+
+def test_one_run_can_have_a_report_too(pair, tmp_path):
+    evaluate_all(pair[:1], "--episodes", "2", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out/report.html").exists()
+
+
+def test_runs_of_different_datasets_are_refused_before_they_play(pair):
+    config = json.loads((pair[1] / "config.json").read_text())
+    (pair[1] / "config.json").write_text(json.dumps(config | {"dataset": "flowrl/other-v0"}))
+    before = [rows(run) for run in pair]
+    with pytest.raises(InputError, match="different datasets, .*flow-seed0 of flowrl/reach.*dt-seed0 of flowrl/other"):
+        evaluate_all(pair)
+    assert [rows(run) for run in pair] == before
+
+
+def test_an_unfinished_run_is_refused_before_any_plays(pair):
+    (pair[1] / "evaluations.jsonl").write_text("")
+    before = rows(pair[0])
+    with pytest.raises(InputError, match=r"dt-seed0 has 0 final episodes of \d+: it is not finished"):
+        evaluate_all(pair)
+    assert rows(pair[0]) == before
+
+
+def test_runs_with_one_name_and_seed_are_refused(pair, tmp_path):
+    again = shutil.copytree(pair[0], tmp_path / "again/flow-seed0")
+    with pytest.raises(InputError, match="are both flow with training seed 0"):
+        evaluate_all([*pair, again])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--video", "x.gif"], "--video records one run, and 2 are given"), (["--targets", "most"], "target 'most'")],
+)
+def test_mistakes_with_several_runs(pair, options, message):
+    with pytest.raises(InputError, match=message):
+        evaluate_all(pair, *options)
+
+
+def test_no_run_and_one_run_twice(pair):
+    with pytest.raises(InputError, match="no run folder is given|are required"):
+        evaluate_all([])
+    with pytest.raises(InputError, match="named twice"):
+        evaluate_all([pair[0], pair[0]])

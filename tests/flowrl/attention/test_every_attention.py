@@ -148,3 +148,23 @@ def test_the_output_of_some_tokens_is_theirs_in_the_whole(name, at):
     whole, of_whole = attention.step(x, attention.initial_state(BATCH))
     assert_equal(y, whole[:, at])
     assert all(torch.equal(one, two) for one, two in zip(state, of_whole, strict=True))
+
+
+@every_attention
+@pytest.mark.parametrize("tokens", [1, 2, 64, 131])
+def test_the_weights_are_what_the_values_are_multiplied_by(name, tokens):
+    attention, x = made(name, dropout=0.5).eval(), sequence(tokens)
+    weights = attention.weights(x)
+    assert weights.shape == (BATCH, HEADS, tokens, tokens)
+    assert (weights >= 0).all()
+    assert (weights.triu(1) == 0).all()
+    v = attention.project_in(x)[..., -WIDTH:].unflatten(-1, (HEADS, -1)).transpose(1, 2)
+    merged = (weights @ v).transpose(1, 2).flatten(-2)
+    assert_equal(attention.project_out(merged), attention(x))
+
+
+@every_attention
+@pytest.mark.parametrize("at", [slice(-1, None), slice(1, None, 3), torch.tensor([4, 0, 6])])
+def test_the_weights_of_some_tokens_are_theirs_in_the_whole(name, at):
+    attention, x = made(name), sequence(7)
+    assert_equal(attention.weights(x, at), attention.weights(x)[:, :, at])

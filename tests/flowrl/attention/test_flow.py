@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from flowrl.attention.flow import FlowAttention, FlowState, flow_attention, flow_attention_step
+from flowrl.attention.flow import FlowAttention, FlowState, flow_attention, flow_attention_step, flow_quantities
 
 B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
 LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 150]
@@ -16,6 +16,12 @@ LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 150]
 
 def literal(q, k, v, *, clip=10.0, eps=1e-6):
     """DESIGN section 3, sum by sum and token by token; returns y (B, H, T, M) and Ô before its clamp (B, H, T)."""
+    y, flows = literal_flows(q, k, v, clip=clip, eps=eps)
+    return y, flows["conserved_out"]
+
+
+def literal_flows(q, k, v, *, clip=10.0, eps=1e-6):
+    """As `literal`, and all flows by name (B, H, T)."""
     q, k, v = q.sigmoid().unbind(2), k.sigmoid().unbind(2), v.unbind(2)
     tokens = range(len(q))
     n = [t + 1 for t in tokens]
@@ -41,7 +47,14 @@ def literal(q, k, v, *, clip=10.0, eps=1e-6):
         * (dot(q[i], torch.stack(k[: i + 1])) * torch.stack(carried[: i + 1])).sum(0)
         for i in tokens
     ]
-    return torch.stack(y, 2), torch.cat(conserved_out, -1)
+    flows = {
+        "incoming": incoming,
+        "outgoing": outgoing,
+        "conserved_in": conserved_in,
+        "conserved_out": conserved_out,
+        "competition": competition,
+    }
+    return torch.stack(y, 2), {name: torch.cat(flow, -1) for name, flow in flows.items()}
 
 
 def inputs(tokens, *, scale=1.0, seed=0, dtype=torch.float64, batch=B):
@@ -388,3 +401,34 @@ def test_values_and_gradients_of_a_few_tokens_at_a_time_are_those_of_the_equatio
     ):
         assert e.abs().max() > 0, name
         assert_close(g, e, 1e-9)
+
+
+@pytest.mark.parametrize("options", [{}, {"clip": 0.4, "eps": 0.1}])
+@pytest.mark.parametrize("scale", [1.0, 25.0])
+def test_the_quantities_are_those_of_the_equations(scale, options):
+    q, k, v = inputs(67, scale=scale)
+    found, (_, due) = flow_quantities(q, k, **options), literal_flows(q, k, v, **options)
+    clip = options.get("clip", 10.0)
+    assert_close(found.incoming, due["incoming"])
+    assert_close(found.outgoing, due["outgoing"])
+    assert_close(found.conserved_incoming, due["conserved_in"])
+    assert_close(found.conserved_outgoing, due["conserved_out"].clamp(-clip, clip))
+    assert_close(found.competition, due["competition"])
+    assert_close(found.allocation, due["conserved_in"].sigmoid())
+
+
+def test_the_quantities_of_a_module_are_those_of_its_queries_and_keys_in_float32_at_least():
+    torch.manual_seed(0)
+    attention, x = FlowAttention(15, 3), torch.randn(2, 9, 15)
+    q, k, _ = (part.unflatten(-1, (3, 5)).transpose(1, 2) for part in attention.project_in(x).split(15, -1))
+    for found, due in zip(attention.flows(x), flow_quantities(q, k), strict=True):
+        assert torch.equal(found, due)
+    assert {flow.dtype for flow in flow_quantities(q.bfloat16(), k.bfloat16())} == {torch.float32}
+
+
+def test_a_lone_token_competes_with_nobody_and_draws_what_its_key_gives():
+    q, k, _ = inputs(1)
+    flows = flow_quantities(q, k, eps=0.0)
+    assert_close(flows.competition, torch.ones(B, H, 1, dtype=torch.float64))
+    assert_close(flows.incoming, (q.sigmoid() * k.sigmoid()).sum(-1))
+    assert_close(flows.conserved_incoming, torch.ones(B, H, 1, dtype=torch.float64))

@@ -75,3 +75,8 @@ def test_dropout_acts_in_training_alone(padded):
     module.eval()
     assert torch.equal(module(x, is_pad), module(x, is_pad))
     torch.testing.assert_close(module(x, is_pad), literal(module, x), rtol=1e-12, atol=1e-13)
+
+
+def test_the_weights_of_a_query_sum_to_one():
+    x = torch.randn(2, 11, WIDTH, dtype=torch.float64)
+    torch.testing.assert_close(attention().weights(x).sum(-1), torch.ones(2, HEADS, 11, dtype=torch.float64))

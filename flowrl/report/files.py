@@ -1,0 +1,137 @@
+"""Writing a report: the page, Markdown, pictures, the data of every figure, and TensorBoard's HParams."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from flowrl.report.csv import csv_bytes
+from flowrl.report.maps import attention_rows
+from flowrl.report.markdown import markdown_page
+from flowrl.report.overview import Report
+from flowrl.report.page import page
+from flowrl.report.pictures import comparison_pictures, report_pictures, sensitivity_rows
+from flowrl.report.runs import Run
+
+_FIGURES, _DATA, _HPARAMS = "figures", "data", "hparams"
+
+
+def write_report(report: Report, out: Path) -> list[Path]:
+    """Write `report.html`, `report.md`, `results.json`, `figures/`, `data/` and `hparams/` under `out`.
+
+    An earlier report there is replaced once the new one is written whole.
+
+    Returns:
+        The paths of the page, the Markdown and the JSON.
+    """
+    slugs = slugs_of(report)
+    overall = report_pictures(report)
+    pictures = {c.dataset: comparison_pictures(c, slugs[c.dataset], report.labels) for c in report.comparisons}
+    drawn = [*overall, *(picture for of_dataset in pictures.values() for picture in of_dataset)]
+    contents = {
+        "report.html": page(report, overall, pictures),
+        "report.md": markdown_page(report, overall, pictures, _FIGURES),
+        "results.json": json.dumps(results(report, out), indent=2, allow_nan=False),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".report-", dir=out) as folder:
+        partial = Path(folder)
+        for name in (_FIGURES, _DATA, _HPARAMS):
+            (partial / name).mkdir()
+        for picture in drawn:
+            if not picture.aside:
+                (partial / _FIGURES / f"{picture.name}.png").write_bytes(picture.png())
+            (partial / _DATA / f"{picture.name}.csv").write_bytes(csv_bytes(picture.rows))
+        for name, content in contents.items():
+            (partial / name).write_text(content)
+        _write_hparams(report, slugs, partial / _HPARAMS)
+        for name in (_FIGURES, _DATA, _HPARAMS):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for path in list(partial.iterdir()):
+            path.replace(out / path.name)
+    return [out / name for name in contents]
+
+
+def slugs_of(report: Report) -> dict[str, str]:
+    """Each dataset's name as part of a file's: in a link, what stands before a colon is a scheme."""
+    slugs: dict[str, str] = {}
+    for comparison in report.comparisons:
+        slug = re.sub(r"[^\w.+-]+", "-", comparison.dataset)
+        slugs[comparison.dataset] = f"{slug}-{len(slugs) + 1}" if slug in slugs.values() else slug
+    return slugs
+
+
+def results(report: Report, out: Path) -> dict[str, Any]:
+    """Everything the report tells, as plain values; run folders are named as seen from `out`."""
+    return {
+        "summary": report.summary(),
+        "score": report.score,
+        "aggregate": report.aggregate_rows,
+        "improvement": report.improvement_rows,
+        "profiles": report.profile_rows,
+        "comparisons": [
+            {
+                "dataset": comparison.dataset,
+                "summary": comparison.summary(),
+                "warning": comparison.steering_warning(),
+                "dataset_returns": comparison.dataset_returns,
+                "evaluation": comparison.evaluation,
+                "headline": comparison.headline,
+                "scores": comparison.score_rows,
+                "differences": comparison.difference_rows,
+                "calibration": comparison.calibration_rows,
+                "sensitivity": sensitivity_rows(comparison),
+                "attention": attention_rows(comparison),
+                "curves": comparison.curve_rows,
+                "best_over_training": comparison.best_over_training_rows,
+                "costs": comparison.cost_rows,
+                "runs": [_run(run, out) for run in comparison.runs],
+            }
+            for comparison in report.comparisons
+        ],
+        "failures": list(report.failures),
+        "commands": list(report.commands),
+    }
+
+
+def _run(run: Run, out: Path) -> dict[str, Any]:
+    kept = ("agent", "agent_config", "training", "selection", "device", "threads", "processes", "versions")
+    episodes = [
+        {name: row[name] for name in ("target", "seed", "return", "length", "terminated")} for row in run.episodes
+    ]
+    return {
+        "agent": run.label,
+        "seed": run.seed,
+        "folder": os.path.relpath(run.path, out),
+        "config": {name: run.config.get(name) for name in kept},
+        "episodes": episodes,
+    }
+
+
+def _write_hparams(report: Report, slugs: Mapping[str, str], folder: Path) -> None:
+    """A session a run, so that TensorBoard's HParams tab sets settings beside results."""
+    for comparison in report.comparisons:
+        for run in comparison.runs:
+            settings = {**run.config["training"], **run.config["agent_config"], "agent": run.config["agent"]}
+            settings |= {"dataset": comparison.dataset, "label": run.label, "seed": run.seed}
+            told = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in settings.items()}
+            metrics = {"result/return": _mean(run.values(comparison.headline))}
+            if report.score is not None:
+                metrics[f"result/{report.score}"] = _mean(run.values(comparison.headline, report.score))
+            session = folder / slugs[comparison.dataset] / f"{run.label}-seed{run.seed}"
+            with SummaryWriter(str(session)) as writer:
+                for summary in hparams(told, metrics):
+                    writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
+                for name, value in metrics.items():
+                    writer.add_scalar(name, value, run.config["training"]["steps"])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)

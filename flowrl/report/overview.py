@@ -1,0 +1,195 @@
+"""All datasets together: scores over tasks and seeds, differences, probabilities of improvement and profiles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, seed_caution
+from flowrl.report.runs import Row, Run
+from flowrl.report.wording import number
+from flowrl.scores import (
+    Returns,
+    aggregate,
+    aggregate_difference,
+    performance_profile,
+    probability_of_improvement,
+)
+
+SCORES = {
+    "score_measured": "own score",
+    "score_d4rl": "D4RL score",
+}
+THRESHOLDS = 101  # of a performance profile
+
+
+@dataclass(frozen=True)
+class Report:
+    """Comparisons on one or more datasets, with the commands that made the runs and what failed."""
+
+    comparisons: tuple[Comparison, ...]
+    commands: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, runs: Sequence[Run], commands: Sequence[str] = (), failures: Sequence[str] = ()) -> "Report":
+        """Group finished runs by dataset.
+
+        Raises:
+            InputError: runs on one dataset cannot be compared.
+        """
+        datasets = dict.fromkeys(run.config["dataset"] for run in runs)
+        grouped = [[run for run in runs if run.config["dataset"] == dataset] for dataset in datasets]
+        baseline = baseline_of(runs)
+        return cls(tuple(Comparison.of(group, baseline) for group in grouped), tuple(commands), tuple(failures))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(label for comparison in self.comparisons for label in comparison.labels))
+
+    @property
+    def baseline(self) -> str:
+        return self.comparisons[0].baseline
+
+    @cached_property
+    def score(self) -> str | None:
+        """The normalised score that tasks are put together by: one that every episode has; None if there is none."""
+        for name in SCORES:
+            if all(row[name] is not None for c in self.comparisons for run in c.runs for row in run.episodes):
+                return name
+        return None
+
+    @cached_property
+    def shared(self) -> tuple[Comparison, ...]:
+        """The datasets on which all labels have training seeds in common: only there are they put side by side."""
+        return tuple(c for c in self.comparisons if set(c.labels) == set(self.labels) and c.common_seeds)
+
+    def tasks(self, label: str) -> list[Returns]:
+        """Per shared dataset, (seeds, episodes) of scores at its headline target, of the seeds that all labels have.
+
+        Of these alone: else an agent whose runs fail where the task is hard would score the better for it.
+        """
+        assert self.score is not None
+        return [c.returns(label, c.headline, self.score, seeds=c.common_seeds) for c in self.shared]
+
+    @cached_property
+    def aggregate_rows(self) -> list[Row]:
+        """One row per label: IQM, mean and median of scores over the shared tasks and seeds."""
+        if self.score is None or not self.shared:
+            return []
+        rows = []
+        for label in self.labels:
+            tasks = self.tasks(label)
+            found = aggregate(tasks, generator())
+            row: Row = {"agent": label, "tasks": len(tasks), "runs": sum(map(len, tasks)), "score": self.score}
+            for name, estimate in found._asdict().items():
+                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+            rows.append(row)
+        return rows
+
+    @cached_property
+    def improvement_rows(self) -> list[Row]:
+        """One row per rival of the baseline: paired difference and probability of improvement over shared tasks."""
+        if self.score is None or not self.shared or self.baseline not in self.labels:
+            return []
+        rows, theirs = [], self.tasks(self.baseline)
+        for label in self.labels:
+            if label == self.baseline:
+                continue
+            ours = self.tasks(label)
+            difference = aggregate_difference(ours, theirs, generator())
+            better = probability_of_improvement(ours, theirs, generator())
+            rows.append(
+                {
+                    "agent": label,
+                    "baseline": self.baseline,
+                    "tasks": len(ours),
+                    "pairs": sum(map(len, ours)),
+                    "score": self.score,
+                    "difference": difference.value,
+                    "difference_low": difference.low,
+                    "difference_high": difference.high,
+                    "probability": better.value,
+                    "probability_low": better.low,
+                    "probability_high": better.high,
+                }
+            )
+        return rows
+
+    @cached_property
+    def profile_rows(self) -> list[Row]:
+        """One row per label and threshold: the share of runs that score above it, over the shared tasks."""
+        if self.score is None or not self.shared:
+            return []
+        tasks = {label: self.tasks(label) for label in self.labels}
+        runs = np.concatenate([returns.mean(1) for mine in tasks.values() for returns in mine])
+        low, high = min(0.0, float(runs.min())), float(runs.max())
+        thresholds = np.linspace(low, high + 0.02 * (high - low), THRESHOLDS)
+        rows = []
+        for label, mine in tasks.items():
+            for values in zip(*performance_profile(mine, thresholds, generator()), strict=True):
+                threshold, share, least, most = map(float, values)
+                rows.append({"agent": label, "threshold": threshold, "share": share, "low": least, "high": most})
+        return rows
+
+    @cached_property
+    def task_rows(self) -> list[Row]:
+        """One row per dataset and label at its headline target: return and score, and how seeds differ."""
+        rows = []
+        for comparison in self.comparisons:
+            for row in comparison.score_rows:
+                if row["target"] != comparison.headline:
+                    continue
+                spread = None
+                if self.score is not None and row["seeds"] > 1:
+                    scores = comparison.returns(row["agent"], comparison.headline, self.score)
+                    spread = float(scores.mean(1).std(ddof=1))
+                score = None if self.score is None else row[self.score]
+                rows.append({**row, "score": score, "score_std_of_seeds": spread})
+        return rows
+
+    def summary(self) -> str:
+        """The result in plain words."""
+        told = []
+        if self.failures:
+            told.append(f"{len(self.failures)} of the runs failed and are not in this report.")
+        if len(self.comparisons) == 1:
+            return " ".join([*told, self.comparisons[0].summary()])
+        tasks = len(self.comparisons)
+        if self.score is None:
+            told.append(
+                f"{tasks} datasets; not all of them have reference returns, so there is no score over all of them."
+            )
+        else:
+            name = SCORES[self.score]
+            for row in self.aggregate_rows:
+                told.append(
+                    f"{row['agent']}: interquartile mean {name} {number(row['iqm'])}"
+                    f" [{number(row['iqm_low'])}, {number(row['iqm_high'])}] over {row['tasks']} datasets and"
+                    f" {row['runs']} runs."
+                )
+            if left_out := sum(len(c.runs) for c in self.comparisons) - sum(r["runs"] for r in self.aggregate_rows):
+                told.append(
+                    f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left"
+                    " out of these."
+                )
+            for row in self.improvement_rows:
+                told.append(
+                    f"{row['agent']} − {row['baseline']} is {number(row['difference'], sign=True)}"
+                    f" [{number(row['difference_low'])}, {number(row['difference_high'])}] points of {name} (paired),"
+                    f" {verdict(row)}."
+                )
+        fewest = min(self.comparisons, key=lambda c: min((n for n in c.pairs.values() if n), default=FEW_SEEDS))
+        if caution := seed_caution(fewest):
+            told.append(caution)
+        return " ".join(told)
+
+
+def verdict(row: Row) -> str:
+    """What the interval of a paired difference says."""
+    if row["difference_low"] > 0:
+        return f"in favour of {row['agent']}"
+    if row["difference_high"] < 0:
+        return f"in favour of {row['baseline']}"
+    return "an interval that holds zero"

@@ -1,0 +1,223 @@
+"""The figures of a report as tables of text, header first."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from flowrl.report.comparison import Comparison
+from flowrl.report.maps import attention_rows
+from flowrl.report.overview import SCORES, Report
+from flowrl.report.runs import Row
+from flowrl.report.wording import bounds, number, span
+
+Table = list[list[str]]
+
+_SCORES = ("score_d4rl", "score_measured")
+
+
+def score_table(comparison: Comparison) -> Table:
+    """What every agent returned at every target."""
+    table = [
+        [
+            "target",
+            "agent",
+            "seeds",
+            "mean",
+            "95 % interval",
+            "std of seeds",
+            "IQM",
+            "length",
+            *(SCORES[name] for name in _SCORES),
+        ]
+    ]
+    for row in comparison.score_rows:
+        table.append(
+            [
+                number(row["target"]),
+                row["agent"],
+                str(row["seeds"]),
+                number(row["mean"]),
+                bounds(row["mean_low"], row["mean_high"]),
+                _or_dash(row["std_of_seeds"], number),
+                number(row["iqm"]),
+                f"{row['length']:,.0f}",
+                *(_or_dash(row[name], "{:.1f}".format) for name in _SCORES),
+            ]
+        )
+    return table
+
+
+def difference_table(comparison: Comparison) -> Table:
+    """Paired differences to the baseline at every target."""
+    table = [["target", "difference", "pairs", "mean", "95 % interval"]]
+    for row in comparison.difference_rows:
+        table.append(
+            [
+                number(row["target"]),
+                f"{row['agent']} − {row['baseline']}",
+                str(row["seeds"]),
+                number(row["difference"], sign=True),
+                bounds(row["difference_low"], row["difference_high"]),
+            ]
+        )
+    return table
+
+
+def dataset_table(comparison: Comparison) -> Table:
+    """The dataset's own episode returns."""
+    returns = comparison.dataset_returns
+    percentiles = returns["percentiles"]
+    header = ["episodes", "steps", "mean of episodes", "mean of steps", "worst", "p50", "p75", "p90", "best"]
+    means = returns["mean"], returns["mean_by_step"]
+    figures = [number(value) for value in (*means, *(percentiles[p] for p in (0, 50, 75, 90, 100)))]
+    return [header, [f"{returns['episodes']:,}", f"{returns['steps']:,}", *figures]]
+
+
+def calibration_table(comparison: Comparison) -> Table:
+    """How closely the return follows the target."""
+    table = [["agent", "slope", "distance", "change of action"]]
+    for row in comparison.calibration_rows:
+        slope, change = _or_dash(row["slope"], "{:.2f}".format), _or_dash(row["change"], "{:.3f}".format)
+        table.append([row["agent"], slope, _or_dash(row["error"], _percent), change])
+    return table
+
+
+def attention_table(comparison: Comparison) -> Table:
+    """What the token from which the action is read looks at, layer by layer."""
+    table = [["agent", "layer", "tokens looked at", "on returns", "on observations", "on actions", "sum of weights"]]
+    for row in attention_rows(comparison):
+        shares = [_percent(row[name]) for name in ("return", "observation", "action")]
+        table.append([row["agent"], str(row["layer"]), f"{row['tokens']:.1f}", *shares, f"{row['gain']:.2f}"])
+    return table
+
+
+def best_over_training_table(comparison: Comparison) -> Table:
+    """The best evaluation of each run, picked by its outcome: not the result."""
+    table = [["agent", "last (the result)", "best over training", "evaluations"]]
+    for row in comparison.best_over_training_rows:
+        table.append([row["agent"], number(row["last"]), number(row["best"]), str(row["evaluations"])])
+    return table
+
+
+def cost_table(comparison: Comparison) -> Table:
+    """Training speed and time, evaluation time and memory per agent, medians over training seeds."""
+    table = [["agent", "training steps", "steps/s", "training", "final evaluation", "peak memory", "peak GPU memory"]]
+    for label in comparison.labels:
+        rows = [row for row in comparison.cost_rows if row["agent"] == label]
+        table.append([label, *_costs(rows)])
+    return table
+
+
+def run_table(comparison: Comparison) -> Table:
+    """The same per run."""
+    table = [["agent", "seed", *cost_table(comparison)[0][1:]]]
+    return table + [[row["agent"], str(row["seed"]), *_costs([row])] for row in comparison.cost_rows]
+
+
+def _costs(rows: Sequence[Row]) -> list[str]:
+    def median(name: str, told: Callable[[float], str]) -> str:
+        known = [row[name] for row in rows if row[name] is not None]
+        return told(float(np.median(known))) if known else "–"
+
+    return [
+        span([row["steps"] for row in rows]),
+        median("steps_per_second", "{:.2f}".format),
+        median("minutes", "{:,.1f} min".format),
+        median("evaluation_seconds", "{:,.0f} s".format),
+        *(median(name, lambda size: f"{size / 2**20:,.0f} MiB") for name in ("peak_bytes", "peak_gpu_bytes")),
+    ]
+
+
+def task_table(report: Report) -> Table:
+    """One row per dataset, one column per agent: score ± standard deviation over seeds at the headline target."""
+    labels = report.labels
+    table = [["dataset", "asked for", *labels]]
+    for comparison in report.comparisons:
+        rows = {row["agent"]: row for row in report.task_rows if row["dataset"] == comparison.dataset}
+        table.append(
+            [
+                comparison.dataset,
+                number(comparison.headline),
+                *(_task_cell(rows[label], report.score) if label in rows else "–" for label in labels),
+            ]
+        )
+    return table
+
+
+def _task_cell(row: Row, score: str | None) -> str:
+    value, spread = (row["mean"], row["std_of_seeds"]) if score is None else (row["score"], row["score_std_of_seeds"])
+    return number(value) if spread is None else f"{number(value)} ± {number(spread)}"
+
+
+def aggregate_table(report: Report) -> Table:
+    """IQM, mean and median over tasks and seeds."""
+    table = [["agent", "datasets", "runs", "IQM", "95 % interval", "mean", "95 % interval", "median", "95 % interval"]]
+    for row in report.aggregate_rows:
+        figures = []
+        for name in ("iqm", "mean", "median"):
+            figures += [number(row[name]), bounds(row[f"{name}_low"], row[f"{name}_high"])]
+        table.append([row["agent"], str(row["tasks"]), str(row["runs"]), *figures])
+    return table
+
+
+def improvement_table(report: Report) -> Table:
+    """Paired difference and probability of improvement over tasks."""
+    table = [["difference", "datasets", "pairs", "points of score", "95 % interval", "P(better)", "95 % interval"]]
+    for row in report.improvement_rows:
+        table.append(
+            [
+                f"{row['agent']} − {row['baseline']}",
+                str(row["tasks"]),
+                str(row["pairs"]),
+                number(row["difference"], sign=True),
+                bounds(row["difference_low"], row["difference_high"]),
+                f"{row['probability']:.2f}",
+                f"[{row['probability_low']:.2f}, {row['probability_high']:.2f}]",
+            ]
+        )
+    return table
+
+
+def tables_of(comparison: Comparison) -> list[tuple[str, Table]]:
+    """The tables that a console shows of one dataset, each with its title."""
+    shown = [
+        ("returns in the dataset", dataset_table(comparison)),
+        ("returns of the agents (the last checkpoint)", score_table(comparison)),
+        ("following the target within the range of the data", calibration_table(comparison)),
+        ("cost", cost_table(comparison)),
+    ]
+    if comparison.difference_rows:
+        shown.insert(2, ("paired differences", difference_table(comparison)))
+    return shown
+
+
+def overview_tables(report: Report) -> list[tuple[str, Table]]:
+    """The tables that a console shows of several datasets, each with its title; none of one."""
+    if len(report.comparisons) < 2:
+        return []
+    shown = [("all datasets, asked for the best return in each", task_table(report))]
+    if report.aggregate_rows:
+        shown.append(("over datasets and seeds", aggregate_table(report)))
+    if report.improvement_rows:
+        shown.append(("paired differences and probability of improvement", improvement_table(report)))
+    return shown
+
+
+def console(table: Table) -> str:
+    """A table in columns."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
+
+
+def markdown(table: Table) -> str:
+    """A table in Markdown."""
+    header, *rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+    return "\n".join([header, "|" + "---:|" * len(table[0]), *rows])
+
+
+def _or_dash(value: float | None, told: Callable[[float], str]) -> str:
+    return "–" if value is None else told(value)
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

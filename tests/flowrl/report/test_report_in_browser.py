@@ -1,0 +1,88 @@
+"""The report's page in a real browser: no errors, no sideways scrolling, every picture drawn, tables that sort."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from made_up_runs import load, made_up_study, make_run
+
+from flowrl.report import Report, write_report
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
+
+# Runs after the page's own script, and tells what it finds to the page around it, which writes it into its title: a
+# window cannot be as narrow as a phone, a frame in it can.
+FRAME = """<!DOCTYPE html><script>onmessage = message => { document.title = "PROBE" + message.data; };</script>
+<iframe src="probe.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe>"""
+PROBE = """
+<script>
+addEventListener("load", () => {
+  const column = (table, place) => [...table.tBodies[0].rows].map(row => row.cells[place].textContent);
+  const tables = [...document.querySelectorAll("table:not(.words)")].filter(table => table.tBodies[0].rows.length > 3);
+  const table = tables[0], heads = [...table.querySelectorAll("th")];
+  const sorted = {};
+  for (const details of document.querySelectorAll("details")) details.open = true;
+  for (const name of ["mean", "agent"]) {
+    const place = heads.findIndex(head => head.textContent === name);
+    heads[place].click();
+    sorted[name] = column(table, place);
+    heads[place].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
+    sorted[name + " falling"] = column(table, place);
+  }
+  parent.postMessage(JSON.stringify({
+    errors: window.errors,
+    inner: innerWidth,
+    wide: document.documentElement.scrollWidth - innerWidth,
+    broken: [...document.images].filter(image => !image.complete || image.naturalWidth < 1).length,
+    images: document.images.length,
+    narrow: Math.min(...[...document.querySelectorAll(".figures img")].map(image => image.clientWidth)),
+    sorted,
+  }), "*");
+});
+</script></body>
+"""
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The folder of a report with clips and maps."""
+    root = tmp_path_factory.mktemp("browser")
+    studies = {agent: made_up_study(flows=agent == "flow") for agent in ("flow", "dt")}
+    runs = [make_run(root / f"{a}-seed{s}", a, s) for a in ("flow", "dt") for s in (0, 1)]
+    write_report(Report.of(load(*runs, studies=studies)), root / "out")
+    return root / "out"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_in_a_browser(written, tmp_path, width):
+    page = (written / "report.html").read_text()
+    watched = page.replace(
+        "<body>", "<body><script>errors = []; onerror = m => { errors.push(String(m)); };</script>", 1
+    )
+    (tmp_path / "probe.html").write_text(watched.replace("</body>", PROBE))
+    frame = tmp_path / "frame.html"
+    frame.write_text(FRAME.replace("WIDTH", str(width)))
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", "--dump-dom"]
+    done = subprocess.run(
+        [*command, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=9000", frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    title = done.stdout.partition("<title>")[2].partition("</title>")[0]
+    assert title.startswith("PROBE"), done.stderr[-2000:]
+    found = json.loads(title.removeprefix("PROBE"))
+    assert found["errors"] == []
+    assert found["inner"] == width
+    assert found["wide"] <= 0, "nothing but tables scrolls sideways"
+    assert (found["images"], found["broken"]) == (11, 0)
+    assert found["narrow"] >= 300, "a figure fills a phone's width"
+    means = [float(text) for text in found["sorted"]["mean"]]
+    assert means == sorted(means)
+    assert len(set(means)) > 2
+    assert [float(text) for text in found["sorted"]["mean falling"]] == sorted(means, reverse=True)
+    assert found["sorted"]["agent"] == ["dt", "dt", "flow", "flow"]
+    assert found["sorted"]["agent falling"] == ["flow", "flow", "dt", "dt"]
