@@ -83,6 +83,20 @@ def test_a_relative_folder_and_the_environment_reach_the_cells(args, tmp_path, m
     assert (tmp_path / "here" / NAME / "bc-seed0/checkpoint.pt").exists()
 
 
+def test_a_cell_is_trained_by_this_code_wherever_it_is_started(args, tmp_path, repository):
+    """Not by packages of the same names in the working directory."""
+    (tmp_path / "scripts").mkdir()
+    for name in ("__init__.py", "train.py"):
+        (tmp_path / "scripts" / name).write_text("open('imported', 'w').close()\n")
+    argv = shlex.split(
+        f"--datasets {REACH} --agents '{BC}' --steps 5 --targets best --evaluate-every 0 --device cpu --out out"
+    )
+    start = f"import os; from scripts import compare; os.chdir({str(tmp_path)!r}); compare.start({argv})"
+    subprocess.run([sys.executable, "-c", start], cwd=repository, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    assert (tmp_path / "out" / NAME / "bc-seed0/checkpoint.pt").exists()
+    assert not (tmp_path / "imported").exists()
+
+
 def kill_when_it_has_a_checkpoint(run, times=1):
     """Kill the process of a cell, and the next one after it has gone on from the checkpoint; returns the thread."""
 

@@ -299,7 +299,7 @@ def test_numbers_below_zero_are_targets_too(reach_dataset, in_process, tmp_path)
         ({"agents": (BC, "own=bc --width 0")}, "agent own: width is 0"),
         ({"agents": (BC, "own=bc --width")}, "agent own: "),
         ({"agents": (BC, "own=bc 5")}, "agent own: unexpected argument '5'"),
-        ({"agents": (BC, "own=bc --min-return 99")}, "has a return of 99.0 or more"),
+        ({"agents": (BC, "own=bc --min-return 99")}, "agent own: no episode of flowrl"),
         ({"agents": (BC, "own=bc --evaluate-every -1")}, "evaluate_every is -1"),
         ({"agents": ("bc --width 16",)}, "'bc --width 16' has options and so needs a label"),
         ({"agents": ("a b=bc",)}, "'a b=bc' has options and so needs a label"),
@@ -354,7 +354,7 @@ def test_what_all_share_is_no_option_of_one(option):
 
 def test_an_option_of_an_agent_overrides_the_common_one():
     agents = [AgentSpec.parse(text) for text in ("bc", "few=bc --steps 3 --batch-size=5 --top-fraction 0.1")]
-    common, own = make_cells([REACH], agents, 1, Path("out"), ["--steps", "7", "--top-fraction", "0.5"])
+    common, own = make_cells([REACH], agents, 1, Path("out"), ["--steps", "7", "--top-fraction", "0.5"], study=False)
     assert (common.args.training.steps, common.args.selection.top_fraction) == (7, 0.5)
     assert (own.args.training.steps, own.args.training.batch_size, own.args.selection.top_fraction) == (3, 5, 0.1)
     assert [cell.run_dir for cell in (common, own)] == [Path("out") / NAME / f"{name}-seed0" for name in ("bc", "few")]

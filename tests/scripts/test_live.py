@@ -24,7 +24,7 @@ class Clock:
 def cells(tmp_path):
     """flow and bc with two seeds and 200 steps each."""
     agents = [AgentSpec.parse(text) for text in ("flow", "bc-10=bc --top-fraction 0.1")]
-    return make_cells(["a/b-v0"], agents, 2, tmp_path, ["--steps", "200"])
+    return make_cells(["a/b-v0"], agents, 2, tmp_path, ["--steps", "200"], study=False)
 
 
 def log(cell, text="a line\n"):
