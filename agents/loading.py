@@ -59,7 +59,10 @@ def load_agent(
     if rollout is not None:
         if not isinstance(agent_config, SequenceConfig):
             raise InputError(f"agent {config['agent']} has no rollout to choose: it does not look back")
-        agent_config = replace(agent_config, rollout=rollout)
+        try:
+            agent_config = replace(agent_config, rollout=rollout)
+        except ValueError as error:
+            raise InputError(str(error)) from error
     with isolated_rng(0, device):  # the weights that are drawn here are replaced at once
         agent = agent_config.build(normaliser).to(device)
     load_weights(agent, checkpoint, run)

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
 from flowrl.model import ModelConfig, TrajectoryModel
 from flowrl.recording import Recording
@@ -23,6 +24,8 @@ class SequenceConfig(ModelConfig):
         super().__post_init__()
         if self.rollout not in ("window", "recurrent"):
             raise ValueError(f"rollout is {self.rollout!r}: known are window, recurrent")
+        if self.rollout == "recurrent" and (reason := ATTENTION[self.attention].why_no_step):
+            raise ValueError(reason)
 
     def build(self, normaliser: Normaliser) -> "SequenceAgent":
         """A new agent; its initial weights come from torch's generator."""
