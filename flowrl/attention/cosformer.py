@@ -71,7 +71,7 @@ class CosformerAttention(CausalAttention):
     def _features(self, x: Tensor, n: Tensor) -> Tensor:
         """(B, H, T, D) of the tokens number n (B or 1, T), counted from 1, to (B, H, T, 2 D)."""
         x = x.to(at_least_float32(x)).relu()
-        angle = (n.clamp(max=self.length) * (math.pi / 2 / self.length)).to(x.dtype)[:, None, :, None]
+        angle = n.clamp(max=self.length).to(x.dtype)[:, None, :, None] * (math.pi / 2 / self.length)
         return torch.cat([x * angle.cos(), x * angle.sin()], -1)
 
 

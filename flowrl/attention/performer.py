@@ -30,9 +30,10 @@ class PerformerAttention(KernelAttention):
         features: random features of a head (F); by default D ln D rounded, at least 1, the order that the paper's
             theorem 4 asks for.
         seed: of the features.
-        redraw_every: training steps after which other features are drawn; 0 for never. A step is what lies between
-            two changes of the weights, counted in a buffer: a resumed run draws what an uninterrupted one does, and
-            to recompute a block draws nothing. A state is of the features that made it.
+        redraw_every: training steps after which other features are drawn; 0 for never. A step ends when a backward pass
+            has reached the weights: evaluating, or working a block out again for its gradient, counts for nothing. The
+            count is a buffer, so a resumed run draws what an uninterrupted one does. A state is of the features that
+            made it.
 
     Raises:
         ValueError: as `CausalAttention`; `features` is below 1, or `redraw_every` below 0.
@@ -61,12 +62,8 @@ class PerformerAttention(KernelAttention):
         self.seed, self.redraw_every = seed, redraw_every
         self.register_buffer("directions", self._draw(0))
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.int64))
-        self._trained_with: int | None = None  # the version of the weights in the last pass that was counted
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
-        if self.redraw_every and self.training:
-            self._count_step()
-        return super().mix(q, k, v, is_pad)
+        if redraw_every:
+            self.project_in.weight.register_post_accumulate_grad_hook(lambda _: self._end_step())
 
     def query_features(self, q: Tensor) -> Tensor:
         w = self.directions.to(q.dtype)
@@ -80,15 +77,11 @@ class PerformerAttention(KernelAttention):
     def _scaled(self, x: Tensor) -> Tensor:
         return x * x.shape[-1] ** -0.25
 
-    def _count_step(self) -> None:
-        version = self.project_in.weight._version  # every change in place, as an optimiser's, raises it
-        if version == self._trained_with:
-            return
-        self._trained_with = version
-        redraws, into = divmod(int(self.training_steps), self.redraw_every)
-        if redraws and not into:
-            self.directions = self._draw(redraws).to(self.directions)
+    def _end_step(self) -> None:
         self.training_steps += 1
+        redraws, into = divmod(int(self.training_steps), self.redraw_every)
+        if not into:
+            self.directions = self._draw(redraws).to(self.directions)
 
     def _draw(self, redraws: int) -> Tensor:
         """(H, F, D) orthogonal in blocks of D, with the lengths of normal vectors, after so many redraws."""
