@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flowrl.attention.kernel import KernelState, causal_product, product_weights, real_alone
+from flowrl.attention.kernel import KernelState, causal_product, causal_product_step, product_weights, real_alone
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 EPS = 1e-6  # as in the paper's code; less would let a ReLU near 0 blow up the gradient
@@ -55,12 +55,12 @@ class CosformerAttention(CausalAttention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
         n = _count(q) if is_pad is None else (~is_pad).cumsum(-1)
         q, k = self._features(q, n), real_alone(self._features(k, n), is_pad)
-        return causal_product(q, k, v, eps=EPS)[0]
+        return causal_product(q, k, v, eps=EPS)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: CosformerState) -> tuple[Tensor, CosformerState]:
         n = state.n + _count(q)
         past = KernelState(state.memory, state.total)
-        y, after = causal_product(self._features(q, n), self._features(k, n), v, past, eps=EPS)
+        y, after = causal_product_step(self._features(q, n), self._features(k, n), v, past, eps=EPS)
         return y, CosformerState(n[:, -1:].clone(), *after)
 
     def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:

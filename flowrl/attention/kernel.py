@@ -17,7 +17,8 @@ from torch.nn.functional import pad
 
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
-TILE = 64
+ONE_TILE = 128  # the longest sequence taken as a single tile
+TILE = 64  # the tile of longer ones
 EPS = 1e-30  # a sum of features below this is taken as this: what agrees with nothing gives 0, not 0/0
 
 
@@ -34,38 +35,51 @@ class KernelState(NamedTuple):
         return cls(like.new_zeros(batch, heads, f, m, dtype=dtype), like.new_zeros(batch, heads, f, dtype=dtype))
 
 
-def causal_product(
-    q: Tensor, k: Tensor, v: Tensor, past: KernelState | None = None, *, eps: float = EPS, tile: int = TILE
-) -> tuple[Tensor, KernelState]:
-    """The equations of the module's head, in time and memory linear in T.
+def causal_product(q: Tensor, k: Tensor, v: Tensor, *, eps: float = EPS) -> Tensor:
+    """The equations of the module's head over whole sequences, in time and memory linear in T.
 
     Args:
         q: (B, H, T, F) features of the queries, at least 0, in at least float32.
         k: (B, H, T, F) features of the keys, as `q`; zeros at padding.
         v: (B, H, T, M) values.
-        past: what came before; None for the first tokens.
         eps: the least that is divided by.
-        tile: tokens whose pairs are worked out directly.
 
     Returns:
-        (B, H, T, M) in the dtype of `v`, and the state after the last token.
+        (B, H, T, M) in the dtype of `v`.
     """
-    (batch, heads, tokens, f), m, dtype = q.shape, v.shape[-1], v.dtype
+    if q.shape[-2] > ONE_TILE:
+        return causal_product_step(q, k, v, KernelState.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], q), eps=eps)[0]
     with torch.autocast(q.device.type, enabled=False):
-        if past is None:
-            past = KernelState.zeros(batch, heads, f, m, like=q)
-        v = v.to(q.dtype)
-        tile = min(tile, tokens)
-        q, k, v = (pad(x, (0, 0, 0, -tokens % tile)).unflatten(2, (-1, tile)) for x in (q, k, v))
-        # (B, H, L, ...) of L tiles: what each finds before it, and at the end what is left after all.
-        memory = torch.cat([past.memory[:, :, None], k.mT @ v], 2).cumsum(2)
-        total = torch.cat([past.total[:, :, None], k.sum(-2)], 2).cumsum(2)
         within = (q @ k.mT).tril()
-        weighted = within @ v + q @ memory[:, :, :-1]
-        weight = within.sum(-1, keepdim=True) + q @ total[:, :, :-1, :, None]
+        return (within @ v.to(q.dtype) / within.sum(-1, keepdim=True).clamp(min=eps)).to(v.dtype)
+
+
+def causal_product_step(
+    q: Tensor, k: Tensor, v: Tensor, past: KernelState, *, eps: float = EPS, tile: int = TILE
+) -> tuple[Tensor, KernelState]:
+    """As `causal_product` for the T ≥ 1 tokens that follow `past`, and the state after them.
+
+    Args:
+        tile: tokens whose pairs are worked out directly.
+    """
+    tokens, dtype, tile = q.shape[-2], v.dtype, min(tile, q.shape[-2])
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = (pad(x, (0, 0, 0, -tokens % tile)).unflatten(2, (-1, tile)) for x in (q, k, v.to(q.dtype)))
+        memory, after_memory = _running(past.memory, k.mT @ v)
+        total, after_total = _running(past.total, k.sum(-2))
+        within = (q @ k.mT).tril()
+        weighted = within @ v + q @ memory
+        weight = within.sum(-1, keepdim=True) + q @ total[..., None]
         y = (weighted / weight.clamp(min=eps)).flatten(2, 3)[:, :, :tokens]
-        # Clones: a view would keep the sums of every tile as long as the state.
-        return y.to(dtype), KernelState(memory[:, :, -1].clone(), total[:, :, -1].clone())
+        return y.to(dtype), KernelState(after_memory, after_total)
+
+
+def _running(first: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
+    """Running sums of (B, H, L, ...) terms from `first` (B, H, ...): those before each term, and that of all."""
+    if terms.shape[2] == 1:
+        return first[:, :, None], first + terms[:, :, 0]
+    sums = torch.cat([first[:, :, None], terms], 2).cumsum(2)
+    return sums[:, :, :-1], sums[:, :, -1].clone()  # a view would keep the sums of every tile as long as the state
 
 
 def product_weights(q: Tensor, k: Tensor, at: slice | Tensor, *, eps: float = EPS) -> Tensor:
@@ -98,10 +112,10 @@ class KernelAttention(CausalAttention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
         q, k = self._features(q, k)
-        return causal_product(q, real_alone(k, is_pad), v)[0]
+        return causal_product(q, real_alone(k, is_pad), v)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: KernelState) -> tuple[Tensor, KernelState]:
-        return causal_product(*self._features(q, k), v, state)
+        return causal_product_step(*self._features(q, k), v, state)
 
     def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:
         """φ(q_i)·φ(k_j) / φ(q_i)·z_i for j ≤ i: every row sums to 1, unless its features vanish."""
