@@ -48,7 +48,8 @@ def causal_product(q: Tensor, k: Tensor, v: Tensor, *, eps: float = EPS) -> Tens
         (B, H, T, M) in the dtype of `v`.
     """
     if q.shape[-2] > ONE_TILE:
-        return causal_product_step(q, k, v, KernelState.zeros(*q.shape[:2], q.shape[-1], v.shape[-1], q), eps=eps)[0]
+        batch, heads, _, f = q.shape
+        return causal_product_step(q, k, v, KernelState.zeros(batch, heads, f, v.shape[-1], q), eps=eps)[0]
     with torch.autocast(q.device.type, enabled=False):
         within = (q @ k.mT).tril()
         return (within @ v.to(q.dtype) / within.sum(-1, keepdim=True).clamp(min=eps)).to(v.dtype)

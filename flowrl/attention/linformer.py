@@ -63,7 +63,8 @@ class LinformerAttention(CausalAttention):
             return self.mix_step(q, k, v, state)[0]
         # Real tokens first, so that padding takes no place in a block; then back.
         order = is_pad.long().argsort(dim=-1, stable=True)[:, None, :, None]
-        y, _ = self.mix_step(*(x.take_along_dim(order, -2) for x in (q, k, v)), state)
+        q, k, v = (x.take_along_dim(order, -2) for x in (q, k, v))
+        y, _ = self.mix_step(q, k, v, state)
         return y.take_along_dim(order.argsort(dim=-2), -2)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: LinformerState) -> tuple[Tensor, LinformerState]:

@@ -107,9 +107,9 @@ class CausalAttention(nn.Module, ABC):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Not one permuted view: the gradient of chunk is laid out as the projection's backward pass wants it.
-        parts = self.project_in(x).chunk(self.parts, dim=-1)
-        q, *_, v = heads = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]
-        return q, heads[-2], v
+        projected = self.project_in(x).chunk(self.parts, dim=-1)
+        parts = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected]
+        return parts[0], parts[-2], parts[-1]
 
     def _merge(self, y: Tensor) -> Tensor:
         batch, _, tokens, _ = y.shape

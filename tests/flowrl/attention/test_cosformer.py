@@ -91,18 +91,6 @@ def test_a_query_that_agrees_with_no_key_gives_zero():
         assert gradient.isfinite().all()
 
 
-@pytest.mark.parametrize("length", [60, 20_000])
-def test_twenty_thousand_tokens_stay_finite_and_near_float64(length):
-    torch.manual_seed(0)
-    module = CosformerAttention(10, 2, length=length)
-    x = torch.randn(1, 20_000, 10, requires_grad=True)
-    y = module(x)
-    y.square().sum().backward()
-    assert x.grad.isfinite().all()
-    exact = module.double()(x.detach().double())
-    assert (y - exact).norm() / exact.norm() < 1e-4
-
-
 def test_a_constant_below_one_is_refused():
     with pytest.raises(ValueError, match="length is 0: it must be at least 1"):
         CosformerAttention(WIDTH, HEADS, length=0)

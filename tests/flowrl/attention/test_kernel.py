@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from flowrl.attention import LinearAttention
+from flowrl.attention import CosformerAttention, LinearAttention, PerformerAttention
 from flowrl.attention.kernel import KernelState, causal_product, causal_product_step, product_weights
 
 B, H, F, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
@@ -113,6 +113,26 @@ def test_twenty_thousand_tokens_stay_finite_and_near_float64(dtype, bound):
     assert relative_error(y, exact) < bound
     for gradient in torch.autograd.grad(y.float().sum(), x):
         assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("rule", "options"),
+    [
+        (LinearAttention, {}),
+        (PerformerAttention, {"features": 11}),
+        (CosformerAttention, {}),
+        (CosformerAttention, {"length": 20_000}),
+    ],
+)
+def test_an_attention_over_twenty_thousand_tokens_stays_finite_and_near_float64(rule, options):
+    torch.manual_seed(0)
+    attention = rule(10, 2, **options)
+    x = torch.randn(1, 20_000, 10, requires_grad=True)
+    y = attention(x)
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()
+    exact = attention.double()(x.detach().double())
+    assert relative_error(y, exact) < 1e-5
 
 
 def test_linear_attention_is_the_recurrence_of_its_paper():
