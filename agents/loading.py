@@ -17,25 +17,34 @@ from flowrl.training import isolated_rng, load_weights
 
 
 def load_policy(
-    run_dir: Path | str, *, device: str = "cpu", rollout: Literal["window", "recurrent"] | None = None
+    run_dir: Path | str,
+    *,
+    device: str = "cpu",
+    rollout: Literal["window", "recurrent"] | None = None,
+    acting_context: int | None = None,
 ) -> Policy:
     """A run's last checkpoint as a policy.
 
     Args:
         run_dir: a folder that `scripts.train` made.
         rollout: how a sequence agent acts; None as it was configured.
+        acting_context: steps that its window rollout re-reads; None as it was configured.
 
     Raises:
         InputError: the folder holds no run or no checkpoint yet, is damaged, or its agent has no such rollout.
     """
     run = RunFolder(run_dir)
-    agent, _ = load_agent(run, torch.device(device), rollout=rollout)
+    agent, _ = load_agent(run, torch.device(device), rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
     return Policy(agent.eval(), torch.device(device), config["observation_size"], config["discrete_start"])
 
 
 def load_agent(
-    run: RunFolder, device: torch.device, *, rollout: Literal["window", "recurrent"] | None = None
+    run: RunFolder,
+    device: torch.device,
+    *,
+    rollout: Literal["window", "recurrent"] | None = None,
+    acting_context: int | None = None,
 ) -> tuple[SequenceAgent | BCAgent, int]:
     """A run's agent with the weights of its last checkpoint, and the step of that; raises as `load_policy` does."""
     config = run.config()
@@ -56,11 +65,12 @@ def load_agent(
         raise
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise InputError(f"{run.path / 'config.json'} is of another version of flowrl: {error}") from error
-    if rollout is not None:
+    asked = {"rollout": rollout, "acting_context": acting_context}
+    if changed := {name: value for name, value in asked.items() if value is not None}:
         if not isinstance(agent_config, SequenceConfig):
-            raise InputError(f"agent {config['agent']} has no rollout to choose: it does not look back")
+            raise InputError(f"agent {config['agent']} has no {' or '.join(changed)} to choose: it does not look back")
         try:
-            agent_config = replace(agent_config, rollout=rollout)
+            agent_config = replace(agent_config, **changed)
         except ValueError as error:
             raise InputError(str(error)) from error
     with isolated_rng(0, device):  # the weights that are drawn here are replaced at once

@@ -18,7 +18,10 @@ class SequenceConfig(ModelConfig):
     """A trajectory model and the way it acts."""
 
     rollout: Literal["window", "recurrent"] = "window"
-    """How it acts: `window` re-reads the last K steps, as in training; `recurrent` keeps a state of the whole past."""
+    """How it acts: `window` re-reads the last steps, as in training; `recurrent` keeps a state of the whole past."""
+    acting_context: int | None = None
+    """Steps that a window rollout re-reads; by default `context`. Training predicts from every beginning of a window,
+    so that acting on fewer steps stays within what was learnt."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -26,6 +29,10 @@ class SequenceConfig(ModelConfig):
             raise ValueError(f"rollout is {self.rollout!r}: known are window, recurrent")
         if self.rollout == "recurrent" and (reason := ATTENTION[self.attention].why_no_step):
             raise ValueError(reason)
+        if self.acting_context is not None and not 1 <= self.acting_context <= self.context:
+            raise ValueError(
+                f"acting_context is {self.acting_context}: it must be at least 1 and at most context, {self.context}"
+            )
 
     def build(self, normaliser: Normaliser) -> "SequenceAgent":
         """A new agent; its initial weights come from torch's generator."""
@@ -74,6 +81,11 @@ class SequenceAgent(nn.Module):
         self.model = TrajectoryModel(config, normaliser)
 
     @property
+    def acting_context(self) -> int:
+        """Steps that a window rollout re-reads."""
+        return self.config.acting_context or self.context
+
+    @property
     def normaliser(self) -> Normaliser:
         """The statistics that scale what enters and leaves."""
         return self.model.normaliser
@@ -111,12 +123,12 @@ class SequenceAgent(nn.Module):
         return RecurrentCarry(carry.returns_to_go[slots], action, carry.timestep, state)
 
     def seen(self, recording: Recording, steps: Tensor) -> Seen:
-        """What was read at `steps` (n,) int64 of a recorded episode: the last K steps, or the whole past if recurrent.
+        """What was read at `steps` (n,) int64 of a recorded episode: the last steps, or the whole past if recurrent.
 
         Steps whose past begins at the same step share a window.
         """
         length = len(recording.returns_to_go)
-        context = length if self.config.rollout == "recurrent" else min(self.context, length)
+        context = length if self.config.rollout == "recurrent" else min(self.acting_context, length)
         first, window = (steps - context + 1).clamp(min=0).unique(return_inverse=True)
         timesteps = first[:, None] + torch.arange(context, device=steps.device)
         returns_to_go, observations, actions = (column[timesteps] for column in recording)
@@ -138,12 +150,12 @@ class SequenceAgent(nn.Module):
     def _act_window(self, carry: WindowCarry, observations: Tensor, rewards: Tensor) -> tuple[WindowCarry, Tensor]:
         returns_to_go = carry.returns_to_go[:, -1:] - rewards[:, None]
         if carry.timestep:
-            returns_to_go = torch.cat([carry.returns_to_go, returns_to_go], 1)[:, -self.context :]
-        seen = torch.cat([carry.observations, observations[:, None]], 1)[:, -self.context :]
+            returns_to_go = torch.cat([carry.returns_to_go, returns_to_go], 1)[:, -self.acting_context :]
+        seen = torch.cat([carry.observations, observations[:, None]], 1)[:, -self.acting_context :]
         no_action = carry.actions.new_zeros(
             len(seen), 1, carry.actions.shape[2]
         )  # causality hides it from its own step
-        actions = torch.cat([carry.actions, no_action], 1)[:, -self.context :]
+        actions = torch.cat([carry.actions, no_action], 1)[:, -self.acting_context :]
         steps = seen.shape[1]
         timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device)
         predicted = self.model(returns_to_go, seen, actions, timesteps[None], last=True)[:, -1]

@@ -51,18 +51,17 @@ def document(title: str, body: Iterable[str], *, style: str = "", script: str = 
     )
 
 
-def table(rows: Sequence[Sequence[str]], *, kind: str = "") -> str:
-    """A table of text, header first; a long one is folded away.
+def table(rows: Sequence[Sequence[str]], *, folded: int = FOLDED) -> str:
+    """A table of text, header first.
 
     Args:
-        kind: its CSS class.
+        folded: rows from which on it is folded away.
     """
     header, *body = rows
     head = "".join(f"<th>{escaped(cell)}</th>" for cell in header)
     lines = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    marked = f' class="{kind}"' if kind else ""
-    made = f'<div class="scroll"><table{marked}><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return made if len(body) <= FOLDED else f"<details><summary>{len(body):,} rows</summary>{made}</details>"
+    made = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    return made if len(body) <= folded else f"<details><summary>{len(body):,} rows</summary>{made}</details>"
 
 
 def items(sentences: Iterable[str]) -> str:

@@ -32,6 +32,7 @@ from scripts.episodes import EvaluationConfig, choose_device
 from scripts.live import View
 from scripts.matrix import AgentSpec, Cell, Executor, finished, make_cells
 from scripts.processes import Processes
+from scripts.studies import stored_study
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def main(args: Args) -> list[Path]:
     print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
-    made = _report(args, [cell for cell in cells if cell not in failures], failures)
+    made = _report(args, cells, failures)
     if failures:
         listed = "".join(f"\n  {cell}: {failure}" for cell, failure in failures.items())
         raise InputError(f"{len(failures)} of {len(cells)} runs failed; the same command tries them again:{listed}")
@@ -193,14 +194,22 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _report(args: Args, cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[Path]:
-    """Report the finished cells; the paths of what was written."""
-    if not cells:
+    """Report the runs that are finished; the paths of what was written."""
+    places = {label: place for place, label in reversed(list(enumerate(cell.label for cell in cells)))}
+    runs = []
+    for cell in sorted(cells, key=lambda cell: places[cell.label]):
+        folder = RunFolder(cell.run_dir)
+        try:
+            run = Run.load(folder, cell.label, study=stored_study(folder) if cell.study else None)
+        except InputError:
+            if cell not in failures:
+                raise
+        else:  # one whose study failed is finished all the same
+            runs.append(run)
+    if not runs:
         return []
-    report = Report.of(
-        [Run.load(RunFolder(cell.run_dir), cell.label) for cell in cells],
-        commands=[command("compare"), *(cell.command for cell in cells)],
-        failures=[f"{cell}: {failure}" for cell, failure in failures.items()],
-    )
+    commands = [command("compare"), *(cell.command for cell in cells)]
+    report = Report.of(runs, commands, [f"{cell}: {failure}" for cell, failure in failures.items()])
     made = write_report(report, args.out)
     for comparison in report.comparisons:
         print(f"\n{comparison.dataset}")
@@ -210,7 +219,7 @@ def _report(args: Args, cells: Sequence[Cell], failures: Mapping[Cell, str]) -> 
         print(f"\n{title}\n{console(lines)}")
     print(f"\n{report.summary()}\n\nwritten:")
     print("\n".join(f"  {path}" for path in made))
-    python, example = _interpreter(), cells[0].run_dir
+    python, example = _interpreter(), runs[0].path
     print("\nnext:")
     print(f"  {python} -m scripts.evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
     print(f"  {python} -m scripts.evaluate {example} --episodes 1 --video {args.out / 'episode.gif'}    # watch one")

@@ -61,13 +61,15 @@ def play(
     finally:
         envs.close()
     known = facts(env.id)
+    how = getattr(getattr(agent, "config", None), "rollout", "memoryless")
     d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.measured))
     return [
         {
             "kind": kind,
             "step": step,
             "env": known.env_id,
-            "rollout": getattr(getattr(agent, "config", None), "rollout", "memoryless"),
+            "rollout": how,
+            "acting_context": getattr(agent, "acting_context", None) if how == "window" else None,
             "target": result.target,
             "seed": result.seed,
             "return": result.achieved,
@@ -149,7 +151,8 @@ def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[
         elif match := re.fullmatch(r"p(\d{1,2}|100)", word):
             target = percentiles[int(match[1])]
         elif match := re.fullmatch(r"r(\d{1,2}|1\d\d|200)", word):
-            target = low + (high - low) * (int(match[1]) / 100)
+            # Rounding may put the whole way a little beyond the best return.
+            target = high if match[1] == "100" else low + (high - low) * (int(match[1]) / 100)
         else:
             try:
                 target = float(word)

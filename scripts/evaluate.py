@@ -5,9 +5,9 @@ python -m scripts.evaluate runs/hopper/flow-seed* runs/hopper/dt-seed* --out run
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,6 +45,8 @@ class Args:
     """Environment id; by default that of the dataset."""
     rollout: Literal["window", "recurrent"] | None = None
     """How a sequence agent acts; by default as its run says. Training reads windows, so `window` is what it learnt."""
+    acting_context: int | None = None
+    """Steps that a window rollout re-reads, at most those of a training window; by default as its run says."""
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     video: Path | None = None
@@ -53,10 +55,10 @@ class Args:
     """Also write a report of the runs here: report.html, report.md, results.json."""
     study: bool = True
     """With --out, also study the first run of every name: how its action depends on the return, what it attends to, a
-    clip. Not with another --rollout than the run's own."""
+    clip. Not with --rollout, --acting-context or --env: a study shows a run as it was configured."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Player:
     """A run that is ready to play."""
 
@@ -97,7 +99,10 @@ def main(args: Args) -> list[dict[str, Any]]:
         # Whether runs belong together is found out before they play.
         reporting = len(players) > 1 or args.out is not None
         if reporting:
-            Report.of([Run.load(player.folder, label_of(player.folder.path)) for player in players])
+            runs = [Run.load(player.folder, label_of(player.folder.path)) for player in players]
+            Report.of([replace(run, evaluation=runs[0].evaluation) for run in runs])  # what they play now is the same
+        if args.out is not None:
+            args.out.mkdir(parents=True, exist_ok=True)
         if args.video is not None:
             _record(args, first.env, targets[-1])
         for player in players:
@@ -114,7 +119,7 @@ def main(args: Args) -> list[dict[str, Any]]:
 
 
 def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
-    agent, step = load_agent(folder, device, rollout=args.rollout)
+    agent, step = load_agent(folder, device, rollout=args.rollout, acting_context=args.acting_context)
     config = folder.config() or {}
     try:
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
@@ -135,26 +140,31 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
 def _report(
     args: Args, players: Sequence[_Player], played: Sequence[list[dict[str, Any]]], device: torch.device
 ) -> None:
-    if args.out is not None and args.study and args.rollout is None:
-        for player in {label_of(player.folder.path): player for player in reversed(players)}.values():
-            study(player.folder, device)
-    runs = [
-        Run.load(player.folder, label_of(player.folder.path), episodes=rows)
-        for player, rows in zip(players, played, strict=True)
-    ]
-    report = Report.of(runs, commands=[command("evaluate")])
-    for comparison in report.comparisons:
+    def report(studies: Mapping[_Player, dict[str, Any]]) -> Report:
+        runs = [
+            Run.load(player.folder, label_of(player.folder.path), episodes=rows, study=studies.get(player))
+            for player, rows in zip(players, played, strict=True)
+        ]
+        return Report.of(runs, commands=[command("evaluate")])
+
+    told = report({})
+    for comparison in told.comparisons:
         for title, lines in tables_of(comparison):
             print(f"\n{title}\n{console(lines)}")
-    print(f"\n{report.summary()}")
-    if args.out is not None:
-        print("\nwritten:")
-        print("\n".join(f"  {path}" for path in write_report(report, args.out)))
+    print(f"\n{told.summary()}")
+    if args.out is None:
+        return
+    # A study shows a run as it was configured, in the environment of its data.
+    studying = args.study and args.rollout is None and args.acting_context is None and args.env is None
+    firsts = {label_of(player.folder.path): player for player in reversed(players)}.values() if studying else ()
+    made = write_report(report({player: study(player.folder, device) for player in firsts}), args.out)
+    print("\nwritten:")
+    print("\n".join(f"  {path}" for path in made))
 
 
 def _record(args: Args, env: EnvSpec, target: float) -> None:
     assert args.video is not None
-    policy = load_policy(args.run_dirs[0], rollout=args.rollout)
+    policy = load_policy(args.run_dirs[0], rollout=args.rollout, acting_context=args.acting_context)
     policy.reset(target)
     try:
         check_video(args.video)

@@ -18,7 +18,7 @@ from flowrl.errors import InputError, cause
 from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import keep_freed_memory
-from scripts.datasets import Loaded, Selection, folder_name, load
+from scripts.datasets import Selection, folder_name
 from scripts.episodes import choose_device
 from scripts.studies import stored_study, study
 
@@ -54,8 +54,10 @@ class AgentSpec:
         label, (name, *options) = labelled[1] if labelled else words[0], words
         if options and not labelled:
             raise InputError(f"agent {text!r} has options and so needs a label: write LABEL={text}")
-        if not re.fullmatch(r"[A-Za-z0-9._+-]+", label):
-            raise InputError(f"label {label!r} of agent {text!r} must be made of letters, digits, and . _ + -")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", label):
+            raise InputError(
+                f"label {label!r} of agent {text!r} must begin with a letter or digit and be made of those and . _ + -"
+            )
         for option in options:
             if (plain := option.partition("=")[0].removeprefix("--").replace("_", "-")) in _NOT_OF_AN_AGENT:
                 raise InputError(f"agent {label}: --{plain} is the whole comparison's and cannot be one agent's")
@@ -135,24 +137,23 @@ def finished(cells: Sequence[Cell], *, device: str | None = None) -> set[Cell]:
         InputError: what the user gave cannot be used, or a run folder began with other options.
     """
     found = set()
-    loaded: dict[tuple[str, Selection], Loaded] = {}
-    prepared: dict[tuple[str, str], train.Prepared] = {}
+    prepared: dict[tuple[str, Selection], train.Prepared] = {}
     for cell in cells:
         args = cell.args if device is None else replace(cell.args, device=device)
-        if (args.dataset, cell.label) not in prepared:
-            if not any(dataset == args.dataset for dataset, _ in loaded):
-                loaded.clear()  # one dataset at a time in memory
-                prepared.clear()
-            data = loaded.get((args.dataset, args.selection)) or load(args.dataset, args.selection, args.env)
-            loaded[args.dataset, args.selection] = data
-            prepared[args.dataset, cell.label] = train.prepare(args, data)
+        if not any(dataset == args.dataset for dataset, _ in prepared):
+            prepared.clear()  # one dataset at a time in memory
+        data = args.dataset, args.selection
+        try:
+            prepared[data] = train.prepare(args, prepared.get(data))
+        except InputError as error:
+            raise InputError(f"agent {cell.label}: {error}" if cell.label != args.agent else str(error)) from None
         folder = RunFolder(cell.run_dir)
         try:
             folder.config()
             folder.rows("evaluations.jsonl")
         except (InputError, OSError):  # damaged: its own process says so, and the others go on
             continue
-        trained = train.is_finished(args, prepared[args.dataset, cell.label])
+        trained = train.is_finished(args, prepared[data])
         if trained and not (cell.study and stored_study(folder) is None):
             found.add(cell)
     return found

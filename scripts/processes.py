@@ -3,8 +3,11 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -23,6 +26,8 @@ class Processes:
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(["scripts.train", "flowrl.report"])
+            with _search_path_handed_on():
+                forkserver.ensure_running()
         else:
             self._context = multiprocessing.get_context("spawn")
         self._running: dict[int, tuple[Cell, BaseProcess, Connection]] = {}  # by the process's sentinel
@@ -67,6 +72,26 @@ class Processes:
             process.close()
             found.append((cell, failure))
         return found
+
+
+@contextmanager
+def _search_path_handed_on() -> Iterator[None]:
+    """Inside, a Python that is started finds this code and the modules that this one does.
+
+    Python 3.11's server would look in the working directory first, then for a flowrl installed elsewhere.
+    """
+    root = str(Path(__file__).resolve().parent.parent)
+    names = {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _work(cell: Cell, environment: dict[str, str], folder: Path, sender: Connection) -> None:

@@ -28,7 +28,8 @@ there is none, it is null.
     sink, and its ``competition`` C as a source.
   - ``picture``: all effective weights of one window in the middle of the episode, ``weights[layer][head][query][key]``.
     ``step`` is its last one, ``tokens`` names each, as in ``return 481``. Of a longer past than 20 steps the last 20
-    are shown, and the weights on earlier tokens are left out: ``tokens_before`` is how many.
+    are shown, and the weights on earlier tokens are left out: ``tokens_before`` is how many, and
+    ``gain[layer][head][query]`` the sum of all weights of a token, those left out among them.
 - ``clip``: ``file`` in the run folder, a moving picture of the same episode, its ``frames``, and the ``steps`` and
   ``seconds`` of the simulation that it shows from the first on; ``file`` is null where none could be made, and
   ``reason`` says why.
@@ -57,7 +58,7 @@ from flowrl.errors import InputError
 from flowrl.recording import Recorder, Recording
 from flowrl.rollout import playable, rollout
 
-FORMAT = 1  # of study.json
+FORMAT = 2  # of study.json
 FILE, CLIP = "study.json", "episode.gif"
 MOST_STATES = 1_000
 MOST_STEPS = 200
@@ -245,7 +246,7 @@ def _series(agent: SequenceAgent, recording: Recording, steps: Tensor) -> dict[s
 
 def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
     length = len(recording.returns_to_go)
-    step = min(length - 1, max(agent.context - 1, length // 2))
+    step = min(length - 1, max(agent.acting_context - 1, length // 2))
     seen = agent.seen(recording, torch.tensor([step], device=recording.actions.device))
     position = int(seen.position)
     shown = slice(3 * max(0, position + 1 - PICTURE_STEPS), 3 * position + 2)
@@ -255,6 +256,7 @@ def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
         "tokens": [f"{kind} {t}" for t in seen.timesteps[0].tolist() for kind in TOKENS][shown],
         "tokens_before": shown.start,
         "weights": [_rounded(layer.weights[0, :, :, shown], ".5f") for layer in maps],
+        "gain": [_rounded(layer.weights[0].sum(-1), ".5g") for layer in maps],
     }
 
 
@@ -280,7 +282,7 @@ def _portions(agent: SequenceAgent, recording: Recording, steps: np.ndarray) -> 
     wanted = torch.from_numpy(steps).to(recording.actions.device)
     if agent.config.rollout == "recurrent" or not len(steps):
         return (wanted,)
-    return wanted.split(max(1, TOKENS_AT_ONCE // (3 * agent.context)))
+    return wanted.split(max(1, TOKENS_AT_ONCE // (3 * agent.acting_context)))
 
 
 def _rounded(values: Tensor, digits: str) -> list[Any]:

@@ -4,7 +4,6 @@ python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10
 torchrun --nproc-per-node 2 -m scripts.train flow ...    # in two processes, with the same batches
 """
 
-import resource
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, choose_precision, isolated_rng, train
 from scripts.cli import parse, run
-from scripts.datasets import Loaded, Selection, folder_name, load
+from scripts.datasets import Selection, folder_name, load
 from scripts.episodes import (
     EvaluationConfig,
     check_spaces,
@@ -134,11 +133,11 @@ class Prepared(NamedTuple):
     device: torch.device
 
 
-def prepare(args: Args, loaded: Loaded | None = None) -> Prepared:
+def prepare(args: Args, like: Prepared | None = None) -> Prepared:
     """Check what the user gave and load the data; nothing is written.
 
     Args:
-        loaded: the data, where they are at hand.
+        like: of a run on the same data with the same targets, so that they need not be read again.
 
     Raises:
         InputError: what the user gave cannot be used.
@@ -148,12 +147,14 @@ def prepare(args: Args, loaded: Loaded | None = None) -> Prepared:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = distributed.local_device(choose_device(args.device))
     distributed.share(args.training.batch_size)
-    dataset, selected, columns = loaded or load(args.dataset, args.selection, args.env)
+    training = replace(args.training, precision=choose_precision(args.training.precision, device))
+    if like is not None:
+        return like._replace(training=training, device=device)
+    dataset, selected, columns = load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     returns = summarise_returns(dataset)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
-    training = replace(args.training, precision=choose_precision(args.training.precision, device))
     return Prepared(selected, columns, env, targets, returns, training, device)
 
 
@@ -233,6 +234,8 @@ def _peak_memory(device: torch.device) -> dict[str, float]:
     if status.exists():  # Linux's ru_maxrss counts what the process was before it became this program
         peak = 1024 * int(status.read_text().partition("VmHWM:")[2].split()[0])
     else:  # macOS: in bytes
+        import resource  # not on every system
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     on_gpu = {"memory/peak_gpu_bytes": float(torch.cuda.max_memory_allocated(device))}
     return {"memory/peak_bytes": float(peak)} | (on_gpu if device.type == "cuda" else {})

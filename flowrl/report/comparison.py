@@ -23,40 +23,39 @@ def generator() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+# What may differ between runs that have one name.
+_FREE = ("log_every", "checkpoint_every")
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Finished runs on one dataset with the same targets and environment seeds; labels may have seeds of their own."""
 
     runs: tuple[Run, ...]
+    baseline: str
+    """The label that differences are taken against; it need not have a run here."""
 
-    def __post_init__(self) -> None:
-        """Check that the runs can be compared.
+    @classmethod
+    def of(cls, runs: Sequence[Run], baseline: str | None = None) -> "Comparison":
+        """Compare runs.
+
+        Args:
+            baseline: by default dt where there is one, else the first label.
 
         Raises:
-            InputError: they differ in data or episodes, or two have the same label and training seed.
+            InputError: they differ in data or episodes, or their labels mislead: two of one label and seed, or of one
+                label and other settings.
         """
-        first, *others = self.runs
-        for run in others:
-            for name in ("dataset", "fingerprint", "env_spec"):
-                # Of each part of a mixture, what follows the slash says how it was filtered.
-                mine, theirs = (
-                    re.sub(r"/[^+*]*", "", r.config[name]) if name == "fingerprint" else r.config[name]
-                    for r in (run, first)
-                )
-                if mine != theirs:
-                    told = f": {mine} and {theirs}" if name == "dataset" else ""
-                    raise InputError(f"runs cannot be compared: {run.path} differs in {name} from {first.path}{told}")
-            for name, mine in run.evaluation.items():
-                if mine != first.evaluation[name]:
-                    raise InputError(
-                        f"runs cannot be compared: {run.path} was evaluated with {name} {mine},"
-                        f" {first.path} with {first.evaluation[name]}"
-                    )
+        first = runs[0]
+        for run in runs[1:]:
+            _check_alike(run, first)
         seen: dict[tuple[str, int], Run] = {}
-        for run in self.runs:
+        for run in runs:
             if other := seen.get((run.label, run.seed)):
                 raise InputError(f"{run.path} and {other.path} are both {run.label} with training seed {run.seed}")
             seen[run.label, run.seed] = run
+        _check_settings(runs)
+        return cls(tuple(runs), baseline or baseline_of(runs))
 
     @property
     def dataset(self) -> str:
@@ -85,34 +84,48 @@ class Comparison:
         return tuple(label for label in self.labels if label != self.baseline)
 
     @property
-    def baseline(self) -> str:
-        return BASELINE if BASELINE in self.labels else self.labels[0]
-
-    @property
     def headline(self) -> float:
         """The target that an agent is judged by: the dataset's best return, else the highest target not beyond it."""
         best = self.dataset_returns["percentiles"][-1]
         return max([target for target in self.targets if target <= best], default=self.targets[-1])
 
     @property
-    def fewest_seeds(self) -> int:
-        return min(len(self.runs_of(label)) for label in self.labels)
+    def pairs(self) -> dict[str, int]:
+        """How many training seeds each rival shares with the baseline; of a single label, how many it has."""
+        if not self.rivals or self.baseline not in self.labels:
+            return {label: len(self.runs_of(label)) for label in self.labels}
+        return {label: len(self.runs_of(label).keys() & self.runs_of(self.baseline).keys()) for label in self.rivals}
+
+    @property
+    def common_seeds(self) -> list[int]:
+        """The training seeds that every label has."""
+        return sorted(set.intersection(*(set(self.runs_of(label)) for label in self.labels)))
 
     def runs_of(self, label: str) -> dict[int, Run]:
         """By training seed."""
         return {run.seed: run for run in sorted(self.runs, key=lambda run: run.seed) if run.label == label}
 
-    def returns(self, label: str, target: float, name: str = "return") -> Returns:
-        """(seeds, episodes) of the last checkpoints, in the order of seeds and environment seeds."""
-        return np.array([run.values(target, name) for run in self.runs_of(label).values()], np.float64)
+    def returns(
+        self, label: str, target: float, name: str = "return", *, seeds: Sequence[int] | None = None
+    ) -> Returns:
+        """(seeds, episodes) of the last checkpoints, in the order of seeds and environment seeds.
 
-    def paired(self, label: str, target: float, name: str = "return") -> tuple[Returns, Returns] | None:
+        Args:
+            seeds: training seeds, of those that the label has; by default all.
+        """
+        runs = self.runs_of(label)
+        return np.array([runs[seed].values(target, name) for seed in (runs if seeds is None else seeds)], np.float64)
+
+    def paired(self, label: str, target: float) -> tuple[Returns, Returns] | None:
         """(seeds, episodes) of a label and of the baseline at the training seeds that both have; None without any."""
-        ours, theirs = self.runs_of(label), self.runs_of(self.baseline)
-        if not (common := [seed for seed in ours if seed in theirs]):
+        theirs = self.runs_of(self.baseline)
+        if not (common := [seed for seed in self.runs_of(label) if seed in theirs]):
             return None
-        mine, others = (np.array([runs[s].values(target, name) for s in common], np.float64) for runs in (ours, theirs))
-        return mine, others
+        return self.returns(label, target, seeds=common), self.returns(self.baseline, target, seeds=common)
+
+    def studied(self, label: str) -> Run | None:
+        """The first training seed of the label that was studied."""
+        return next((run for run in self.runs_of(label).values() if run.study is not None), None)
 
     @cached_property
     def score_rows(self) -> list[Row]:
@@ -153,19 +166,19 @@ class Comparison:
 
     @cached_property
     def calibration_rows(self) -> list[Row]:
-        """One row per label: how closely the return follows the target within the range of the data.
+        """One row per label: how closely the mean return follows the target within the range of the data.
 
-        `slope` is of the least-squares line of mean return over target; `error` the mean |return − target| as a share
-        of the range; `change` how far actions move when the worst return is asked for instead of the best, in units of
-        half the action range (of discrete actions, the share that changes), from the studies.
+        `slope` is of the least-squares line of mean return over target; `error` the distance of the mean return from
+        the target, as a share of the range and averaged over targets; `change` how far actions move when the worst
+        return is asked for instead of the best, from the study of the label's first seed, in the study's `unit`.
         """
         low, high = self.dataset_returns["percentiles"][0], self.dataset_returns["percentiles"][-1]
         inside = np.array([target for target in self.targets if low <= target <= high])
         rows = []
         for label in self.labels:
             means = np.array([self.returns(label, target).mean() for target in inside])
-            studies = [run.study for run in self.runs_of(label).values() if run.study is not None]
-            changes = [study["sensitivity"]["worst_to_best"] for study in studies]
+            studied = self.studied(label)
+            sensitivity = studied.study["sensitivity"] if studied and studied.study else {}
             rows.append(
                 {
                     "dataset": self.dataset,
@@ -173,7 +186,8 @@ class Comparison:
                     "targets": len(inside),
                     "slope": float(np.polyfit(inside, means, 1)[0]) if np.ptp(inside) > 0 else None,
                     "error": float(np.abs(means - inside).mean() / (high - low)) if high > low else None,
-                    "change": float(np.mean(changes)) if changes else None,
+                    "change": sensitivity.get("worst_to_best"),
+                    "unit": sensitivity.get("unit"),
                 }
             )
         return rows
@@ -266,7 +280,9 @@ class Comparison:
             + f". The dataset's mean return is {number(returns['mean'])} an episode and"
             f" {number(returns['mean_by_step'])} a step (of the episode that the step is in)."
         ]
-        for label in self.rivals:
+        if self.baseline not in self.labels:
+            told.append(f"{self.baseline}, which differences are taken against, has no run here.")
+        for label in self.rivals if self.baseline in self.labels else ():
             rows = [row for row in self.difference_rows if row["agent"] == label]
             if not rows:
                 told.append(f"{label} and {self.baseline} have no training seed in common and are not paired.")
@@ -277,29 +293,67 @@ class Comparison:
                 f"Here {label} is above {self.baseline} at {ahead} of {len(rows)} targets, below at {behind},"
                 f" and the interval of the paired difference holds zero at {len(rows) - ahead - behind}."
             )
-        return " ".join([*told, *([caution] if (caution := seed_caution(self.fewest_seeds)) else [])])
+        return " ".join([*told, *([caution] if (caution := seed_caution(self)) else [])])
 
 
-def seed_caution(seeds: int) -> str | None:
+def seed_caution(comparison: Comparison) -> str | None:
     """What so few training seeds leave unsaid."""
-    if seeds == 1:
+    pairs = {label: count for label, count in comparison.pairs.items() if 0 < count < FEW_SEEDS}
+    if not pairs:
+        return None
+    fewest = min(pairs.values())
+    if set(comparison.pairs.values()) == {fewest}:
+        of_what = seeds_told(fewest)
+    else:
+        labels = ", ".join(label for label, count in pairs.items() if count == fewest)
+        of_what = f"{seeds_told(fewest)} of {labels} beside {comparison.baseline} on {comparison.dataset}"
+    of_what = of_what[0].upper() + of_what[1:] if fewest > 1 else "One" + of_what[1:]
+    if fewest == 1:
         return (
-            "One training seed: the intervals are over episodes alone and say nothing of how training varies,"
-            " so they cannot rank the agents."
+            f"{of_what}: the intervals are over episodes alone and say nothing of how training varies, so they cannot"
+            " rank the agents."
         )
-    if seeds < FEW_SEEDS:
-        return f"{seeds_told(seeds)}: so few that the intervals understate how training varies."
-    return None
+    return f"{of_what}: so few that the intervals understate how training varies."
 
 
-def comparisons_of(runs: Sequence[Run]) -> list[Comparison]:
-    """One comparison per dataset, in the order in which they come.
+def baseline_of(runs: Sequence[Run]) -> str:
+    """The label that differences are taken against."""
+    labels = [run.label for run in runs]
+    return BASELINE if BASELINE in labels else labels[0]
 
-    Raises:
-        InputError: runs on one dataset cannot be compared.
-    """
-    datasets = dict.fromkeys(run.config["dataset"] for run in runs)
-    return [Comparison(tuple(run for run in runs if run.config["dataset"] == dataset)) for dataset in datasets]
+
+def _check_alike(run: Run, first: Run) -> None:
+    """Raise InputError where two runs were not made of the same data and played on the same episodes."""
+    for name in ("dataset", "fingerprint", "env_spec"):
+        mine, theirs = run.config[name], first.config[name]
+        if name == "fingerprint":  # of each part of a mixture, what follows the slash says how it was filtered
+            mine, theirs = (re.sub(r"/[^+*]*", "", fingerprint) for fingerprint in (mine, theirs))
+        if mine != theirs:
+            told = f": {mine} and {theirs}" if name == "dataset" else ""
+            raise InputError(f"runs cannot be compared: {run.path} differs in {name} from {first.path}{told}")
+    for name, mine in run.evaluation.items():
+        if mine != first.evaluation[name]:
+            raise InputError(
+                f"runs cannot be compared: {run.path} was evaluated with {name} {mine},"
+                f" {first.path} with {first.evaluation[name]}"
+            )
+
+
+def _check_settings(runs: Sequence[Run]) -> None:
+    """Raise InputError where runs of one label were trained with other settings."""
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        first = firsts.setdefault(run.label, run)
+        for part in ("agent", "agent_config", "training", "selection"):
+            mine, theirs = run.config.get(part), first.config.get(part)
+            if isinstance(mine, dict) and isinstance(theirs, dict):
+                names = [n for n in mine.keys() | theirs.keys() if mine.get(n) != theirs.get(n) and n not in _FREE]
+                part = f"{part}.{min(names)}" if names else part
+                if not names:
+                    continue
+            elif mine == theirs:
+                continue
+            raise InputError(f"{run.path} and {first.path} are both called {run.label} and differ in {part}")
 
 
 def _named(name: str, estimate: Estimate) -> dict[str, Any]:

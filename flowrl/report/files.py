@@ -4,19 +4,20 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from flowrl.checkpoint import write_atomically
-from flowrl.report.comparison import Comparison
 from flowrl.report.csv import csv_bytes
+from flowrl.report.maps import attention_rows
 from flowrl.report.markdown import markdown_page
 from flowrl.report.overview import Report
 from flowrl.report.page import page
-from flowrl.report.pictures import comparison_pictures, report_pictures
+from flowrl.report.pictures import comparison_pictures, report_pictures, sensitivity_rows
 from flowrl.report.runs import Run
 
 _FIGURES, _DATA, _HPARAMS = "figures", "data", "hparams"
@@ -25,32 +26,46 @@ _FIGURES, _DATA, _HPARAMS = "figures", "data", "hparams"
 def write_report(report: Report, out: Path) -> list[Path]:
     """Write `report.html`, `report.md`, `results.json`, `figures/`, `data/` and `hparams/` under `out`.
 
+    An earlier report there is replaced once the new one is written whole.
+
     Returns:
         The paths of the page, the Markdown and the JSON.
     """
+    slugs = slugs_of(report)
     overall = report_pictures(report)
-    pictures = {c.dataset: comparison_pictures(c, slug_of(c)) for c in report.comparisons}
+    pictures = {c.dataset: comparison_pictures(c, slugs[c.dataset], report.labels) for c in report.comparisons}
     drawn = [*overall, *(picture for of_dataset in pictures.values() for picture in of_dataset)]
-    for folder in (_FIGURES, _DATA):
-        (out / folder).mkdir(parents=True, exist_ok=True)
-    for picture in drawn:
-        if not picture.aside:
-            write_atomically(out / _FIGURES / f"{picture.name}.png", picture.png())
-        write_atomically(out / _DATA / f"{picture.name}.csv", csv_bytes(picture.rows))
     contents = {
         "report.html": page(report, overall, pictures),
         "report.md": markdown_page(report, overall, pictures, _FIGURES),
-        "results.json": json.dumps(results(report, out), indent=2),
+        "results.json": json.dumps(results(report, out), indent=2, allow_nan=False),
     }
-    for name, content in contents.items():
-        write_atomically(out / name, content.encode())
-    _write_hparams(report, out)
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".report-", dir=out) as folder:
+        partial = Path(folder)
+        for name in (_FIGURES, _DATA, _HPARAMS):
+            (partial / name).mkdir()
+        for picture in drawn:
+            if not picture.aside:
+                (partial / _FIGURES / f"{picture.name}.png").write_bytes(picture.png())
+            (partial / _DATA / f"{picture.name}.csv").write_bytes(csv_bytes(picture.rows))
+        for name, content in contents.items():
+            (partial / name).write_text(content)
+        _write_hparams(report, slugs, partial / _HPARAMS)
+        for name in (_FIGURES, _DATA, _HPARAMS):
+            shutil.rmtree(out / name, ignore_errors=True)
+        for path in list(partial.iterdir()):
+            path.replace(out / path.name)
     return [out / name for name in contents]
 
 
-def slug_of(comparison: Comparison) -> str:
-    """The dataset's name as part of a file's: in a link, what stands before a colon is a scheme."""
-    return re.sub(r"[^\w.+-]+", "-", comparison.dataset)
+def slugs_of(report: Report) -> dict[str, str]:
+    """Each dataset's name as part of a file's: in a link, what stands before a colon is a scheme."""
+    slugs: dict[str, str] = {}
+    for comparison in report.comparisons:
+        slug = re.sub(r"[^\w.+-]+", "-", comparison.dataset)
+        slugs[comparison.dataset] = f"{slug}-{len(slugs) + 1}" if slug in slugs.values() else slug
+    return slugs
 
 
 def results(report: Report, out: Path) -> dict[str, Any]:
@@ -60,6 +75,7 @@ def results(report: Report, out: Path) -> dict[str, Any]:
         "score": report.score,
         "aggregate": report.aggregate_rows,
         "improvement": report.improvement_rows,
+        "profiles": report.profile_rows,
         "comparisons": [
             {
                 "dataset": comparison.dataset,
@@ -71,6 +87,9 @@ def results(report: Report, out: Path) -> dict[str, Any]:
                 "scores": comparison.score_rows,
                 "differences": comparison.difference_rows,
                 "calibration": comparison.calibration_rows,
+                "sensitivity": sensitivity_rows(comparison),
+                "attention": attention_rows(comparison),
+                "curves": comparison.curve_rows,
                 "best_over_training": comparison.best_over_training_rows,
                 "costs": comparison.cost_rows,
                 "runs": [_run(run, out) for run in comparison.runs],
@@ -96,32 +115,23 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
     }
 
 
-def _write_hparams(report: Report, out: Path) -> None:
+def _write_hparams(report: Report, slugs: Mapping[str, str], folder: Path) -> None:
     """A session a run, so that TensorBoard's HParams tab sets settings beside results."""
-    partial, folder = out / f".{_HPARAMS}.partial", out / _HPARAMS
-    shutil.rmtree(partial, ignore_errors=True)
     for comparison in report.comparisons:
         for run in comparison.runs:
-            settings = {
-                "dataset": comparison.dataset,
-                "label": run.label,
-                "seed": run.seed,
-                "agent": run.config["agent"],
-            }
-            settings |= {
-                n: v for n, v in {**run.config["training"], **run.config["agent_config"]}.items() if v is not None
-            }
+            settings = {**run.config["training"], **run.config["agent_config"], "agent": run.config["agent"]}
+            settings |= {"dataset": comparison.dataset, "label": run.label, "seed": run.seed}
+            told = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in settings.items()}
             metrics = {"result/return": _mean(run.values(comparison.headline))}
             if report.score is not None:
                 metrics[f"result/{report.score}"] = _mean(run.values(comparison.headline, report.score))
-            with SummaryWriter(str(partial / slug_of(comparison) / f"{run.label}-seed{run.seed}")) as writer:
-                for summary in hparams(settings, metrics):
+            session = folder / slugs[comparison.dataset] / f"{run.label}-seed{run.seed}"
+            with SummaryWriter(str(session)) as writer:
+                for summary in hparams(told, metrics):
                     writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
                 for name, value in metrics.items():
                     writer.add_scalar(name, value, run.config["training"]["steps"])
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.replace(folder)
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

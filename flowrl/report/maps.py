@@ -1,16 +1,17 @@
 """Pictures of what the agents attend to, from the studies of their runs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from flowrl.report.comparison import Comparison
 from flowrl.report.runs import Row, Run
-from flowrl.report.style import WIDTH, Picture, legend, styles
+from flowrl.report.style import WIDTH, Picture, Style, legend, styles
 from flowrl.report.wording import number
 
 SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
@@ -23,23 +24,43 @@ FLOWS = {
 }
 
 
-def map_pictures(comparison: Comparison, slug: str) -> list[Picture]:
+def map_pictures(comparison: Comparison, slug: str, of_label: Mapping[str, Style]) -> list[Picture]:
     """Effective weights side by side, how many tokens are looked at, and the flows of Flow-Attention over an episode.
 
     Of every label the first training seed that was studied is shown.
     """
-    runs = [run for label in comparison.labels if (run := _studied(comparison, label)) is not None]
+    studied = [run for label in of_label if (run := comparison.studied(label)) is not None]
+    runs = [run for run in studied if run.study and run.study["maps"]]
     if not runs:
         return []
-    drawn = [_weights(runs[:SIDE_BY_SIDE], slug), _attended(runs, slug)]
+    drawn = []
+    for first in range(0, len(runs), SIDE_BY_SIDE):
+        name = f"attention-weights-{f'{first // SIDE_BY_SIDE + 1}-' if first else ''}{slug}"
+        drawn.append(_weights(runs[first : first + SIDE_BY_SIDE], name))
+    drawn.append(_attended(runs, slug, of_label))
     for run in runs:
         if _maps(run)["flows"] is not None:
             drawn += [_flow(run, name, slug) for name in FLOWS]
     return drawn
 
 
-def _studied(comparison: Comparison, label: str) -> Run | None:
-    return next((run for run in comparison.runs_of(label).values() if run.study and run.study["maps"]), None)
+def attention_rows(comparison: Comparison) -> list[Row]:
+    """Per label and layer, means over heads and the steps of one episode of what `scripts.studies` tells.
+
+    `tokens` is exp(entropy) of the weights of the token from which the action is read, `gain` their sum; `return`,
+    `observation` and `action` are the shares of the weight on these tokens.
+    """
+    rows = []
+    for label in comparison.labels:
+        run = comparison.studied(label)
+        maps = run.study["maps"] if run and run.study else None
+        if maps is None:
+            continue
+        for layer in range(len(maps["attended"])):
+            figures = {"tokens": maps["attended"], "gain": maps["gain"], **maps["share"]}
+            means = {name: float(np.nanmean(_floats(series[layer]))) for name, series in figures.items()}
+            rows.append({"dataset": comparison.dataset, "agent": label, "layer": layer + 1, **means})
+    return rows
 
 
 def _maps(run: Run) -> Row:
@@ -47,7 +68,7 @@ def _maps(run: Run) -> Row:
     return run.study["maps"]
 
 
-def _weights(runs: Sequence[Run], slug: str) -> Picture:
+def _weights(runs: Sequence[Run], name: str) -> Picture:
     layers = max(len(_maps(run)["picture"]["weights"]) for run in runs)
     panel = WIDTH / len(runs)
     figure = Figure(figsize=(WIDTH, 0.95 * panel * layers + 0.5), dpi=160, layout="constrained")
@@ -62,11 +83,10 @@ def _weights(runs: Sequence[Run], slug: str) -> Picture:
             if layer >= len(shown["weights"]):
                 axes.set_axis_off()
                 continue
-            weights = np.array(shown["weights"][layer])  # (heads, queries, keys)
-            weights = weights / np.maximum(weights.sum(-1, keepdims=True), 1e-12)
-            mean = weights.mean(0)
+            weights, gain = _floats(shown["weights"][layer]), _floats(shown["gain"][layer])  # (heads, queries, keys)
+            mean = (weights / np.maximum(gain, 1e-12)[..., None]).mean(0)
             # Against uniform weights: else the first tokens, which have few to look at, would outshine all others.
-            against_uniform = mean * np.arange(1, len(mean) + 1)[:, None]
+            against_uniform = mean * (shown["tokens_before"] + np.arange(1, len(mean) + 1))[:, None]
             seen = np.ma.masked_array(against_uniform, np.triu(np.ones_like(mean, bool), 1))
             axes.imshow(seen, cmap="Greys", vmin=0, vmax=DARKEST)
             if layer == 0:
@@ -86,27 +106,33 @@ def _weights(runs: Sequence[Run], slug: str) -> Picture:
             ]
     figure.supxlabel("token looked at →", fontsize=9)
     figure.supylabel("← token that looks", fontsize=9)
-    steps = ", ".join(f"{run.label} at step {_maps(run)['picture']['step']}" for run in runs)
+    windows = "; ".join(_window_told(run) for run in runs)
     return Picture(
-        f"attention-weights-{slug}",
+        name,
         "Effective attention weights",
-        f"One window as it was acted on ({steps}), seed {runs[0].seed}, the mean over heads: white is no weight, black"
-        f" {DARKEST} times that of uniform weights or more. Tokens in the order return, observation, action of each"
-        " step. In the data every row sums to 1.",
+        f"What was acted on at one step ({windows}), the mean over heads: white is no weight, black {DARKEST} times"
+        " that of uniform weights or more. Tokens in the order return, observation, action of each step. The data are"
+        " shares of all of a token's weight.",
         figure,
         rows,
         aside=True,
     )
 
 
-def _attended(runs: Sequence[Run], slug: str) -> Picture:
+def _window_told(run: Run) -> str:
+    shown = _maps(run)["picture"]
+    cut = f", the last {len(shown['tokens'])} of {len(shown['tokens']) + shown['tokens_before']} tokens"
+    return f"{run.label} seed {run.seed} step {shown['step']}" + (cut if shown["tokens_before"] else "")
+
+
+def _attended(runs: Sequence[Run], slug: str, of_label: Mapping[str, Style]) -> Picture:
     layers = max(len(_maps(run)["attended"]) for run in runs)
     figure, panels = _stack(layers, "step of the episode")
     rows: list[Row] = []
-    for run, style in zip(runs, styles([run.label for run in runs]).values(), strict=True):
-        maps = _maps(run)
+    for run in runs:
+        maps, style = _maps(run), of_label[run.label]
         for layer, heads in enumerate(maps["attended"]):
-            mean = np.mean(heads, axis=0)
+            mean = _floats(heads).mean(0)
             panels[layer].plot(maps["steps"], mean, label=run.label if layer == 0 else None, markevery=20, **style)
             rows += [
                 {"agent": run.label, "seed": run.seed, "layer": layer + 1, "step": step, "tokens": float(value)}
@@ -138,7 +164,7 @@ def _flow(run: Run, name: str, slug: str) -> Picture:
         labels = [f"head {head + 1}" for head in range(len(heads))]
         for (head, style), values in zip(styles(labels).items(), heads, strict=True):
             drawn: dict[str, Any] = style | {"marker": "", "linewidth": 1.1}
-            panels[layer].plot(maps["steps"], values, label=head if layer == 0 else None, **drawn)
+            panels[layer].plot(maps["steps"], _floats(values), label=head if layer == 0 else None, **drawn)
             rows += [
                 {"agent": run.label, "seed": run.seed, "layer": layer + 1, "head": head, "step": step, name: value}
                 for step, value in zip(maps["steps"], values, strict=True)
@@ -166,3 +192,8 @@ def _stack(count: int, x: str) -> tuple[Figure, list[Axes]]:
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel(x)
     return figure, panels
+
+
+def _floats(values: Sequence[Any]) -> NDArray[np.float64]:
+    """Numbers of a study; NaN where it has none."""
+    return np.array(values, np.float64)

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from flowrl.report.comparison import Comparison
 from flowrl.report.overview import Report
-from flowrl.report.protocol import protocol
+from flowrl.report.protocol import calibration_told, protocol
 from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
@@ -37,7 +37,8 @@ def markdown_page(
     if len(report.comparisons) > 1:
         of_what = "return" if report.score is None else "normalised score"
         lines += [
-            f"Mean {of_what} when asked for the dataset's best return, ± standard deviation over training seeds:",
+            f"Mean {of_what}, ± standard deviation over training seeds, when asked for the return in the second column:"
+            " the dataset's best, or the highest below it that was asked for.",
             "",
             markdown(task_table(report)),
             "",
@@ -68,7 +69,7 @@ def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *
     if comparison.difference_rows:
         title = "Paired differences (same training seed, same environment seed):"
         lines += [title, "", markdown(difference_table(comparison)), ""]
-    lines += ["Following the return asked for:", "", markdown(calibration_table(comparison)), ""]
+    lines += [calibration_told(comparison), "", markdown(calibration_table(comparison)), ""]
     lines += _pictures([picture for picture in pictures if not picture.aside], folder)
     best = f"Best over training when asked for {number(comparison.headline)}, which is not the result:"
     lines += [best, "", markdown(best_over_training_table(comparison)), ""]

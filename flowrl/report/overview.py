@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from flowrl.report.comparison import Comparison, comparisons_of, generator, seed_caution
+from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, seed_caution
 from flowrl.report.runs import Row, Run
 from flowrl.report.wording import number
 from flowrl.scores import (
@@ -39,7 +39,10 @@ class Report:
         Raises:
             InputError: runs on one dataset cannot be compared.
         """
-        return cls(tuple(comparisons_of(runs)), tuple(commands), tuple(failures))
+        datasets = dict.fromkeys(run.config["dataset"] for run in runs)
+        grouped = [[run for run in runs if run.config["dataset"] == dataset] for dataset in datasets]
+        baseline = baseline_of(runs)
+        return cls(tuple(Comparison.of(group, baseline) for group in grouped), tuple(commands), tuple(failures))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -57,16 +60,18 @@ class Report:
                 return name
         return None
 
-    def tasks(self, label: str, among: Sequence[Comparison] | None = None) -> list[Returns]:
-        """Per dataset that has the label, (seeds, episodes) of scores at its headline target."""
-        assert self.score is not None
-        found = self.comparisons if among is None else among
-        return [c.returns(label, c.headline, self.score) for c in found if label in c.labels]
-
     @cached_property
     def shared(self) -> tuple[Comparison, ...]:
-        """The datasets on which every label has a run: only over these are labels put side by side."""
-        return tuple(c for c in self.comparisons if set(c.labels) == set(self.labels))
+        """The datasets on which all labels have training seeds in common: only there are they put side by side."""
+        return tuple(c for c in self.comparisons if set(c.labels) == set(self.labels) and c.common_seeds)
+
+    def tasks(self, label: str) -> list[Returns]:
+        """Per shared dataset, (seeds, episodes) of scores at its headline target, of the seeds that all labels have.
+
+        Of these alone: else an agent whose runs fail where the task is hard would score the better for it.
+        """
+        assert self.score is not None
+        return [c.returns(label, c.headline, self.score, seeds=c.common_seeds) for c in self.shared]
 
     @cached_property
     def aggregate_rows(self) -> list[Row]:
@@ -75,7 +80,7 @@ class Report:
             return []
         rows = []
         for label in self.labels:
-            tasks = self.tasks(label, self.shared)
+            tasks = self.tasks(label)
             found = aggregate(tasks, generator())
             row: Row = {"agent": label, "tasks": len(tasks), "runs": sum(map(len, tasks)), "score": self.score}
             for name, estimate in found._asdict().items():
@@ -86,24 +91,20 @@ class Report:
     @cached_property
     def improvement_rows(self) -> list[Row]:
         """One row per rival of the baseline: paired difference and probability of improvement over shared tasks."""
-        if self.score is None:
+        if self.score is None or not self.shared or self.baseline not in self.labels:
             return []
-        rows = []
+        rows, theirs = [], self.tasks(self.baseline)
         for label in self.labels:
-            among = [c for c in self.shared if label != c.baseline]
-            pairs = [pair for c in among if (pair := c.paired(label, c.headline, self.score)) is not None]
-            if not pairs:
+            if label == self.baseline:
                 continue
-            ours, theirs = ([pair[i] for pair in pairs] for i in (0, 1))
+            ours = self.tasks(label)
             difference = aggregate_difference(ours, theirs, generator())
-            better = probability_of_improvement(
-                self.tasks(label, among), [c.returns(c.baseline, c.headline, self.score) for c in among], generator()
-            )
+            better = probability_of_improvement(ours, theirs, generator())
             rows.append(
                 {
                     "agent": label,
                     "baseline": self.baseline,
-                    "tasks": len(pairs),
+                    "tasks": len(ours),
                     "pairs": sum(map(len, ours)),
                     "score": self.score,
                     "difference": difference.value,
@@ -121,7 +122,7 @@ class Report:
         """One row per label and threshold: the share of runs that score above it, over the shared tasks."""
         if self.score is None or not self.shared:
             return []
-        tasks = {label: self.tasks(label, self.shared) for label in self.labels}
+        tasks = {label: self.tasks(label) for label in self.labels}
         runs = np.concatenate([returns.mean(1) for mine in tasks.values() for returns in mine])
         low, high = min(0.0, float(runs.min())), float(runs.max())
         thresholds = np.linspace(low, high + 0.02 * (high - low), THRESHOLDS)
@@ -168,9 +169,10 @@ class Report:
                     f" [{number(row['iqm_low'])}, {number(row['iqm_high'])}] over {row['tasks']} datasets and"
                     f" {row['runs']} runs."
                 )
-            if len(self.shared) < tasks:
+            if left_out := sum(len(c.runs) for c in self.comparisons) - sum(r["runs"] for r in self.aggregate_rows):
                 told.append(
-                    f"Not all agents have runs on all {tasks} datasets: these figures are over those they share."
+                    f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left"
+                    " out of these."
                 )
             for row in self.improvement_rows:
                 told.append(
@@ -178,7 +180,8 @@ class Report:
                     f" [{number(row['difference_low'])}, {number(row['difference_high'])}] points of {name} (paired),"
                     f" {verdict(row)}."
                 )
-        if caution := seed_caution(min(c.fewest_seeds for c in self.comparisons)):
+        fewest = min(self.comparisons, key=lambda c: min((n for n in c.pairs.values() if n), default=FEW_SEEDS))
+        if caution := seed_caution(fewest):
             told.append(caution)
         return " ".join(told)
 

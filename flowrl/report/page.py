@@ -7,10 +7,11 @@ from flowrl.html import data_url, document, escaped, image, items, table
 from flowrl.report.comparison import Comparison
 from flowrl.report.csv import csv_bytes
 from flowrl.report.overview import Report
-from flowrl.report.protocol import protocol
+from flowrl.report.protocol import calibration_told, protocol
 from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
+    attention_table,
     best_over_training_table,
     calibration_table,
     dataset_table,
@@ -22,6 +23,7 @@ from flowrl.report.tables import (
 )
 from flowrl.report.wording import number
 
+NEVER = 10**9  # rows: the tables of the result are not folded away
 LARGE = 200_000  # bytes from which on a figure's data lie beside the page alone
 
 _STYLE = """
@@ -104,7 +106,8 @@ def _overview(report: Report, pictures: Sequence[Picture]) -> list[str]:
     parts = [
         f"<nav><ul>{contents}</ul></nav>",
         "<h2>All datasets</h2>",
-        f"<p>Mean {of_what} when asked for the dataset’s best return, ± standard deviation over training seeds.</p>",
+        f"<p>Mean {of_what}, ± standard deviation over training seeds, when asked for the return in the second column:"
+        " the dataset’s best, or the highest below it that was asked for.</p>",
         table(task_table(report)),
     ]
     if report.aggregate_rows:
@@ -125,22 +128,20 @@ def _section(comparison: Comparison, place: int, pictures: Sequence[Picture], *,
         "<h3>Returns in the dataset</h3>",
         table(dataset_table(comparison)),
         "<h3>Returns of the agents, the last checkpoint of every run</h3>",
-        table(score_table(comparison)),
+        table(score_table(comparison), folded=NEVER),
     ]
     if comparison.difference_rows:
         parts += [
             "<h3>Paired differences (same training seed, same environment seed)</h3>",
-            table(difference_table(comparison)),
+            table(difference_table(comparison), folded=NEVER),
         ]
     parts += [
         "<h3>Following the return asked for</h3>",
-        "<p>Within the range of the data: slope of achieved over asked-for return, mean distance between the two as a"
-        " share of the range, and how far actions move when the worst return is asked for instead of the best (1 is"
-        " half the action range).</p>",
+        f"<p>{escaped(calibration_told(comparison))}</p>",
         table(calibration_table(comparison)),
         *_figures([picture for picture in pictures if not picture.aside]),
         *_clips(comparison),
-        *_attention([picture for picture in pictures if picture.aside]),
+        *_attention(comparison, [picture for picture in pictures if picture.aside]),
         f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
         "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
         table(best_over_training_table(comparison)),
@@ -154,10 +155,17 @@ def _figures(pictures: Sequence[Picture]) -> list[str]:
     return ['<div class="figures">', *map(_figure, pictures), "</div>"]
 
 
-def _attention(pictures: Sequence[Picture]) -> list[str]:
+def _attention(comparison: Comparison, pictures: Sequence[Picture]) -> list[str]:
     if not pictures:
         return []
-    return ["<details><summary>What the agents attend to</summary>", *_figures(pictures), "</details>"]
+    return [
+        "<details><summary>What the agents attend to</summary>",
+        "<p>The token from which the action is read, means over heads and the steps of one episode: exp(entropy) of its"
+        " weights, their shares on the three kinds of tokens, and their sum (1 for softmax).</p>",
+        table(attention_table(comparison), folded=NEVER),
+        *_figures(pictures),
+        "</details>",
+    ]
 
 
 def _figure(picture: Picture) -> str:
@@ -174,19 +182,19 @@ def _figure(picture: Picture) -> str:
 
 
 def _clips(comparison: Comparison) -> list[str]:
-    """The first seed of every label that recorded an episode, side by side."""
+    """Of every label the first seed that was studied, side by side."""
     shown = []
     for label in comparison.labels:
-        for run in comparison.runs_of(label).values():
-            name = run.study["clip"]["file"] if run.study else None
-            if run.study and name and (file := run.path / Path(name).name).is_file():
+        if (run := comparison.studied(label)) is not None and run.study:
+            name = run.study["clip"]["file"]
+            if name and (file := run.path / Path(name).name).is_file():
                 episode = next(e for e in run.study["episodes"] if e["target"] == run.study["best"])
                 told = f"{label}, seed {run.seed}: return {number(episode['return'])}"
                 if (steps := run.study["clip"]["steps"]) < episode["length"]:
                     told += f", the first {steps:,} of {episode['length']:,} steps"
                 moving = image(file.read_bytes(), told, "image/gif")
                 shown.append(f"<figure>{moving}<figcaption>{escaped(told)}</figcaption></figure>")
-                break
     if not shown:
         return []
-    return [f"<h3>Asked for {number(comparison.headline)}</h3>", '<div class="clips">', *shown, "</div>"]
+    best = number(comparison.dataset_returns["percentiles"][-1])
+    return [f"<h3>Clips: asked for {best}, the dataset’s best return</h3>", '<div class="clips">', *shown, "</div>"]

@@ -1,5 +1,7 @@
 """The pictures of a report's results."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -7,23 +9,25 @@ from flowrl.report.comparison import Comparison
 from flowrl.report.maps import map_pictures
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
-from flowrl.report.style import Picture, legend, panel, styles
-from flowrl.report.wording import number, seeds_told
+from flowrl.report.style import Picture, Style, legend, panel, styles
+from flowrl.report.wording import number, span, unit_told
 
 
-def comparison_pictures(comparison: Comparison, slug: str) -> list[Picture]:
+def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]) -> list[Picture]:
     """What can be drawn of one dataset.
 
     Args:
         slug: the dataset's name as part of a file's.
+        labels: of the whole report: an agent looks the same on every dataset.
     """
-    drawn = [_return_by_target(comparison, slug)]
+    of_label = {label: style for label, style in styles(labels).items() if label in comparison.labels}
+    drawn = [_return_by_target(comparison, slug, of_label)]
     if any(row["step"] for row in comparison.curve_rows):
-        drawn.append(_learning_curves(comparison, slug, "step", "training step"))
-        drawn.append(_learning_curves(comparison, slug, "minutes", "minutes of training"))
-    if rows := sensitivity_rows(comparison):
-        drawn.append(_sensitivity(comparison, slug, rows))
-    return [*drawn, *map_pictures(comparison, slug)]
+        drawn.append(_learning_curves(comparison, slug, of_label, "step", "training step"))
+        drawn.append(_learning_curves(comparison, slug, of_label, "minutes", "minutes of training"))
+    if sensitivity_rows(comparison):
+        drawn.append(_sensitivity(comparison, slug, of_label))
+    return [*drawn, *map_pictures(comparison, slug, of_label)]
 
 
 def report_pictures(report: Report) -> list[Picture]:
@@ -33,7 +37,7 @@ def report_pictures(report: Report) -> list[Picture]:
     return [_intervals(report), _profiles(report)]
 
 
-def _return_by_target(comparison: Comparison, slug: str) -> Picture:
+def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, Style]) -> Picture:
     figure, axes = panel("return asked for", "return achieved")
     low, high = min(comparison.targets), max(comparison.targets)
     axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="as asked")
@@ -41,7 +45,7 @@ def _return_by_target(comparison: Comparison, slug: str) -> Picture:
     best = comparison.dataset_returns["percentiles"][-1]
     if high > best:
         axes.axvspan(best, high, color="0.94", zorder=0, label="beyond the data")
-    for label, style in styles(comparison.labels).items():
+    for label, style in of_label.items():
         rows = [row for row in comparison.score_rows if row["agent"] == label]
         means = np.array([row["mean"] for row in rows])
         errors = [means - [row["mean_low"] for row in rows], [row["mean_high"] for row in rows] - means]
@@ -57,10 +61,10 @@ def _return_by_target(comparison: Comparison, slug: str) -> Picture:
     )
 
 
-def _learning_curves(comparison: Comparison, slug: str, x: str, x_label: str) -> Picture:
+def _learning_curves(comparison: Comparison, slug: str, of_label: Mapping[str, Style], x: str, x_label: str) -> Picture:
     figure, axes = panel(x_label, f"return, asked for {number(comparison.headline)}")
     _draw_dataset_means(axes, comparison.dataset_returns)
-    for label, style in styles(comparison.labels).items():
+    for label, style in of_label.items():
         curves = [
             [row for row in comparison.curve_rows if row["agent"] == label and row["seed"] == seed]
             for seed in comparison.runs_of(label)
@@ -86,20 +90,22 @@ def _learning_curves(comparison: Comparison, slug: str, x: str, x_label: str) ->
 
 
 def sensitivity_rows(comparison: Comparison) -> list[Row]:
-    """Per label and target, how far actions are from those for the best return, a mean over studied seeds."""
+    """Per label and target, how far actions are from those for the best return, in the label's first studied seed."""
     rows = []
     for label in comparison.labels:
-        studies = [run.study for run in comparison.runs_of(label).values() if run.study is not None]
-        found = [study["sensitivity"] for study in studies]
-        changes = np.mean([sensitivity["change"] for sensitivity in found], axis=0) if found else []
-        for target, change in zip(found[0]["targets"] if found else [], changes, strict=True):
-            rows.append({"dataset": comparison.dataset, "agent": label, "target": target, "change": float(change)})
+        run = comparison.studied(label)
+        found = run.study["sensitivity"] if run and run.study else {"targets": [], "change": []}
+        for target, change in zip(found["targets"], found["change"], strict=True):
+            if run and change is not None:
+                names = {"dataset": comparison.dataset, "agent": label, "seed": run.seed}
+                rows.append({**names, "target": target, "change": change, "unit": found["unit"]})
     return rows
 
 
-def _sensitivity(comparison: Comparison, slug: str, rows: list[Row]) -> Picture:
+def _sensitivity(comparison: Comparison, slug: str, of_label: Mapping[str, Style]) -> Picture:
+    rows = sensitivity_rows(comparison)
     figure, axes = panel("return asked for instead", "change of action")
-    for label, style in styles(comparison.labels).items():
+    for label, style in of_label.items():
         mine = sorted((row for row in rows if row["agent"] == label), key=lambda row: row["target"])
         if mine:
             axes.plot([row["target"] for row in mine], [row["change"] for row in mine], label=label, **style)
@@ -108,8 +114,8 @@ def _sensitivity(comparison: Comparison, slug: str, rows: list[Row]) -> Picture:
     return Picture(
         f"sensitivity-{slug}",
         "How much actions depend on the return asked for",
-        "Root mean square change of the action, in the same situations, when another return is asked for instead of the"
-        " dataset's best; 1 is half the action range.",
+        "Change of the action, in the same situations, when another return is asked for instead of the dataset's best,"
+        f" {unit_told(rows[0]['unit'])}; each agent's first seed.",
         figure,
         rows,
     )
@@ -162,6 +168,6 @@ def _draw_dataset_means(axes: Axes, returns: Row) -> None:
 
 
 def _made_of(comparison: Comparison) -> str:
-    steps = comparison.runs[0].config["training"]["steps"]
-    seeds = seeds_told(comparison.fewest_seeds)
-    return f"{steps:,} steps, {seeds}, {comparison.evaluation['episodes']} episodes a target"
+    steps = span([run.config["training"]["steps"] for run in comparison.runs])
+    seeds = span([len(comparison.runs_of(label)) for label in comparison.labels])
+    return f"{steps} steps, {seeds} training seed(s), {comparison.evaluation['episodes']} episodes a target"

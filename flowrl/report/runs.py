@@ -1,6 +1,6 @@
 """One finished run as a report needs it: its settings, every episode it played, its curves and what it cost."""
 
-import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,18 @@ from flowrl.errors import InputError
 
 Row = dict[str, Any]
 
-_CONFIG = ("agent", "agent_config", "training", "evaluation", "dataset", "dataset_returns", "fingerprint", "env_spec")
+_CONFIG = {
+    "agent": str,
+    "agent_config": dict,
+    "training": dict,
+    "evaluation": dict,
+    "seed": int,
+    "dataset": str,
+    "dataset_returns": dict,
+    "fingerprint": str,
+    "env_spec": str,
+}
+_RETURNS = ("percentiles", "mean", "mean_by_step", "episodes", "steps")
 
 
 @dataclass(frozen=True)
@@ -33,15 +44,18 @@ class Run:
     """Rows of the episodes played while training."""
     metrics: tuple[Row, ...] = field(repr=False)
     study: Row | None = field(repr=False)
-    """What `scripts.studies` found, if it was asked."""
+    """What `scripts.studies` found, where it was asked."""
 
     @classmethod
-    def load(cls, folder: RunFolder, label: str, *, episodes: Sequence[Row] | None = None) -> "Run":
+    def load(
+        cls, folder: RunFolder, label: str, *, episodes: Sequence[Row] | None = None, study: Row | None = None
+    ) -> "Run":
         """Read a finished run.
 
         Args:
             episodes: rows of its last checkpoint to judge it by; by default those of the evaluation that ended its
                 training.
+            study: of that checkpoint, acting as in these episodes.
 
         Raises:
             InputError: the folder holds no run, or one that is not finished or damaged.
@@ -49,7 +63,10 @@ class Run:
         config = folder.config()
         if config is None:
             raise InputError(f"{folder.path} is no run folder: it holds no config.json")
-        if missing := [name for name in _CONFIG if name not in config]:
+        missing = [name for name, kind in _CONFIG.items() if not isinstance(config.get(name), kind)]
+        if not missing:
+            missing = [f"dataset_returns.{name}" for name in _RETURNS if name not in config["dataset_returns"]]
+        if missing:
             raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {missing[0]}")
         rows = folder.rows("evaluations.jsonl")
         final = [row for row in rows if row["kind"] == "final"]
@@ -57,6 +74,8 @@ class Run:
         if len(final) != due:
             raise InputError(f"run {folder.path} has {len(final)} final episodes of {due}: it is not finished")
         judged = final if episodes is None else episodes
+        if not all(math.isfinite(row["return"]) for row in judged):
+            raise InputError(f"run {folder.path} has an episode whose return is no finite number")
         seeds = sorted({row["seed"] for row in judged})
         targets = sorted({row["target"] for row in judged})
         return cls(
@@ -73,7 +92,7 @@ class Run:
             episodes=tuple(judged),
             training_episodes=tuple(row for row in rows if row["kind"] == "training"),
             metrics=tuple(folder.rows("metrics.jsonl")),
-            study=_study(folder),
+            study=study,
         )
 
     def values(self, target: float, name: str = "return") -> list[float]:
@@ -81,9 +100,11 @@ class Run:
         return [row[name] for row in sorted(self.episodes, key=lambda row: row["seed"]) if row["target"] == target]
 
     def curve(self, target: float) -> dict[int, float]:
-        """Mean return by training step at a target, where it was played; the last step's is the result."""
-        rows = [*self.training_episodes, *self.episodes]
-        mine = [row for row in rows if row["target"] == target]
+        """Mean return by training step at a target, where it was played so; the last step's is the result."""
+        names = ("env", "rollout", "acting_context")
+        how = [self.episodes[0].get(name) for name in names]
+        before = [row for row in self.training_episodes if [row.get(name) for name in names] == how]
+        mine = [row for row in (*before, *self.episodes) if row["target"] == target]
         return {
             step: float(np.mean([row["return"] for row in mine if row["step"] == step]))
             for step in sorted({row["step"] for row in mine})
@@ -105,13 +126,6 @@ class Run:
 
 
 def label_of(folder: Path) -> str:
-    """What a run folder is called in a report: LABEL of a folder LABEL-seedN, else the folder's name."""
-    return re.sub(r"-seed\d+$", "", folder.resolve().name)
-
-
-def _study(folder: RunFolder) -> Row | None:
-    file = folder.path / "study.json"
-    try:
-        return json.loads(file.read_text()) if file.exists() else None
-    except ValueError as error:
-        raise InputError(f"{file} is damaged: {error}") from error
+    """What a run folder is called in a report: LABEL of a folder LABEL-seedN, else its name, in plain characters."""
+    name = re.sub(r"-seed\d+$", "", folder.resolve().name)
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip("_") or "run"

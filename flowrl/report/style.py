@@ -12,17 +12,14 @@ from matplotlib.figure import Figure
 
 from flowrl.report.runs import Row
 
+Style = dict[str, Any]  # how a label's line is drawn
+
 WIDTH, HEIGHT = 4.6, 3.5  # inches: at the width of a phone its letters are still as large as the text around it
 
 # Told apart by marker and dash as well as by colour.
-_STYLES = [
-    ("#0b3d91", "o", "-"),
-    ("#d9541e", "s", "--"),
-    ("#2f8f4e", "^", "-."),
-    ("#6b4c9a", "D", ":"),
-    ("#8c6d1f", "v", (0, (6, 1, 1, 1, 1, 1))),
-    ("#3f3f3f", "P", (0, (1, 1))),
-]
+_COLOURS = ("#0b3d91", "#d9541e", "#2f8f4e", "#6b4c9a", "#8c6d1f", "#3f3f3f")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 
 @dataclass(frozen=True)
@@ -54,12 +51,14 @@ class Picture:
         return buffer.getvalue()
 
 
-def styles(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, marker and dash of each label."""
-    return {
-        label: dict(zip(("color", "marker", "linestyle"), _STYLES[i % len(_STYLES)], strict=True))
-        for i, label in enumerate(labels)
-    }
+def styles(labels: Sequence[str]) -> dict[str, Style]:
+    """Colour, marker and dash of each label; from the seventh on they are combined anew."""
+    made = {}
+    for place, label in enumerate(labels):
+        around, i = divmod(place, len(_COLOURS))
+        marker, dash = _MARKERS[(i + around) % len(_MARKERS)], _DASHES[(i + 2 * around) % len(_DASHES)]
+        made[label] = {"color": _COLOURS[i], "marker": marker, "linestyle": dash}
+    return made
 
 
 def panel(x: str, y: str) -> tuple[Figure, Axes]:

@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flowrl.report.comparison import Comparison
+from flowrl.report.maps import attention_rows
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
-from flowrl.report.wording import bounds, number
+from flowrl.report.wording import bounds, number, span
 
 Table = list[list[str]]
 
@@ -74,10 +75,19 @@ def dataset_table(comparison: Comparison) -> Table:
 
 def calibration_table(comparison: Comparison) -> Table:
     """How closely the return follows the target."""
-    table = [["agent", "slope", "mean error", "change of action"]]
+    table = [["agent", "slope", "distance", "change of action"]]
     for row in comparison.calibration_rows:
         slope, change = _or_dash(row["slope"], "{:.2f}".format), _or_dash(row["change"], "{:.3f}".format)
         table.append([row["agent"], slope, _or_dash(row["error"], _percent), change])
+    return table
+
+
+def attention_table(comparison: Comparison) -> Table:
+    """What the token from which the action is read looks at, layer by layer."""
+    table = [["agent", "layer", "tokens looked at", "on returns", "on observations", "on actions", "sum of weights"]]
+    for row in attention_rows(comparison):
+        shares = [_percent(row[name]) for name in ("return", "observation", "action")]
+        table.append([row["agent"], str(row["layer"]), f"{row['tokens']:.1f}", *shares, f"{row['gain']:.2f}"])
     return table
 
 
@@ -110,7 +120,7 @@ def _costs(rows: Sequence[Row]) -> list[str]:
         return told(float(np.median(known))) if known else "–"
 
     return [
-        f"{rows[0]['steps']:,}",
+        span([row["steps"] for row in rows]),
         median("steps_per_second", "{:.2f}".format),
         median("minutes", "{:,.1f} min".format),
         median("evaluation_seconds", "{:,.0f} s".format),
@@ -201,7 +211,7 @@ def console(table: Table) -> str:
 
 def markdown(table: Table) -> str:
     """A table in Markdown."""
-    header, *rows = ["| " + " | ".join(row) + " |" for row in table]
+    header, *rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
     return "\n".join([header, "|" + "---:|" * len(table[0]), *rows])
 
 

@@ -2,9 +2,10 @@
 
 
 def number(value: float, *, sign: bool = False) -> str:
-    """A return or score: whole from 100 on, else with one decimal."""
-    digits = 0 if abs(value) >= 100 else 1
-    return f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    """A return or score: whole from 100 on, with one decimal from 1 on, else with two."""
+    digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 1 or value == 0 else 2
+    rounded = round(value, digits) + 0.0  # no -0.0
+    return f"{rounded:+,.{digits}f}" if sign else f"{rounded:,.{digits}f}"
 
 
 def bounds(low: float, high: float) -> str:
@@ -12,6 +13,19 @@ def bounds(low: float, high: float) -> str:
     return f"[{number(low)}, {number(high)}]"
 
 
+def span(values: list[int]) -> str:
+    """One whole number, or from the least to the largest."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
 def seeds_told(count: int) -> str:
     """How many training seeds."""
     return "1 training seed" if count == 1 else f"{count} training seeds"
+
+
+def unit_told(unit: str) -> str:
+    """The unit of a change of action, as `scripts.studies` names it, in words."""
+    if unit == "half the action range":
+        return "as a root mean square in units of half the action range"
+    return "as the share of situations in which another action is chosen"

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import asdict, fields, replace
 
 import numpy as np
@@ -237,6 +238,28 @@ def test_the_rollout_can_be_chosen(tiny_run):
 def test_bc_has_no_rollout_to_choose(tiny_runs):
     with pytest.raises(InputError, match="agent bc has no rollout to choose"):
         load_policy(tiny_runs / "bc", rollout="recurrent")
+    with pytest.raises(InputError, match="agent bc has no acting_context to choose"):
+        load_policy(tiny_runs / "bc", acting_context=2)
+
+
+def test_it_can_act_on_fewer_steps_than_it_learnt_from(tiny_run, tmp_path):
+    """As an agent with these weights would whose windows were never longer."""
+    shorter = shutil.copytree(tiny_run, tmp_path / "shorter")
+    config = json.loads((shorter / "config.json").read_text())
+    config["agent_config"]["context"] = 2
+    (shorter / "config.json").write_text(json.dumps(config))
+    checkpoint = torch.load(shorter / "checkpoint.pt", weights_only=True)
+    checkpoint["config"]["agent_config"]["context"] = 2
+    torch.save(checkpoint, shorter / "checkpoint.pt")
+    found = played(load_policy(tiny_run, acting_context=2))
+    np.testing.assert_array_equal(found, played(load_policy(shorter)))
+    assert not np.allclose(found[4:], played(load_policy(tiny_run))[4:])
+
+
+@pytest.mark.parametrize("steps", [0, -1, 6])
+def test_no_more_steps_than_it_learnt_from(tiny_run, steps):
+    with pytest.raises(InputError, match=f"acting_context is {steps}: it must be at least 1 and at most context, 5"):
+        load_policy(tiny_run, acting_context=steps)
 
 
 def test_misuse_of_a_policy_is_told(any_tiny_run):

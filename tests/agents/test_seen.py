@@ -71,3 +71,15 @@ def test_an_episode_shorter_than_the_context_is_its_own_window(agent, recording)
     seen = agent.seen(short, torch.arange(3))
     assert seen.timesteps.tolist() == [[0, 1, 2]]
     torch.testing.assert_close(agent.act_again(seen), recording.actions[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_an_agent_that_acts_on_fewer_steps_has_read_no_more(agent):
+    agent.config = replace(agent.config, rollout="window", acting_context=2)
+    recorder, envs = Recorder(agent), make_vector_env("flowrl/Reach-v0", 1)
+    rollout(recorder, envs, [9.0], [2])
+    envs.close()
+    (recording,) = recorder.recordings()
+    steps = torch.arange(len(recording.actions))
+    seen = agent.seen(recording, steps)
+    assert seen.timesteps.shape[1] == 2
+    torch.testing.assert_close(agent.act_again(seen), recording.actions, rtol=1e-4, atol=1e-5)

@@ -74,6 +74,14 @@ def test_the_rollout_is_told_in_its_rows(tiny_run, tiny_runs):
         start(tiny_runs / "bc", "--rollout", "window")
 
 
+def test_how_many_steps_are_read_is_told_in_its_rows(tiny_run):
+    start(tiny_run, "--episodes", "2", "--targets", "best", "--acting-context", "2")
+    start(tiny_run, "--episodes", "2", "--targets", "best", "--rollout", "recurrent")
+    assert [row["acting_context"] for row in rows(tiny_run)] == [5] * 6 + [2] * 2 + [None] * 2
+    with pytest.raises(InputError, match="acting_context is 9: it must be at least 1 and at most context, 5"):
+        start(tiny_run, "--acting-context", "9")
+
+
 def test_another_environment_can_be_named(tiny_run):
     gym.register("test/Reach-v3", entry_point="envs.tiny:Reach", max_episode_steps=2)
     try:
@@ -147,6 +155,8 @@ def test_a_truncated_checkpoint_is_refused(tiny_run):
         (["p90", "best", "2.5", "1e1"], [91.0, 101.0, 2.5, 10.0]),
         (["best", "p100", "101", "101.0"], [101.0]),
         (["60", "p50", "60"], [60.0, 51.0]),
+        (["r0", "r25", "r50", "r100", "r125", "r200"], [1.0, 26.0, 51.0, 101.0, 126.0, 201.0]),
+        (["r100", "best", "r7"], [101.0, 1.0 + 100.0 * 0.07]),
     ],
 )
 def test_targets_are_percentiles_or_numbers_each_once(words, targets, capsys):
@@ -154,9 +164,12 @@ def test_targets_are_percentiles_or_numbers_each_once(words, targets, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("word", ["worst", "p101", "p-1", "p1.5", "P50", "nan", "inf", "-inf", "", "p", "bestt"])
+@pytest.mark.parametrize(
+    "word",
+    ["worst", "p101", "p-1", "p1.5", "P50", "nan", "inf", "-inf", "", "p", "bestt", "r", "r201", "r-1", "r1.5", "R50"],
+)
 def test_other_words_are_refused(word):
-    with pytest.raises(InputError, match=f"target '{word}' is neither a number, nor pNN"):
+    with pytest.raises(InputError, match=f"target '{word}' is neither a number, nor pNN .* nor rNN"):
         resolve_targets(["best", word], PERCENTILES)
 
 

@@ -22,7 +22,7 @@ def runs(folders):
 @pytest.fixture
 def comparison(runs):
     """All on one dataset."""
-    return Comparison(tuple(runs))
+    return Comparison.of(runs)
 
 
 @pytest.fixture(scope="module")

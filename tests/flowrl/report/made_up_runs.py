@@ -1,7 +1,6 @@
 """Made-up finished runs: every figure of a report can be worked out by hand from them."""
 
 import base64
-import json
 
 from flowrl.checkpoint import RunFolder
 from flowrl.report import Run, label_of
@@ -17,7 +16,7 @@ def achieved(agent, seed, target, episode):
     return {"dt": shared, "flow": shared + (1 if target == 2 else -3), "bc": shared + (-1) ** episode * 50}[agent]
 
 
-def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, study=None, spread=1.0):
+def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spread=1.0):
     run = RunFolder(folder)
     folder.mkdir(parents=True)
     run.begin(
@@ -56,13 +55,11 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, stud
     ]  # fmt: skip
     run.append("evaluations.jsonl", final)
     run.append("evaluations.jsonl", [row("evaluate", 40, t, 7, -5000.0) for t in TARGETS])
-    if study is not None:
-        (folder / "study.json").write_text(json.dumps(study))
-        (folder / "episode.gif").write_bytes(GIF)
+    (folder / "episode.gif").write_bytes(GIF)
     return run
 
 
-def made_up_study(*, change=0.5, flows=True, layers=2, heads=3, tokens=6, steps=5):
+def made_up_study(*, change=0.5, flows=True, before=0, layers=2, heads=3, tokens=6, steps=5):
     """As `scripts.studies` writes it: two layers of three heads over windows of two steps."""
 
     def series(scale):
@@ -84,12 +81,19 @@ def made_up_study(*, change=0.5, flows=True, layers=2, heads=3, tokens=6, steps=
             "attended": series(0.25), "gain": series(0.1),
             "flows": {name: series(scale) for name, scale in (("incoming", 1), ("competition", 2), ("allocation", 3))}
             if flows else None,
-            "picture": {"step": 8, "tokens": names, "tokens_before": 0, "weights": [[row] * heads] * layers},
+            "share": {"return": series(0.01), "observation": series(0.02), "action": series(0.03)},
+            "picture": {
+                "step": 8, "tokens": names, "tokens_before": before, "weights": [[row] * heads] * layers,
+                "gain": [[[2.0] * tokens] * heads] * layers,
+            },
         },
         "clip": {"file": "episode.gif", "frames": 1, "steps": 8, "seconds": 0.1},
     }  # fmt: skip
 
 
-def load(*folders):
-    """Finished runs by their folders' names."""
-    return [Run.load(folder, label_of(folder.path)) for folder in folders]
+def load(*folders, studies=None):
+    """Finished runs by their folders' names; `studies` by label."""
+    labels = [label_of(folder.path) for folder in folders]
+    return [
+        Run.load(folder, label, study=(studies or {}).get(label)) for folder, label in zip(folders, labels, strict=True)
+    ]

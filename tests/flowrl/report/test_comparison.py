@@ -19,7 +19,7 @@ def test_what_is_compared(comparison):
     assert comparison.rivals == ("flow", "bc")
     assert comparison.targets == TARGETS
     assert comparison.baseline == "dt"
-    assert comparison.fewest_seeds == 2
+    assert comparison.pairs == {"flow": 2, "bc": 2}
 
 
 def test_returns_are_the_final_ones_by_training_and_environment_seed(comparison):
@@ -45,7 +45,7 @@ def test_the_scores(comparison):
 
 
 def test_intervals_do_not_depend_on_what_else_is_compared(comparison, folders):
-    alone = Comparison(tuple(load(folders["dt", 0], folders["dt", 1])))
+    alone = Comparison.of(load(folders["dt", 0], folders["dt", 1]))
     assert alone.score_rows == [row for row in comparison.score_rows if row["agent"] == "dt"]
 
 
@@ -62,10 +62,10 @@ def test_differences_are_paired(comparison):
 
 def test_seeds_that_only_one_has_are_not_paired(folders):
     runs = load(folders["dt", 0], folders["dt", 1], folders["flow", 1])
-    comparison = Comparison(tuple(runs))
+    comparison = Comparison.of(runs)
     assert [(row["agent"], row["seeds"]) for row in comparison.score_rows[:2]] == [("dt", 2), ("flow", 1)]
     assert [(row["difference"], row["seeds"]) for row in comparison.difference_rows] == [(1, 1), (-3, 1)]
-    apart = Comparison(tuple(load(folders["dt", 0], folders["flow", 1])))
+    apart = Comparison.of(load(folders["dt", 0], folders["flow", 1]))
     assert apart.difference_rows == []
     assert "no training seed in common" in apart.summary()
 
@@ -79,16 +79,14 @@ def test_calibration(comparison, elsewhere):
     assert rows["flow"]["slope"] == pytest.approx(4 / 8)
     assert rows["flow"]["error"] == pytest.approx((8.5 + 4.5) / 2 / 10)
     assert rows["flow"]["change"] is None
-    studied = [
-        make_run(elsewhere / f"flow-seed{s}", "flow", s, study=made_up_study(change=change))
-        for s, change in ((0, 0.25), (1, 0.75))
-    ]
-    assert Comparison(tuple(load(*studied))).calibration_rows[0]["change"] == pytest.approx(0.5)
+    run = make_run(elsewhere / "flow-seed0", "flow", 0)
+    (row,) = Comparison.of(load(run, studies={"flow": made_up_study(change=0.25)})).calibration_rows
+    assert (row["change"], row["unit"]) == (0.25, "half the action range")
 
 
 def test_targets_beyond_the_data_are_not_counted_as_followed(elsewhere):
     run = make_run(elsewhere / "dt-seed0", "dt", 0, spread=0.5)  # the data's returns reach from 5 to 10
-    (row,) = Comparison(tuple(load(run))).calibration_rows
+    (row,) = Comparison.of(load(run)).calibration_rows
     assert (row["targets"], row["slope"]) == (1, None)
 
 
@@ -117,7 +115,7 @@ def test_costs(comparison):
 def test_a_run_killed_before_its_last_metrics_row_can_be_compared(folders):
     file = folders["flow", 0].path / "metrics.jsonl"
     file.write_text("".join(file.read_text().splitlines(keepends=True)[:-1]))
-    comparison = Comparison(tuple(load(*folders.values())))
+    comparison = Comparison.of(load(*folders.values()))
     json.dumps(comparison.cost_rows, allow_nan=False)  # NaN is no JSON
     assert comparison.cost_rows[0]["evaluation_seconds"] is None
 
@@ -128,13 +126,13 @@ def test_the_headline_is_the_best_return_of_the_data(comparison, elsewhere):
     config = lower.config()
     config["dataset_returns"]["percentiles"][-1] = 9.0
     (lower.path / "config.json").write_text(json.dumps(config))
-    assert Comparison(tuple(load(lower))).headline == 2, "the highest that is not beyond the data"
+    assert Comparison.of(load(lower)).headline == 2, "the highest that is not beyond the data"
 
 
 def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
     assert comparison.steering_warning() is None
     flat = make_run(elsewhere / "dt-seed0", "dt", 0, spread=0.1)  # 9 to 10, four fifths of them 9.1 to 9.9
-    warning = Comparison(tuple(load(flat))).steering_warning()
+    warning = Comparison.of(load(flat)).steering_warning()
     assert "between 9.1 and 9.9: they hardly vary" in warning
     assert "cannot steer" in warning
 
@@ -148,7 +146,7 @@ def test_the_summary_in_plain_words(comparison, elsewhere):
     assert "holds zero at 0" in said
     assert "One training seed" not in said
     assert "2 training seeds: so few" in said
-    alone = Comparison(tuple(load(make_run(elsewhere / "flow-seed0", "flow", 0))))
+    alone = Comparison.of(load(make_run(elsewhere / "flow-seed0", "flow", 0)))
     assert alone.baseline == "flow"
     assert "One training seed" in alone.summary()
     assert "above" not in alone.summary()
@@ -175,17 +173,43 @@ def test_what_is_no_run_is_refused(folders, tmp_path):
         Run.load(run, "dt")
 
 
-def test_a_damaged_study_is_refused(folders):
-    run = folders["dt", 0]
-    (run.path / "study.json").write_text("{")
-    with pytest.raises(InputError, match="study.json is damaged"):
-        Run.load(run, "dt")
-
-
 def test_two_runs_of_one_label_and_seed_are_refused(folders, elsewhere):
     again = make_run(elsewhere / "dt-seed1", "dt", 1)
     with pytest.raises(InputError, match=r"dt-seed1 and .*dt-seed1 are both dt with training seed 1"):
-        Comparison(tuple(load(*folders.values(), again)))
+        Comparison.of(load(*folders.values(), again))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"training": {"steps": 80, "learning_rate": 1e-3}}, "training.steps"),
+        ({"agent_config": {"width": 32}}, "agent_config.width"),
+        ({"agent": "flow"}, "agent"),
+        ({"selection": {"top_fraction": 0.1}}, "selection"),
+    ],
+)
+def test_runs_of_one_label_have_the_same_settings(folders, change, what):
+    run = folders["dt", 1]
+    (run.path / "config.json").write_text(json.dumps(run.config() | change))
+    with pytest.raises(InputError, match=f"dt-seed1 and .*dt-seed0 are both called dt and differ in {what}$"):
+        Comparison.of(load(*folders.values()))
+
+
+def test_a_return_that_is_no_number_is_refused(folders):
+    run = folders["dt", 0]
+    run.append("evaluations.jsonl", [])
+    text = (run.path / "evaluations.jsonl").read_text().splitlines()
+    text[4] = json.dumps(json.loads(text[4]) | {"return": float("nan")})
+    (run.path / "evaluations.jsonl").write_text("\n".join(text) + "\n")
+    with pytest.raises(InputError, match="dt-seed0 has an episode whose return is no finite number"):
+        Run.load(run, "dt")
+
+
+def test_the_curve_leaves_out_what_was_played_otherwise(folders):
+    run = folders["dt", 0]
+    others = [row | {"env": "test/Other-v0"} for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
+    assert list(Run.load(run, "dt").curve(2.0)) == [20, 40]
+    assert list(Run.load(run, "dt", episodes=others).curve(2.0)) == [40]
 
 
 @pytest.mark.parametrize("name", ["dataset", "fingerprint", "env_spec"])
@@ -193,7 +217,7 @@ def test_runs_of_other_data_are_not_compared(folders, name):
     run = folders["bc", 1]
     (run.path / "config.json").write_text(json.dumps(run.config() | {name: "other"}))
     with pytest.raises(InputError, match=f"cannot be compared: .*bc-seed1 differs in {name} from .*flow-seed0"):
-        Comparison(tuple(load(*folders.values())))
+        Comparison.of(load(*folders.values()))
 
 
 def test_runs_with_other_episodes_are_not_compared(folders):
@@ -201,7 +225,7 @@ def test_runs_with_other_episodes_are_not_compared(folders):
     rows = [row | {"seed": row["seed"] + 1} for row in run.rows("evaluations.jsonl")]
     (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(InputError, match=r"bc-seed1 was evaluated with episode_seed 101, .*flow-seed0 with 100"):
-        Comparison(tuple(load(*folders.values())))
+        Comparison.of(load(*folders.values()))
 
 
 def test_a_run_can_be_judged_by_other_episodes(folders):
@@ -213,7 +237,16 @@ def test_a_run_can_be_judged_by_other_episodes(folders):
 
 
 @pytest.mark.parametrize(
-    ("folder", "label"), [("flow-seed0", "flow"), ("bc-10-seed12", "bc-10"), ("mine", "mine"), ("a-seedx", "a-seedx")]
+    ("folder", "label"),
+    [
+        ("flow-seed0", "flow"),
+        ("bc-10-seed12", "bc-10"),
+        ("mine", "mine"),
+        ("a-seedx", "a-seedx"),
+        ("$\\frac$ x-seed0", "--frac--x"),
+        ("_hidden", "hidden"),
+        ("a|b", "a-b"),
+    ],
 )
 def test_a_run_is_called_as_its_folder(tmp_path, folder, label):
     assert label_of(tmp_path / folder) == label
@@ -221,7 +254,7 @@ def test_a_run_is_called_as_its_folder(tmp_path, folder, label):
 
 def test_real_runs_are_compared(tiny_runs, tmp_path):
     folders = [RunFolder(shutil.copytree(tiny_runs / agent, tmp_path / agent)) for agent in ("flow", "dt")]
-    comparison = Comparison(tuple(load(*folders)))
+    comparison = Comparison.of(load(*folders))
     rows = folders[0].rows("evaluations.jsonl")
     for row in comparison.score_rows:
         if row["agent"] == "flow":
@@ -247,9 +280,9 @@ def test_runs_on_parts_of_the_same_data_can_be_compared(tmp_path, one, other, sa
     folders = [make_run(tmp_path / "flow-seed0", "flow", 0), make_run(tmp_path / "dt-seed0", "dt", 0)]
     for run, fingerprint in zip(folders, (one, other), strict=True):
         (run.path / "config.json").write_text(json.dumps(run.config() | {"fingerprint": fingerprint}))
-    runs = tuple(load(*folders))
+    runs = load(*folders)
     if same:
-        assert Comparison(runs).labels == ("flow", "dt")
+        assert Comparison.of(runs).labels == ("flow", "dt")
     else:
         with pytest.raises(InputError, match="differs in fingerprint"):
-            Comparison(runs)
+            Comparison.of(runs)

@@ -32,16 +32,16 @@ def score(agent, seed):
 def test_scores_over_datasets(two_datasets):
     rows = {row["agent"]: row for row in two_datasets.aggregate_rows}
     assert rows.keys() == set(AGENTS)
-    dt = [score("dt", 0), score("dt", 1)]
-    assert rows["dt"]["mean"] == pytest.approx(np.mean(dt))
-    assert (rows["dt"]["tasks"], rows["dt"]["runs"], rows["bc"]["runs"]) == (2, 4, 3)
+    # Of the second dataset the seed that all have counts alone.
+    assert rows["dt"]["mean"] == pytest.approx(((score("dt", 0) + score("dt", 1)) / 2 + score("dt", 0)) / 2)
+    assert {(row["tasks"], row["runs"]) for row in rows.values()} == {(2, 3)}
     assert rows["dt"]["mean_low"] < rows["dt"]["mean"] < rows["dt"]["mean_high"]
     (flow, bc) = two_datasets.improvement_rows
     # 3 behind in every episode, twice that in score.
-    assert (flow["agent"], flow["pairs"]) == ("flow", 4)
+    assert (flow["agent"], flow["baseline"], flow["tasks"], flow["pairs"]) == ("flow", "dt", 2, 3)
     assert [flow[n] for n in ("difference", "difference_low", "difference_high")] == pytest.approx([-6, -6, -6])
-    # flow's scores 19 and 39 against dt's 25 and 45: one pair of four is won.
-    assert flow["probability"] == pytest.approx(0.25)
+    # flow's scores 19 and 39 against dt's 25 and 45: one pair of four is won; then 19 against 25.
+    assert flow["probability"] == pytest.approx((0.25 + 0) / 2)
     assert (bc["agent"], bc["pairs"]) == ("bc", 3)
 
 
@@ -56,8 +56,9 @@ def test_a_profile_falls_from_all_to_none(two_datasets):
 def test_the_summary_of_many_datasets(two_datasets):
     said = two_datasets.summary()
     assert "flow − dt is -6.0 [-6.0, -6.0] points of own score (paired), in favour of dt." in said
-    assert "over 2 datasets and 4 runs" in said
-    assert "One training seed" in said, "bc has one on the second"
+    assert "over 2 datasets and 3 runs" in said
+    assert "2 runs without a counterpart of every agent" in said
+    assert "One training seed of bc beside dt on test/other-v0: the intervals are over episodes alone" in said
 
 
 def test_what_not_all_have_run_is_said(folders, elsewhere):
@@ -65,9 +66,39 @@ def test_what_not_all_have_run_is_said(folders, elsewhere):
     report = Report.of(load(*folders.values(), more), failures=["flow seed 0 on test/other-v0 (why)"])
     assert {row["tasks"] for row in report.aggregate_rows} == {1}
     said = report.summary()
-    assert "Not all agents have runs on all 2 datasets" in said
+    assert "1 runs without a counterpart of every agent" in said
     assert "1 of the runs failed" in said
     assert task_table(report)[2] == ["test/other-v0", "10.0", "–", "25.0", "–"]
+
+
+def test_the_baseline_is_the_same_on_every_dataset(elsewhere):
+    """dt has no run on the first dataset, and flow comes first there."""
+    made = [("one", "flow"), ("one", "bc"), ("two", "bc"), ("two", "flow"), ("two", "dt")]
+    runs = [make_run(elsewhere / place / f"{a}-seed0", a, 0, dataset=f"test/{place}-v0") for place, a in made]
+    report = Report.of(load(*runs))
+    assert {(r["agent"], r["baseline"]) for r in report.improvement_rows} == {("flow", "dt"), ("bc", "dt")}
+    assert report.improvement_rows[0]["difference"] == -6
+    assert report.comparisons[0].difference_rows == []
+    assert "dt, which differences are taken against, has no run here" in report.comparisons[0].summary()
+    assert "in favour of dt" in report.summary()
+    write_report(report, elsewhere / "out")
+
+
+def test_runs_that_failed_where_it_is_hard_make_no_agent_better(elsewhere):
+    def runs(place, agents_and_seeds):
+        return [
+            make_run(elsewhere / place / f"{a}-seed{s}", a, s, dataset=f"test/{place}-v0") for a, s in agents_and_seeds
+        ]
+
+    every = [(agent, seed) for agent in ("flow", "dt") for seed in (0, 1)]
+    some = [pair for pair in every if pair != ("flow", 0)]
+    easy, hard = runs("easy", every), runs("hard", some)
+    rows = {row["agent"]: row for row in Report.of(load(*easy, *hard)).aggregate_rows}
+    # Of the hard dataset seed 1 is left for both.
+    for agent in ("flow", "dt"):
+        expected = ((score(agent, 0) + score(agent, 1)) / 2 + score(agent, 1)) / 2
+        assert rows[agent]["mean"] == pytest.approx(expected)
+        assert rows[agent]["runs"] == 3
 
 
 def test_no_score_without_references(folders, elsewhere):
@@ -90,7 +121,7 @@ def test_the_tables(comparison, two_datasets):
     assert dataset_table(comparison)[1] == ["1,234", "45,678", "5.0", "6.5", "0.0", "5.0", "7.5", "9.0", "10.0"]
     assert cost_table(comparison)[1] == ["flow", "40", "7.50", "0.1 min", "4 s", "1,024 MiB", "–"]
     assert task_table(two_datasets)[1][:4] == ["test/made-up-v0", "10.0", "29.0 ± 14.1", "35.0 ± 14.1"]
-    assert improvement_table(two_datasets)[1][:4] == ["flow − dt", "2", "4", "-6.0"]
+    assert improvement_table(two_datasets)[1][:4] == ["flow − dt", "2", "3", "-6.0"]
     tables = (scores, differences, aggregate_table(two_datasets), improvement_table(two_datasets))
     assert all(len({len(row) for row in table}) == 1 for table in tables)
 
@@ -207,6 +238,40 @@ def test_hparams_hold_settings_and_results(written):
     assert len(list((written / "hparams").rglob("events*"))) == 11
 
 
+def test_datasets_whose_names_look_alike_keep_their_own_files(elsewhere):
+    runs = [
+        make_run(elsewhere / n / "dt-seed0", "dt", 0, dataset=name) for n, name in (("1", "a/b-v0"), ("2", "a-b-v0"))
+    ]
+    write_report(Report.of(load(*runs)), elsewhere / "out")
+    assert {"return-by-target-a-b-v0.png", "return-by-target-a-b-v0-2.png"} <= {
+        path.name for path in (elsewhere / "out/figures").iterdir()
+    }
+
+
+def test_a_report_that_cannot_be_written_leaves_the_old_one(folders, elsewhere, monkeypatch):
+    out = elsewhere / "out"
+    write_report(Report.of(load(*folders.values())), out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("flowrl.report.files.csv_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(Report.of(load(folders["dt", 0])), out)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_report_leaves_nothing_of_the_old_one(folders, elsewhere):
+    out = elsewhere / "out"
+    write_report(Report.of(load(*folders.values())), out)
+    write_report(Report.of(load(folders["dt", 0])), out)
+    assert len(list((out / "hparams").rglob("events*"))) == 1
+    assert sorted(path.name for path in out.iterdir()) == [
+        "data", "figures", "hparams", "report.html", "report.md", "results.json",
+    ]  # fmt: skip
+
+
 def test_writing_it_again_changes_nothing(two_datasets, written):
     def files():
         return {
@@ -223,11 +288,9 @@ def test_writing_it_again_changes_nothing(two_datasets, written):
 def studied(tmp_path_factory):
     """The folder of a report of runs that were studied."""
     root = tmp_path_factory.mktemp("studied")
-    runs = [
-        make_run(root / f"{agent}-seed{seed}", agent, seed, study=made_up_study(flows=agent == "flow"))
-        for agent in ("flow", "dt") for seed in (0, 1)
-    ]  # fmt: skip
-    write_report(Report.of(load(*runs)), root / "out")
+    runs = [make_run(root / f"{agent}-seed{seed}", agent, seed) for agent in ("flow", "dt") for seed in (0, 1)]
+    studies = {agent: made_up_study(flows=agent == "flow") for agent in ("flow", "dt")}
+    write_report(Report.of(load(*runs, studies=studies)), root / "out")
     return root / "out"
 
 
@@ -252,12 +315,45 @@ def test_what_is_attended_to_is_shown(studied):
     assert "dt: Incoming" not in said, "softmax has no flows"
     weights = data(studied, "attention-weights")
     assert len(weights) == 2 * 2 * 21, "two agents, two layers, the lower triangle of 6 tokens"
-    assert {(r["query"], r["key"]): float(r["weight"]) for r in weights}["observation 7", "return 7"] == 0.5
+    # The row sums to 1, the sum over all that the token looks at was 2.
+    assert {(r["query"], r["key"]): float(r["weight"]) for r in weights}["observation 7", "return 7"] == 0.25
     attended = [r for r in data(studied, "attended") if (r["agent"], r["layer"], r["step"]) == ("dt", "2", "4")]
     assert [float(r["tokens"]) for r in attended] == [0.25 * (1 + 1 + 1 + 4)], "the mean over three heads"
     incoming = data(studied, "incoming-flow")
     assert len(incoming) == 2 * 3 * 5
     assert float(incoming[-1]["incoming"]) == 1 + 1 + 2 + 4
+
+
+def test_weights_on_a_longer_past_are_shares_of_all_of_it(elsewhere):
+    run = make_run(elsewhere / "flow-seed0", "flow", 0)
+    write_report(Report.of(load(run, studies={"flow": made_up_study(before=94)})), elsewhere / "out")
+    weights = data(elsewhere / "out", "attention-weights")
+    assert {(r["query"], r["key"]): float(r["weight"]) for r in weights}["return 7", "return 7"] == 0.5
+    assert "the last 6 of 100 tokens" in (elsewhere / "out/report.html").read_text()
+
+
+def test_studies_with_nothing_to_show_are_shown_so(elsewhere):
+    """What a study may lack: maps (no sequence agent), a clip (no renderer), figures that are not finite."""
+    bare = made_up_study()
+    bare |= {"maps": None, "clip": {"file": None, "reason": "no GL"}}
+    bare["sensitivity"] |= {"change": [None, 0.0], "worst_to_best": None, "unit": "share of states"}
+    gaps = made_up_study()
+    gaps["maps"]["attended"][0][0][0] = gaps["maps"]["flows"]["incoming"][0][0][0] = None
+    runs = [make_run(elsewhere / f"{agent}-seed0", agent, 0) for agent in ("bc", "flow")]
+    write_report(Report.of(load(*runs, studies={"bc": bare, "flow": gaps})), elsewhere / "out")
+    assert [r["agent"] for r in data(elsewhere / "out", "sensitivity")] == ["bc", "flow", "flow"]
+    (row, _) = Report.of(load(*runs, studies={"bc": bare})).comparisons[0].calibration_rows
+    assert (row["change"], row["unit"]) == (None, "share of states")
+
+
+def test_changes_of_discrete_actions_have_their_own_unit(elsewhere):
+    study = made_up_study()
+    study["sensitivity"]["unit"] = "share of states"
+    run = make_run(elsewhere / "flow-seed0", "flow", 0)
+    write_report(Report.of(load(run, studies={"flow": study})), elsewhere / "out")
+    text = (elsewhere / "out/report.html").read_text()
+    assert "share of situations in which another action is chosen" in text
+    assert "half the action range" not in text
 
 
 def test_names_from_outside_are_escaped(elsewhere):

@@ -50,9 +50,9 @@ addEventListener("load", () => {
 def written(tmp_path_factory):
     """The folder of a report with clips and maps."""
     root = tmp_path_factory.mktemp("browser")
-    study = {agent: made_up_study(flows=agent == "flow") for agent in ("flow", "dt")}
-    runs = [make_run(root / f"{a}-seed{s}", a, s, study=study[a]) for a in ("flow", "dt") for s in (0, 1)]
-    write_report(Report.of(load(*runs)), root / "out")
+    studies = {agent: made_up_study(flows=agent == "flow") for agent in ("flow", "dt")}
+    runs = [make_run(root / f"{a}-seed{s}", a, s) for a in ("flow", "dt") for s in (0, 1)]
+    write_report(Report.of(load(*runs, studies=studies)), root / "out")
     return root / "out"
 
 
