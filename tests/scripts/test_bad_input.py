@@ -103,7 +103,7 @@ def test_evaluate(refused, tiny_run, options, message):
 
 def test_evaluate_without_a_run(refused, tmp_path, tiny_run):
     assert "is no run folder" in refused(evaluate.start, [tmp_path])
-    assert "PATH" in refused(evaluate.start, [])
+    assert "no run folder is given" in refused(evaluate.start, [])
     (tiny_run / "checkpoint.pt").unlink()
     assert "holds no checkpoint yet" in refused(evaluate.start, [tiny_run])
 

@@ -109,10 +109,10 @@ def markdown_tables(page):
 
 def test_everything_is_there(template):
     assert {path.name for path in template.out.iterdir()} == {
-        "report.md", "results.json", f"learning-curves-{NAME}.png", f"return-by-target-{NAME}.png", NAME,
+        "report.html", "report.md", "results.json", "figures", "data", "hparams", NAME,
     }  # fmt: skip
+    assert [path.name for path in template.made] == ["report.html", "report.md", "results.json"]
     assert all(path.exists() for path in template.made)
-    assert len(template.made) == 4
     cells = {f"{agent}-seed{seed}" for agent in ("flow", "dt", "bc") for seed in (0, 1)}
     assert {path.name for path in (template.out / NAME).iterdir()} == cells
     for cell in cells:
@@ -120,16 +120,21 @@ def test_everything_is_there(template):
         for row in rows(template.out / NAME / cell):
             kinds[row["kind"], row["step"]] += 1
         assert kinds == {("training", 10): 4, ("final", 20): 8}
-    for path in template.made:
-        if path.suffix == ".png":
-            with Image.open(path) as picture:
-                assert picture.convert("RGB").quantize(256).getcolors()[20:]
+        assert (template.out / NAME / cell / "study.json").exists() == cell.endswith("seed0")
+    for path in (template.out / "figures").iterdir():
+        with Image.open(path) as picture:
+            assert picture.convert("RGB").quantize(256).getcolors()[20:]
 
 
 def final_returns(template, agent, seed, target):
     found = [r for r in rows(template.out / NAME / f"{agent}-seed{seed}") if r["kind"] == "final"]
     by_seed = {row["seed"]: row["return"] for row in found if row["target"] == target}
     return [by_seed[environment_seed] for environment_seed in range(10_000, 10_004)]
+
+
+def told(value):
+    """With one decimal from 1 on, else with two."""
+    return f"{value:.{1 if abs(value) >= 1 or value == 0 else 2}f}"
 
 
 def test_the_numbers_of_the_report_are_those_of_the_rows(template):
@@ -141,14 +146,14 @@ def test_the_numbers_of_the_report_are_those_of_the_rows(template):
     for number, row in enumerate(scores):
         target = targets[number // 3]
         values = np.array([final_returns(template, row["agent"], seed, target) for seed in (0, 1)])
-        assert row["target"] == f"{target:.1f}"
-        assert row["mean"] == f"{values.mean():.1f}"
+        assert row["target"] == told(target)
+        assert row["mean"] == told(values.mean())
         trimmed = np.sort(values.ravel())[2:6]
-        assert row["IQM"] == f"{trimmed.mean():.1f}"
+        assert row["IQM"] == told(trimmed.mean())
         low, high = map(float, row["95 % interval"].strip("[]").split(","))
         assert low - 0.05 <= values.mean() <= high + 0.05
         assert row["own score"] == f"{100 * (values.mean() - 5.197) / (14.423 - 5.197):.1f}"
-        assert row["D4RL score"] == "-"
+        assert row["D4RL score"] == "–"
     for number, row in enumerate(differences):
         target = targets[number // 2]
         agent, baseline = row["difference"].split(" − ")
@@ -157,7 +162,7 @@ def test_the_numbers_of_the_report_are_those_of_the_rows(template):
             np.subtract(final_returns(template, agent, seed, target), final_returns(template, "dt", seed, target))
             for seed in (0, 1)
         ]
-        assert row["mean"] == f"{np.mean(pairs):+.1f}"
+        assert float(row["mean"]) == float(told(np.mean(pairs)))
 
 
 def test_the_dataset_is_shown_beside_the_agents(template, reach):
@@ -175,12 +180,14 @@ def test_the_json_says_the_same(template):
     for row in comparison["scores"]:
         values = [final_returns(template, row["agent"], seed, row["target"]) for seed in (0, 1)]
         assert row["mean"] == pytest.approx(np.mean(values), rel=1e-12)
-    assert len(results["commands"]) == 6
+    assert len(results["commands"]) == 7, "the matrix's, and each run's"
+    assert {row["agent"] for row in comparison["sensitivity"]} == {"flow", "dt", "bc"}
+    assert {row["agent"] for row in comparison["attention"]} == {"flow", "dt"}
 
 
 def test_the_console_shows_the_tables_and_the_way_on(template):
     for part in (
-        "6 runs on cpu, 1 at a time, with 1 CPU threads each",
+        "6 runs on cpu, 1 at a time, 1 CPU thread(s) each",
         "returns in the dataset", "paired differences", "cost", "report.md", "next:",
         "[flow seed 0] step 20/20", " -m scripts.evaluate",
     ):  # fmt: skip
@@ -251,7 +258,8 @@ def test_finished_cells_are_reused_without_a_process(finished, monkeypatch, caps
 
 def test_every_command_can_be_typed_alone(finished, capsys):
     commands = json.loads((finished.out / "results.json").read_text())["commands"]
-    for command in commands:
+    assert commands[0].startswith("python -m scripts.compare")
+    for command in commands[1:]:
         words = shlex.split(command)
         assert words[:3] == ["python", "-m", "scripts.train"]
         train.start(words[3:])
@@ -303,7 +311,7 @@ def test_numbers_below_zero_are_targets_too(reach_dataset, in_process, tmp_path)
         ({"agents": (BC, "own=bc --evaluate-every -1")}, "evaluate_every is -1"),
         ({"agents": ("bc --width 16",)}, "'bc --width 16' has options and so needs a label"),
         ({"agents": ("a b=bc",)}, "'a b=bc' has options and so needs a label"),
-        ({"agents": ("=bc",)}, "label '' of agent '=bc' must be made of letters"),
+        ({"agents": ("=bc",)}, "label '' of agent '=bc' must begin with a letter"),
         ({"agents": ("a/b=bc",)}, "label 'a/b'"),
         ({"agents": ("own=",)}, "'own=' names no agent"),
         ({"agents": ("",)}, "'' names no agent"),
@@ -395,7 +403,7 @@ def test_a_mixture_and_a_selection_reach_every_cell(reach_dataset, in_process, t
     page = (out / "report.md").read_text()
     assert mixture in page
     pictures = re.findall(r"!\[.*?\]\((.*?)\)", page)
-    assert len(pictures) == 2
+    assert len(pictures) == 4  # returns by target, two learning curves, sensitivity
     for link in pictures:
         assert urlsplit(link).scheme == ""
         assert (out / link).exists()
