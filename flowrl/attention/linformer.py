@@ -113,15 +113,11 @@ class LinformerAttention(CausalAttention):
         """
         q, k = self._blocks(pad(q, (0, 0, k.shape[2] - q.shape[2], 0))), self._blocks(k)
         blocks, seen = k.shape[2], summary_k.shape[2]
-        before = seen - (blocks - torch.arange(blocks, device=q.device)) * self.rank
-        visible = torch.arange(seen, device=q.device) < before[:, None]
-        causal = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).tril()
-        scores = torch.cat(
-            [
-                (q @ summary_k[:, :, None].mT).masked_fill(~visible[:, None], -math.inf),
-                (q @ k.mT).masked_fill(~causal, -math.inf),
-            ],
-            -1,
-        )
-        of_summaries, of_tokens = (scores * q.shape[-1] ** -0.5).softmax(-1).split([seen, self.block], -1)
+        before = seen - (blocks - torch.arange(blocks, device=q.device)) * self.rank  # (L,) of blocks finished before
+        later = torch.arange(seen, device=q.device) >= before[:, None]
+        ahead = torch.ones(self.block, self.block, dtype=torch.bool, device=q.device).triu(1)
+        unseen = torch.cat([later[:, None].expand(-1, self.block, -1), ahead.expand(blocks, -1, -1)], -1)
+        q = q * q.shape[-1] ** -0.5
+        scores = torch.cat([q @ summary_k[:, :, None].mT, q @ k.mT], -1).masked_fill_(unseen, -math.inf)
+        of_summaries, of_tokens = scores.softmax(-1).split([seen, self.block], -1)
         return of_summaries, of_tokens

@@ -91,5 +91,5 @@ class ReformerAttention(CausalAttention):
             seen = shared & earlier
             seen = seen | (itself & ~seen.any(-1, keepdim=True))
             keys = nn.functional.normalize(q, dim=-1)
-            scores = q[:, :, at] @ keys.mT * q.shape[-1] ** -0.5
-            return scores.masked_fill(~seen, -math.inf).softmax(-1)
+            scores = (q[:, :, at] * q.shape[-1] ** -0.5) @ keys.mT
+            return scores.masked_fill_(~seen, -math.inf).softmax(-1)

@@ -246,7 +246,7 @@ def test_a_rule_without_a_step_says_so_in_one_sentence(name):
         assert str(caught.value) == attention.why_no_step
 
 
-# Projections in bfloat16 keep 8 bits; a bucket that flips is another function, so what chooses is compared in weights.
+# Projections in bfloat16 keep 8 bits. Where a rule chooses, a token that lies between two buckets may change over.
 @every_attention
 @pytest.mark.parametrize("tokens", [20, 300])
 def test_under_autocast_a_rule_is_near_float32(name, tokens):
