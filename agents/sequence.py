@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
 from flowrl.model import ModelConfig, TrajectoryModel
 from flowrl.recording import Recording
@@ -26,6 +27,8 @@ class SequenceConfig(ModelConfig):
         super().__post_init__()
         if self.rollout not in ("window", "recurrent"):
             raise ValueError(f"rollout is {self.rollout!r}: known are window, recurrent")
+        if self.rollout == "recurrent" and (reason := ATTENTION[self.attention].why_no_step):
+            raise ValueError(reason)
         if self.acting_context is not None and not 1 <= self.acting_context <= self.context:
             raise ValueError(
                 f"acting_context is {self.acting_context}: it must be at least 1 and at most context, {self.context}"

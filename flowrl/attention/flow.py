@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from flowrl.attention.multihead import CausalAttention
+from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
 EPS = 1e-6
@@ -94,7 +94,7 @@ def flow_attention_step(
     """
     if state is None:
         (batch, heads, _, d), m = q.shape, v.shape[-1]
-        state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=_dtype(v))
+        state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(v))
     if q.shape[-2] <= FEW and is_pad is None:
         with torch.autocast(q.device.type, enabled=False):
             return _few_tokens(q, k, v, state, clip, eps)
@@ -118,7 +118,7 @@ def flow_quantities(q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EP
 
     Takes q, k, clip and eps as `flow_attention` does.
     """
-    q, k = q.to(_dtype(q)).sigmoid(), k.to(_dtype(k)).sigmoid()
+    q, k = q.to(at_least_float32(q)).sigmoid(), k.to(at_least_float32(k)).sigmoid()
     n = torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)
 
     def draw(own: Tensor, given: Tensor) -> Tensor:
@@ -130,11 +130,6 @@ def flow_quantities(q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EP
     competition = n * conserved_outgoing.exp() / conserved_outgoing.exp().cumsum(-1)
     allocation = conserved_incoming.sigmoid()
     return FlowQuantities(incoming, outgoing, conserved_incoming, conserved_outgoing, competition, allocation)
-
-
-def _dtype(v: Tensor) -> torch.dtype:
-    """Of the arithmetic: at least float32, since a bfloat16 running sum stalls."""
-    return torch.promote_types(v.dtype, torch.float32)
 
 
 def _few_tokens(q: Tensor, k: Tensor, v: Tensor, past: FlowState, clip: float, eps: float) -> tuple[Tensor, FlowState]:
@@ -243,7 +238,7 @@ def _attend(
     past: FlowState | None,
 ) -> tuple[Tensor, FlowState | None, _Kept]:
     """The equations of the module's head, in their order, for all tiles at once."""
-    (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], _dtype(v)
+    (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], at_least_float32(v)
     tiles = -(-tokens // tile)
     tile = -(-tokens // tiles)  # as little as can be is left over in the last one
     rows, filled, z = batch * heads, tiles * tile, batch * heads * tiles
@@ -481,7 +476,7 @@ class FlowAttention(CausalAttention):
     def initial_state(self, batch: int) -> FlowState:
         weight = self.project_in.weight
         head = self.width // self.heads
-        return FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=_dtype(weight))
+        return FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=at_least_float32(weight))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
         return flow_attention(q, k, v, is_pad=is_pad)

@@ -1,8 +1,9 @@
 """The part all causal attentions share: fused projections, heads, and the two ways to be called."""
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from flowrl.dropout import Dropout
@@ -10,6 +11,11 @@ from flowrl.dropout import Dropout
 # Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
 
 ALL = slice(None)
+
+
+def at_least_float32(x: Tensor) -> torch.dtype:
+    """The dtype in which numbers like `x` are summed: a bfloat16 running sum stalls at 256."""
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class CausalAttention(nn.Module, ABC):
@@ -27,12 +33,19 @@ class CausalAttention(nn.Module, ABC):
         ValueError: `width` is no multiple of `heads`.
     """
 
+    why_no_step: ClassVar[str | None] = None
+    """One sentence where there is no `step` and no `initial_state`, which then raise NotImplementedError with it."""
+    sees_all: ClassVar[bool] = True
+    """Whether every token before reaches an output: a rule that chooses among them leaves some out."""
+    parts: ClassVar[int] = 3
+    """How many the projection makes of a token: query, key and value, or, where queries are keys, two."""
+
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
         if width < 1 or heads < 1 or width % heads:
             raise ValueError(f"width is {width} and heads is {heads}: width must be a positive multiple of heads")
         self.width, self.heads, self.dropout = width, heads, Dropout(dropout)
-        self.project_in = nn.Linear(width, 3 * width)
+        self.project_in = nn.Linear(width, self.parts * width)
         self.project_out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
@@ -94,8 +107,9 @@ class CausalAttention(nn.Module, ABC):
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # Not one permuted view: the gradient of chunk is laid out as the projection's backward pass wants it.
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.project_in(x).chunk(3, dim=-1))
-        return q, k, v
+        projected = self.project_in(x).chunk(self.parts, dim=-1)
+        parts = [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected]
+        return parts[0], parts[-2], parts[-1]
 
     def _merge(self, y: Tensor) -> Tensor:
         batch, _, tokens, _ = y.shape

@@ -1,6 +1,7 @@
 """Agents: their presets, their losses, and how other programs play them."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, fields, replace
 
@@ -125,8 +126,20 @@ def test_actions_fill_reachs_off_centre_bounds_and_stay_inside(name, dataset):
     torch.testing.assert_close(actions.amax(0), high, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
-@pytest.mark.parametrize("rollout", ["window", "recurrent"])
+WAYS_TO_ACT = [
+    (attention, rollout)
+    for attention, rule in ATTENTION.items()
+    for rollout in (["window"] if rule.why_no_step else ["window", "recurrent"])
+]
+
+
+@pytest.mark.parametrize("attention", [name for name, rule in ATTENTION.items() if rule.why_no_step])
+def test_an_attention_without_a_step_is_refused_for_recurrent_rollouts(attention):
+    with pytest.raises(ValueError, match=re.escape(ATTENTION[attention].why_no_step)):
+        SequenceConfig(attention, rollout="recurrent")
+
+
+@pytest.mark.parametrize(("attention", "rollout"), WAYS_TO_ACT)
 def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
     agent = built("flow", dataset, attention=attention, rollout=rollout).eval()
     generator = torch.Generator().manual_seed(0)

@@ -11,6 +11,7 @@ from torch import nn
 from agents import SequenceConfig
 from envs import make_vector_env
 from flowrl import rollout as rollout_module
+from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
 from flowrl.rollout import rollout
@@ -334,7 +335,7 @@ def test_a_recurrent_rollout_feeds_the_steps_of_the_same_episode(any_dataset):
         assert previous is None if time == 0 else torch.equal(previous, dataset.actions[row - 1 : row])
 
 
-@pytest.mark.parametrize("attention", ["flow", "softmax"])
+@pytest.mark.parametrize("attention", [name for name, rule in ATTENTION.items() if rule.why_no_step is None])
 def test_window_and_recurrent_act_alike_until_the_window_is_full_and_differ_after(dataset, attention):
     config = SequenceConfig(attention, width=16, layers=2, heads=2, context=CONTEXT, dropout=0.0)
     agents = {}
@@ -385,8 +386,13 @@ def test_choices_are_alike_in_both_until_the_window_is_full(choices, attention):
     assert len(met) > 1
 
 
-@pytest.mark.parametrize("attention", ["flow", "softmax"])
-@pytest.mark.parametrize("mode", ["window", "recurrent"])
+@pytest.mark.parametrize(
+    ("attention", "mode"),
+    [
+        *((name, "window") for name in ATTENTION),
+        *((name, "recurrent") for name, rule in ATTENTION.items() if rule.why_no_step is None),
+    ],
+)
 def test_episodes_left_out_change_nothing_for_the_others(dataset, attention, mode):
     torch.manual_seed(0)
     config = SequenceConfig(attention, width=16, layers=1, heads=2, context=3, dropout=0.0, rollout=mode)

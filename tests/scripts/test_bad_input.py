@@ -50,7 +50,11 @@ TRAIN = [
     (["flow", "--width", "15"], "width must be a multiple of heads"),
     (["flow", "--heads", "0"], "heads is 0"),
     (["flow", "--dropout", "1"], "dropout is 1.0"),
-    (["flow", "--attention", "hyena"], "attention is 'hyena': known are flow, softmax"),
+    (["flow", "--attention", "hyena"], "attention is 'hyena': known are cosformer, flow, linear, linformer, performer"),
+    (
+        ["flow", "--attention", "reformer", "--rollout", "recurrent"],
+        "attention reformer acts by --rollout window alone",
+    ),
     (["flow", "--precision", "fp64"], "--precision"),
     (["flow", "--rollout", "both"], "--rollout"),
     (["flow", "--learning-rate", "0"], "learning_rate is 0.0"),

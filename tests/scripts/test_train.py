@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 
+from agents import load_policy
+from flowrl.attention import ATTENTION
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
-from scripts import train
+from scripts import evaluate, train
 
 
 def rows(run, name):
@@ -215,6 +217,30 @@ def test_without_a_run_dir_the_folder_is_named_after_dataset_agent_and_seed(
     at = argv.index("--run-dir")
     train.start(argv[:at] + argv[at + 2 :])
     assert (tmp_path / "runs/flowrl-reach-mixed-v0/bc-seed3/checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("attention", sorted(ATTENTION.keys() - {"flow", "softmax"}))
+def test_every_attention_is_trained_played_and_studied_by_its_name(
+    attention, tiny_argv, reach_dataset, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    options = ["--attention", attention, "--steps", "3", "--checkpoint-every", "2", "--context", "8"]
+    train.start(tiny_argv("flow", run, *options, "--precision", "bf16"))
+    assert json.loads((run / "config.json").read_text())["agent_config"]["attention"] == attention
+    policy = load_policy(run)
+    policy.reset(5.0)
+    assert np.isfinite(policy.act(np.zeros(policy._observation_size))).all()
+    played = [str(run), "--episodes", "1", "--targets", "best", "--device", "cpu"]
+    evaluate.start([*played, "--out", str(tmp_path / "report")])
+    assert (tmp_path / "report/index.html").exists() or list((tmp_path / "report").glob("*.html"))
+    before = (run / "evaluations.jsonl").read_bytes()
+    if ATTENTION[attention].why_no_step is None:
+        evaluate.start([*played, "--rollout", "recurrent"])
+        assert rows(run, "evaluations.jsonl")[-1]["rollout"] == "recurrent"
+    else:
+        with pytest.raises(InputError, match="acts by --rollout window alone"):
+            evaluate.start([*played, "--rollout", "recurrent"])
+        assert (run / "evaluations.jsonl").read_bytes() == before
 
 
 def test_the_callers_generators_are_not_touched(tiny_argv, reach_dataset, tmp_path):
