@@ -71,8 +71,9 @@ def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *
         lines += [title, "", markdown(difference_table(comparison)), ""]
     lines += [calibration_told(comparison), "", markdown(calibration_table(comparison)), ""]
     lines += _pictures([picture for picture in pictures if not picture.aside], folder)
-    best = f"Best over training when asked for {number(comparison.headline)}, which is not the result:"
-    lines += [best, "", markdown(best_over_training_table(comparison)), ""]
+    if len({row["step"] for row in comparison.curve_rows}) > 1:
+        best = f"Best over training when asked for {number(comparison.headline)}, which is not the result:"
+        lines += [best, "", markdown(best_over_training_table(comparison)), ""]
     return [*lines, "Cost:", "", markdown(cost_table(comparison)), ""]
 
 

@@ -142,13 +142,14 @@ def _section(comparison: Comparison, place: int, pictures: Sequence[Picture], *,
         *_figures([picture for picture in pictures if not picture.aside]),
         *_clips(comparison),
         *_attention(comparison, [picture for picture in pictures if picture.aside]),
-        f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
-        "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
-        table(best_over_training_table(comparison)),
-        "<h3>Cost</h3>",
-        table(run_table(comparison)),
     ]
-    return parts
+    if len({row["step"] for row in comparison.curve_rows}) > 1:
+        parts += [
+            f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
+            "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
+            table(best_over_training_table(comparison)),
+        ]
+    return [*parts, "<h3>Cost</h3>", table(run_table(comparison))]
 
 
 def _figures(pictures: Sequence[Picture]) -> list[str]:

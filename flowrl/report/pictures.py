@@ -22,7 +22,7 @@ def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]
     """
     of_label = {label: style for label, style in styles(labels).items() if label in comparison.labels}
     drawn = [_return_by_target(comparison, slug, of_label)]
-    if any(row["step"] for row in comparison.curve_rows):
+    if len({row["step"] for row in comparison.curve_rows}) > 1:
         drawn.append(_learning_curves(comparison, slug, of_label, "step", "training step"))
         drawn.append(_learning_curves(comparison, slug, of_label, "minutes", "minutes of training"))
     if sensitivity_rows(comparison):

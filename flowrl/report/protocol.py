@@ -20,7 +20,7 @@ def protocol(report: Report) -> list[str]:
         told.append(
             f"{comparison.dataset}: every agent plays {evaluation['env']} with environment seeds"
             f" {evaluation['episode_seed']} to {last} at every target, and is judged at {number(comparison.headline)}."
-            f" Training seeds: {seeds}."
+            f" Training seeds: {seeds}. Acting: {_acting_told(comparison)}."
         )
     told += [
         "Agents with the same training seed, data, context and batch size draw the same windows in the same order, and"
@@ -36,6 +36,17 @@ def protocol(report: Report) -> list[str]:
     ]
     played = dict.fromkeys(told for comparison in report.comparisons for told in comparison.circumstances())
     return [*told, f"Played with: {'; '.join(played)}."]
+
+
+def _acting_told(comparison: Comparison) -> str:
+    """How each label's first run acts."""
+    told = []
+    for label in comparison.labels:
+        row = next(iter(comparison.runs_of(label).values())).episodes[0]
+        steps = row.get("acting_context")
+        how = {"window": f"on its last {steps} steps" if steps else "on its window", "recurrent": "on its whole past"}
+        told.append(f"{label} {how.get(row.get('rollout', ''), 'on what it observes')}")
+    return ", ".join(told)
 
 
 def calibration_told(comparison: Comparison) -> str:

@@ -41,10 +41,12 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
     run.append("metrics.jsonl", [{"step": s, "train/loss": 1.0, "steps_per_second": 5.0 + 5 * seed} for s in (20, 40)])
     run.append("metrics.jsonl", [{"step": 40, "evaluate/seconds": 3.0 + seed, "memory/peak_bytes": 2**30}])
 
+    acting = {"rollout": "memoryless"} if agent == "bc" else {"rollout": "window", "acting_context": 5}
+
     def row(kind, step, target, episode, value):
         return {
             "kind": kind, "step": step, "env": "test/Env-v0", "target": target, "seed": episode, "return": value,
-            "length": 8, "terminated": True, "score_d4rl": None, "score_measured": 2 * value if score else None,
+            "length": 8, "terminated": True, **acting, "score_d4rl": None, "score_measured": 2 * value if score else None,
             "device": "cpu", "versions": {"torch": "9.9"},
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ from made_up_runs import AGENTS, achieved, load, made_up_study, make_run
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from flowrl.report import Report, console, write_report
+from flowrl.report import Report, Run, console, write_report
 from flowrl.report.tables import (
     aggregate_table,
     cost_table,
@@ -197,6 +197,7 @@ def test_page_and_markdown_tell_the_results(two_datasets, written):
     for part in (
         two_datasets.summary(), "python -m scripts.train flow --targets 'a b'", "environment seeds 100 to 103",
         "Played with: torch 9.9 on cpu.", "flow 0, 1; dt 0, 1; bc 0.",
+        "Acting: flow on its last 5 steps, dt on its last 5 steps, bc on what it observes.",
     ):  # fmt: skip
         assert part in markdown_page
         assert part in said
@@ -354,6 +355,15 @@ def test_changes_of_discrete_actions_have_their_own_unit(elsewhere):
     text = (elsewhere / "out/report.html").read_text()
     assert "share of situations in which another action is chosen" in text
     assert "half the action range" not in text
+
+
+def test_one_evaluation_makes_no_curve(elsewhere):
+    run = make_run(elsewhere / "dt-seed0", "dt", 0)
+    others = [row for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
+    others = [row | {"env": "test/Other-v0"} for row in others]
+    write_report(Report.of([Run.load(run, "dt", episodes=others)]), elsewhere / "out")
+    assert [path.stem for path in (elsewhere / "out/figures").iterdir()] == ["return-by-target-test-made-up-v0"]
+    assert "Best over training" not in (elsewhere / "out/report.html").read_text()
 
 
 def test_names_from_outside_are_escaped(elsewhere):
