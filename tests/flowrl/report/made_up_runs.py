@@ -46,7 +46,8 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
     def row(kind, step, target, episode, value):
         return {
             "kind": kind, "step": step, "env": "test/Env-v0", "target": target, "seed": episode, "return": value,
-            "length": 8, "terminated": True, **acting, "score_d4rl": None, "score_measured": 2 * value if score else None,
+            "length": 8, "terminated": True, "score_d4rl": None, "score_measured": 2 * value if score else None,
+            **acting,
             "device": "cpu", "versions": {"torch": "9.9"},
         }  # fmt: skip
 
