@@ -22,7 +22,7 @@ from flowrl import training
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
-from scripts import compare, train
+from scripts import compare, matrix, train
 from scripts.compare import Args
 from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig
@@ -430,3 +430,15 @@ def test_a_mistaken_selection_is_told_before_the_first_cell(reach_dataset, in_pr
     with pytest.raises(InputError, match="has an empty part"):
         compare.main(tiny(tmp_path / "out", datasets=(REACH, f"{REACH}+")))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_whose_study_failed_is_reported_all_the_same(reach_dataset, in_process, tmp_path, monkeypatch):
+    def fails(run, device):
+        raise InputError("no picture")
+
+    monkeypatch.setattr(matrix, "study", fails)
+    with pytest.raises(InputError, match=r"(?s)1 of 2 runs failed.*bc seed 0 on .*no picture"):
+        compare.main(tiny(tmp_path, agents=(BC,)))
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [run["seed"] for run in results["comparisons"][0]["runs"]] == [0, 1]
+    assert len(results["failures"]) == 1
