@@ -10,7 +10,7 @@ import numpy as np
 
 from flowrl.errors import InputError
 from flowrl.report.runs import Row, Run
-from flowrl.report.wording import number, seeds_told
+from flowrl.report.wording import bounds, number, seeds_told
 from flowrl.scores import Estimate, Returns, interquartile_mean, mean_return, paired_difference
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
@@ -283,16 +283,13 @@ class Comparison:
         if self.baseline not in self.labels:
             told.append(f"{self.baseline}, which differences are taken against, has no run here.")
         for label in self.rivals if self.baseline in self.labels else ():
-            rows = [row for row in self.difference_rows if row["agent"] == label]
-            if not rows:
+            found = [r for r in self.difference_rows if r["agent"] == label and r["target"] == self.headline]
+            if not found:
                 told.append(f"{label} and {self.baseline} have no training seed in common and are not paired.")
-                continue
-            ahead = sum(row["difference_low"] > 0 for row in rows)
-            behind = sum(row["difference_high"] < 0 for row in rows)
-            told.append(
-                f"Here {label} is above {self.baseline} at {ahead} of {len(rows)} targets, below at {behind},"
-                f" and the interval of the paired difference holds zero at {len(rows) - ahead - behind}."
-            )
+            for row in found:
+                interval = bounds(row["difference_low"], row["difference_high"])
+                difference = number(row["difference"], sign=True)
+                told.append(f"{label} − {self.baseline} is {difference} {interval} (paired), {verdict(row)}.")
         return " ".join([*told, *([caution] if (caution := seed_caution(self)) else [])])
 
 
@@ -314,6 +311,15 @@ def seed_caution(comparison: Comparison) -> str | None:
             " rank the agents."
         )
     return f"{of_what}: so few that the intervals understate how training varies."
+
+
+def verdict(row: Row) -> str:
+    """What the interval of a paired difference says."""
+    if row["difference_low"] > 0:
+        return f"in favour of {row['agent']}"
+    if row["difference_high"] < 0:
+        return f"in favour of {row['baseline']}"
+    return "an interval that holds zero"
 
 
 def baseline_of(runs: Sequence[Run]) -> str:

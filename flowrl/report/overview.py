@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, seed_caution
+from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, seed_caution, verdict
 from flowrl.report.runs import Row, Run
 from flowrl.report.wording import number
 from flowrl.scores import (
@@ -184,12 +184,3 @@ class Report:
         if caution := seed_caution(fewest):
             told.append(caution)
         return " ".join(told)
-
-
-def verdict(row: Row) -> str:
-    """What the interval of a paired difference says."""
-    if row["difference_low"] > 0:
-        return f"in favour of {row['agent']}"
-    if row["difference_high"] < 0:
-        return f"in favour of {row['baseline']}"
-    return "an interval that holds zero"

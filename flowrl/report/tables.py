@@ -77,7 +77,10 @@ def calibration_table(comparison: Comparison) -> Table:
     """How closely the return follows the target."""
     table = [["agent", "slope", "distance", "change of action"]]
     for row in comparison.calibration_rows:
-        slope, change = _or_dash(row["slope"], "{:.2f}".format), _or_dash(row["change"], "{:.3f}".format)
+        slope, change = (
+            _or_dash(row["slope"], lambda slope: f"{round(slope, 2) + 0.0:.2f}"),
+            _or_dash(row["change"], "{:.3f}".format),
+        )
         table.append([row["agent"], slope, _or_dash(row["error"], _percent), change])
     return table
 

@@ -142,14 +142,15 @@ def test_the_summary_in_plain_words(comparison, elsewhere):
     flow = next(r for r in comparison.score_rows if (r["target"], r["agent"]) == (10.0, "flow"))
     assert f"Asked for 10.0, flow returns {flow['mean']:.1f} [" in said
     assert "mean return is 5.0 an episode and 6.5 a step" in said
-    assert "flow is above dt at 1 of 2 targets, below at 1" in said
-    assert "holds zero at 0" in said
+    assert "flow − dt is -3.0 [-3.0, -3.0] (paired), in favour of dt." in said
+    assert "bc − dt is " in said
+    assert "(paired), an interval that holds zero." in said
     assert "One training seed" not in said
     assert "2 training seeds: so few" in said
     alone = Comparison.of(load(make_run(elsewhere / "flow-seed0", "flow", 0)))
     assert alone.baseline == "flow"
     assert "One training seed" in alone.summary()
-    assert "above" not in alone.summary()
+    assert "paired" not in alone.summary()
 
 
 def test_an_unfinished_run_is_refused(folders):
