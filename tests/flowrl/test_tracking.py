@@ -16,6 +16,8 @@ def clock(monkeypatch):
         now = 100.0
 
     monkeypatch.setattr(tracking.time, "perf_counter", lambda: Clock.now)
+    # Event files of the same second are read in the order of a counter as text, the 10th before the 9th.
+    monkeypatch.setattr(tracking.time, "time", lambda: 1e9 + Clock.now)
     return Clock
 
 
