@@ -289,7 +289,9 @@ class Comparison:
             for row in found:
                 interval = bounds(row["difference_low"], row["difference_high"])
                 difference = number(row["difference"], sign=True)
-                told.append(f"{label} − {self.baseline} is {difference} {interval} (paired), {verdict(row)}.")
+                told.append(
+                    f"{label} − {self.baseline} is {difference} {interval} (paired), {verdict(row, row['seeds'])}."
+                )
         return " ".join([*told, *([caution] if (caution := seed_caution(self)) else [])])
 
 
@@ -313,8 +315,14 @@ def seed_caution(comparison: Comparison) -> str | None:
     return f"{of_what}: so few that the intervals understate how training varies."
 
 
-def verdict(row: Row) -> str:
-    """What the interval of a paired difference says."""
+def verdict(row: Row, seeds: int) -> str:
+    """What the interval of a paired difference says.
+
+    Args:
+        seeds: the most training seeds that are paired on a dataset.
+    """
+    if seeds == 1:
+        return "which one training seed cannot tell from chance"
     if row["difference_low"] > 0:
         return f"in favour of {row['agent']}"
     if row["difference_high"] < 0:

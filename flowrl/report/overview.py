@@ -178,7 +178,7 @@ class Report:
                 told.append(
                     f"{row['agent']} − {row['baseline']} is {number(row['difference'], sign=True)}"
                     f" [{number(row['difference_low'])}, {number(row['difference_high'])}] points of {name} (paired),"
-                    f" {verdict(row)}."
+                    f" {verdict(row, max(len(c.common_seeds) for c in self.shared))}."
                 )
         fewest = min(self.comparisons, key=lambda c: min((n for n in c.pairs.values() if n), default=FEW_SEEDS))
         if caution := seed_caution(fewest):
