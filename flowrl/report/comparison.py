@@ -141,7 +141,7 @@ class Comparison:
                     "agent": label,
                     "seeds": len(returns),
                     "episodes": returns.shape[1],
-                    **_named("mean", mean_return(returns, generator())),
+                    **named("mean", mean_return(returns, generator())),
                     "std_of_seeds": float(of_seeds.std(ddof=1)) if len(returns) > 1 else None,
                     "iqm": float(interquartile_mean(returns.ravel())),
                     "length": float(self.returns(label, target, "length").mean()),
@@ -161,7 +161,7 @@ class Comparison:
                 if (pair := self.paired(label, target)) is not None:
                     estimate = paired_difference(*pair, generator())
                     names = {"dataset": self.dataset, "target": target, "agent": label, "baseline": self.baseline}
-                    rows.append({**names, "seeds": len(pair[0]), **_named("difference", estimate)})
+                    rows.append({**names, "seeds": len(pair[0]), **named("difference", estimate)})
         return rows
 
     @cached_property
@@ -370,5 +370,6 @@ def _check_settings(runs: Sequence[Run]) -> None:
             raise InputError(f"{run.path} and {first.path} are both called {run.label} and differ in {part}")
 
 
-def _named(name: str, estimate: Estimate) -> dict[str, Any]:
+def named(name: str, estimate: Estimate) -> dict[str, Any]:
+    """An estimate as columns of a row."""
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}

@@ -50,7 +50,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
                 (partial / _FIGURES / f"{picture.name}.png").write_bytes(picture.png())
             (partial / _DATA / f"{picture.name}.csv").write_bytes(csv_bytes(picture.rows))
         for name, content in contents.items():
-            (partial / name).write_text(content)
+            (partial / name).write_bytes(content.encode())
         _write_hparams(report, slugs, partial / _HPARAMS)
         for name in (_FIGURES, _DATA, _HPARAMS):
             shutil.rmtree(out / name, ignore_errors=True)

@@ -6,9 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
-from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, seed_caution, verdict
+from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, named, seed_caution, verdict
 from flowrl.report.runs import Row, Run
-from flowrl.report.wording import number
+from flowrl.report.wording import bounds, number
 from flowrl.scores import (
     Returns,
     aggregate,
@@ -84,7 +84,7 @@ class Report:
             found = aggregate(tasks, generator())
             row: Row = {"agent": label, "tasks": len(tasks), "runs": sum(map(len, tasks)), "score": self.score}
             for name, estimate in found._asdict().items():
-                row |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+                row |= named(name, estimate)
             rows.append(row)
         return rows
 
@@ -107,12 +107,8 @@ class Report:
                     "tasks": len(ours),
                     "pairs": sum(map(len, ours)),
                     "score": self.score,
-                    "difference": difference.value,
-                    "difference_low": difference.low,
-                    "difference_high": difference.high,
-                    "probability": better.value,
-                    "probability_low": better.low,
-                    "probability_high": better.high,
+                    **named("difference", difference),
+                    **named("probability", better),
                 }
             )
         return rows
@@ -153,7 +149,7 @@ class Report:
         """The result in plain words."""
         told = []
         if self.failures:
-            told.append(f"{len(self.failures)} of the runs failed and are not in this report.")
+            told.append(f"{len(self.failures)} of the runs failed in training or in their study; they are listed.")
         if len(self.comparisons) == 1:
             return " ".join([*told, self.comparisons[0].summary()])
         tasks = len(self.comparisons)
@@ -166,7 +162,7 @@ class Report:
             for row in self.aggregate_rows:
                 told.append(
                     f"{row['agent']}: interquartile mean {name} {number(row['iqm'])}"
-                    f" [{number(row['iqm_low'])}, {number(row['iqm_high'])}] over {row['tasks']} datasets and"
+                    f" {bounds(row['iqm_low'], row['iqm_high'])} over {row['tasks']} datasets and"
                     f" {row['runs']} runs."
                 )
             if left_out := sum(len(c.runs) for c in self.comparisons) - sum(r["runs"] for r in self.aggregate_rows):
@@ -177,7 +173,7 @@ class Report:
             for row in self.improvement_rows:
                 told.append(
                     f"{row['agent']} − {row['baseline']} is {number(row['difference'], sign=True)}"
-                    f" [{number(row['difference_low'])}, {number(row['difference_high'])}] points of {name} (paired),"
+                    f" {bounds(row['difference_low'], row['difference_high'])} points of {name} (paired),"
                     f" {verdict(row, max(len(c.common_seeds) for c in self.shared))}."
                 )
         fewest = min(self.comparisons, key=lambda c: min((n for n in c.pairs.values() if n), default=FEW_SEEDS))
