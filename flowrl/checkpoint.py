@@ -20,6 +20,8 @@ from flowrl.errors import InputError, cause
 
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions", "threads", "processes"}
+# Replaced by the folder's owner alone.
+_OWNED = ("config.json", "checkpoint.pt", "metrics.jsonl", "evaluations.jsonl")
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "observation_size", "action_size"}
 
@@ -49,6 +51,9 @@ class RunFolder:
                 f"run folder {self.path} is in use by another process: wait for it or take another"
             ) from None
         try:
+            for name in _OWNED:  # what a process left that was killed while it wrote
+                for partial in self.path.glob(_partial_name(name, "*")):
+                    partial.unlink()
             yield
         finally:
             lock.release()
@@ -161,7 +166,7 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         OSError: the disk is full or read-only; the old file stands and nothing is left behind.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(_partial_name(path.name, os.getpid()))
     try:
         with open(partial, "wb") as file:
             file.write(content)
@@ -170,6 +175,10 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _partial_name(name: str, process: int | str) -> str:
+    return f".{name}.{process}.partial"
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

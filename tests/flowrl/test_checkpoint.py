@@ -188,6 +188,17 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert files(tmp_path) == {"file"}
 
 
+def test_what_a_killed_process_left_half_written_goes_with_the_next_owner(begun):
+    left = [f".{name}.4711.partial" for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "evaluations.jsonl")]
+    others = ".study.json.4711.partial"  # may be written by somebody at this very moment
+    for name in (*left, others):
+        (begun.path / name).write_bytes(b"half a")
+    with begun.locked():
+        assert not any((begun.path / name).exists() for name in left)
+        assert (begun.path / others).exists()
+        assert begun.config() is not None
+
+
 def test_a_run_folder_below_a_file_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"), RunFolder(tmp_path / "file/run").locked():

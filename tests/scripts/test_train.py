@@ -435,7 +435,7 @@ def test_two_processes_stopped_or_killed_go_on_to_the_same_bits(tiny_argv, reach
     for run in ("stopped", "whole"):
         again = spawn(tiny_argv("dt", tmp_path / run, *LONG, "--steps", "120"), processes=2)
         _, errors = again.communicate(timeout=300)
-        assert again.returncode == 0, errors
+        assert again.returncode == 0, errors[:2000]  # what a process says comes before what torchrun makes of it
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
