@@ -1,11 +1,12 @@
 """Behaviour cloning: a perceptron from the observation to the action; with `--top-fraction 0.1`, 10 % BC."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from flowrl.data import Normaliser
-from flowrl.windows import Batch
+from flowrl.windows import Batch, Context
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class BCConfig:
         """A new agent; its initial weights come from torch's generator."""
         return BCAgent(self, normaliser)
 
+    def record(self) -> dict[str, Any]:
+        """All that decides numbers, as JSON has it."""
+        return asdict(self)
+
 
 class BCAgent(nn.Module):
     """Repeats the action the data show for an observation, whatever return is asked for."""
@@ -39,7 +44,7 @@ class BCAgent(nn.Module):
     def __init__(self, config: BCConfig, normaliser: Normaliser) -> None:
         super().__init__()
         self.config = config
-        self.context = config.context
+        self.context: Context = config.context
         self.normaliser = normaliser
         layers: list[nn.Module] = []
         size = normaliser.input_size

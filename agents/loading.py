@@ -2,14 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from agents.bc import BCAgent
 from agents.policy import Policy
 from agents.registry import AGENTS
-from agents.sequence import SequenceAgent, SequenceConfig
+from agents.sequence import Rollout, SequenceAgent, SequenceConfig
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
@@ -20,7 +20,7 @@ def load_policy(
     run_dir: Path | str,
     *,
     device: str = "cpu",
-    rollout: Literal["window", "recurrent"] | None = None,
+    rollout: Rollout | None = None,
     acting_context: int | None = None,
 ) -> Policy:
     """A run's last checkpoint as a policy.
@@ -43,7 +43,7 @@ def load_agent(
     run: RunFolder,
     device: torch.device,
     *,
-    rollout: Literal["window", "recurrent"] | None = None,
+    rollout: Rollout | None = None,
     acting_context: int | None = None,
 ) -> tuple[SequenceAgent | BCAgent, int]:
     """A run's agent with the weights of its last checkpoint, and the step of that; raises as `load_policy` does."""

@@ -1,6 +1,6 @@
 """What the attention of a trajectory model looks at: its weights and flows layer by layer, and figures of them.
 
-Axes: B windows, T steps in each, so 3T tokens in the order return, observation, action; T' of these are looked at.
+Axes: B windows, T steps in each, P tokens a step, of the kinds `TrajectoryModel.kinds`; T' of these are looked at.
 """
 
 from contextlib import ExitStack
@@ -14,21 +14,19 @@ from flowrl.attention.flow import FlowQuantities
 from flowrl.attention.multihead import ALL
 from flowrl.model import TrajectoryModel
 
-TOKENS = ("return", "observation", "action")  # of a step, in their order
-
 
 class LayerMap(NamedTuple):
     """Of one layer."""
 
-    weights: Tensor  # (B, H, T', 3T) effective attention weights, see `CausalAttention.weights`
-    flows: FlowQuantities | None  # (B, H, 3T) each; None where the attention knows no flows
+    weights: Tensor  # (B, H, T', P T) effective attention weights, see `CausalAttention.weights`
+    flows: FlowQuantities | None  # (B, H, P T) each; None where the attention knows no flows
 
 
 class Summary(NamedTuple):
     """Rows of weights in a few figures; the first two are of the row scaled to sum to 1."""
 
     attended: Tensor  # (...)     exp(entropy), the effective number of tokens looked at: 1 to T
-    share: Tensor  # (..., 3)     of the weight, on return, observation and action tokens
+    share: Tensor  # (..., P)     of the weight, on the tokens of each kind
     gain: Tensor  # (...)         sum of the weights
 
 
@@ -64,10 +62,14 @@ def _attentions(model: nn.Module) -> list[CausalAttention]:
     return [module for module in model.modules() if isinstance(module, CausalAttention)]
 
 
-def summarise(weights: Tensor) -> Summary:
-    """The figures of weights (..., 3T), each at least 0, in float64; a row of zeros has the share 0 of everything."""
+def summarise(weights: Tensor, kinds: int) -> Summary:
+    """The figures of weights (..., P T), each at least 0, in float64; a row of zeros has the share 0 of everything.
+
+    Args:
+        kinds: P, tokens of a step.
+    """
     weights = weights.double()
     gain = weights.sum(-1)
     normalised = weights / gain.clamp(min=torch.finfo(torch.float64).tiny)[..., None]
-    share = torch.stack([normalised[..., kind :: len(TOKENS)].sum(-1) for kind in range(len(TOKENS))], -1)
+    share = torch.stack([normalised[..., kind::kinds].sum(-1) for kind in range(kinds)], -1)
     return Summary(torch.special.entr(normalised).sum(-1).exp(), share, gain)

@@ -75,8 +75,11 @@ class RunFolder:
             raise InputError(f"{file} is damaged: it holds no JSON object")
         return config
 
-    def begin(self, config: dict[str, Any]) -> None:
+    def begin(self, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
         """Record the configuration of a new run, or check that it is the one this run began with.
+
+        Args:
+            defaults: what stands for parts of `config` that a run's version of flowrl did not have yet.
 
         Raises:
             InputError: the run began with another configuration; the message names what differs.
@@ -87,7 +90,7 @@ class RunFolder:
         ):  # a first try that came to nothing binds nobody
             write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
             return
-        now = json.loads(json.dumps(config))
+        before, now = _filled(before, defaults or {}), json.loads(json.dumps(config))
         differs = [
             f"{name} was {was!r} and is {value!r}"
             for name, was, value in _differences(before, now)
@@ -179,6 +182,16 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
 
 def _partial_name(name: str, process: int | str) -> str:
     return f".{name}.{process}.partial"
+
+
+def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """What is given, and in it, however deep, the defaults of what is not."""
+    nested = {
+        name: _filled(given[name], default)
+        for name, default in defaults.items()
+        if isinstance(default, dict) and isinstance(given.get(name), dict)
+    }
+    return defaults | given | nested
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -90,15 +90,15 @@ def seed_own_dropout(seed: int) -> None:
 
 
 @contextmanager
-def data_parallel(agent: nn.Module, loss_of: Callable[[Batch], Tensor]) -> Iterator[Callable[[Batch], Tensor]]:
+def data_parallel(agent: nn.Module, loss_of: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """Inside, the ranks' parts of the loss of the whole batch; the agent's weights become those of rank 0.
 
     Args:
-        loss_of: the mean over the real steps of a rank's windows.
+        loss_of: the mean over the real steps of a rank's windows; one that takes more than these returns more as well.
 
     Returns:
-        A function of a rank's windows: the mean over the ranks of its values, and of their gradients after
-        ``backward()``, is that of the mean over the real steps of all windows.
+        A function of what `loss_of` takes. It returns the same, but for the mean: the mean over the ranks of its
+        values, and of their gradients after ``backward()``, is that of the mean over the real steps of all windows.
     """
     if world_size() == 1:
         yield loss_of
@@ -190,11 +190,13 @@ def _raised_by_all(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
 class _Loss(nn.Module):
     """DistributedDataParallel calls `forward`; agents have a loss."""
 
-    def __init__(self, agent: nn.Module, loss_of: Callable[[Batch], Tensor]) -> None:
+    def __init__(self, agent: nn.Module, loss_of: Callable[..., Any]) -> None:
         super().__init__()
         self.agent, self.loss_of = agent, loss_of
 
-    def forward(self, batch: Batch) -> Tensor:
-        loss = self.loss_of(batch)
+    def forward(self, batch: Batch, *carried: Any) -> Any:
+        result = self.loss_of(batch, *carried)
+        loss, *state = result if carried else (result,)
         real = (~batch.is_pad).sum().to(loss.dtype)
-        return loss * (real / mean(real))  # the ranks' windows may hold more padding or less
+        loss = loss * (real / mean(real))  # the ranks' windows may hold more padding or less
+        return (loss, *state) if carried else loss

@@ -5,8 +5,9 @@ is in docs/differences.md.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,20 @@ from torch.utils.checkpoint import checkpoint
 
 from flowrl.attention import ATTENTION
 from flowrl.attention.multihead import ALL
+from flowrl.attention.options import read_options
+from flowrl.convolution import ShortConvolution
 from flowrl.data import Normaliser
 from flowrl.dropout import Dropout
+from flowrl.windows import Context
 
-# Axes: B batch, T steps, 3T tokens in the order return, observation, action of each step.
+# Axes: B batch, T steps, P tokens a step: return, observation, action, or two with the return in the observation's.
+
+TOKENS: dict[str, tuple[str, ...]] = {
+    "return-observation-action": ("return", "observation", "action"),
+    "observation-action": ("observation", "action"),
+}
+
+S = TypeVar("S")
 
 
 @dataclass(frozen=True)
@@ -32,23 +43,39 @@ class ModelConfig:
     """Attention blocks."""
     heads: int = 4
     """Attention heads of a block; width must be a multiple of it."""
-    context: int = 20
-    """Steps in a training window (K), and the most that a window rollout looks back."""
+    attention_options: tuple[str, ...] = ()
+    """Options of the attention, NAME=VALUE, or NAME alone for one that is true: docs/attention.md lists them."""
+    convolution: int = 0
+    """Tokens that a causal convolution before the attention's projections spans; 0 for none."""
+    tokens: Literal["return-observation-action", "observation-action"] = "return-observation-action"
+    """Tokens of a step; of two, the observation's carries the return."""
+    context: Context = 20
+    """Steps in a training window (K), and the most that a window rollout looks back; episode: all of an episode's."""
     dropout: float = 0.1
     """Dropout probability on embeddings, residuals and softmax weights."""
     recompute: bool = False
     """Keep only each block's input for the backward pass and work the rest out again: less memory, more time."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "attention_options", tuple(self.attention_options))  # of JSON it is a list
         if self.attention not in ATTENTION:
             raise ValueError(f"attention is {self.attention!r}: known are {', '.join(sorted(ATTENTION))}")
-        for name in ("width", "layers", "heads", "context"):
+        for name in ("width", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.context != "episode" and not (isinstance(self.context, int) and self.context >= 1):
+            raise ValueError(f"context is {self.context!r}: it must be at least 1, or 'episode'")
         if self.width % self.heads:
             raise ValueError(f"width is {self.width} and heads is {self.heads}: width must be a multiple of heads")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
+        if self.convolution < 0:
+            raise ValueError(f"convolution is {self.convolution}: it must be at least 0")
+        if self.tokens not in TOKENS:
+            raise ValueError(f"tokens is {self.tokens!r}: known are {', '.join(TOKENS)}")
+        if options := read_options(ATTENTION[self.attention], self.attention_options):
+            with torch.random.fork_rng([]):
+                ATTENTION[self.attention](self.heads, self.heads, **options)  # it says what is wrong with a value
 
 
 class TrajectoryModel(nn.Module):
@@ -62,6 +89,7 @@ class TrajectoryModel(nn.Module):
         self.config = config
         self.normaliser = normaliser
         width = config.width
+        self.kinds = TOKENS[config.tokens]  # of a step's tokens, in their order
         self.embed_return = nn.Linear(1, width)
         self.embed_observation = nn.Linear(normaliser.input_size, width)
         self.embed_action = nn.Linear(normaliser.action_size, width)
@@ -99,22 +127,31 @@ class TrajectoryModel(nn.Module):
             their logits.
         """
         tokens = self._embed(returns_to_go, observations, actions, timesteps)
-        token_is_pad = None if is_pad is None else is_pad.repeat_interleave(3, dim=1)
+        token_is_pad = None if is_pad is None else is_pad.repeat_interleave(len(self.kinds), dim=1)
         if last:
             tokens = tokens[:, :-1]
             token_is_pad = None if token_is_pad is None else token_is_pad[:, :-1]
-        of_the_last = slice(-1, None) if last else slice(1, None, 3)  # nothing but these outputs is looked at
+        of_the_last = slice(-1, None) if last else self._observations
         for i, block in enumerate(self.blocks):
-            at = of_the_last if i == len(self.blocks) - 1 else ALL
-            if self.config.recompute and torch.is_grad_enabled():
-                tokens = checkpoint(block, tokens, token_is_pad, at, use_reentrant=False)
-            else:
-                tokens = block(tokens, token_is_pad, at)
+            tokens = self._run(block, tokens, token_is_pad, of_the_last if i == len(self.blocks) - 1 else ALL)
         return self._predict(tokens)
 
-    def initial_state(self, batch: int) -> list[Any]:
+    def initial_state(self, batch: int) -> list["BlockState"]:
         """The state of `batch` episodes before their first step."""
-        return [block.attention.initial_state(batch) for block in self.blocks]  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        return [block.initial_state(batch) for block in self.blocks]  # pyright: ignore[reportCallIssue]
+
+    def resume(
+        self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor, state: list["BlockState"]
+    ) -> tuple[Tensor, list["BlockState"]]:
+        """Predict the action of every step that follows `state`; equals `forward` over all of the episode.
+
+        Takes steps as `forward` does, with timesteps (B, T).
+
+        Returns:
+            (B, T, action size), and the state after the last step's action.
+        """
+        tokens = self._embed(returns_to_go, observations, actions, timesteps)
+        return self._resume(tokens, state, self._observations)
 
     def step(
         self,
@@ -122,8 +159,8 @@ class TrajectoryModel(nn.Module):
         returns_to_go: Tensor,
         observation: Tensor,
         timestep: int | Tensor,
-        state: list[Any],
-    ) -> tuple[Tensor, list[Any]]:
+        state: list["BlockState"],
+    ) -> tuple[Tensor, list["BlockState"]]:
         """Predict the next action of episodes whose past is `state`; equals `forward` over the whole episode.
 
         Args:
@@ -136,43 +173,44 @@ class TrajectoryModel(nn.Module):
         Returns:
             (B, action size), and the state after the observation.
         """
-        normaliser = self.normaliser
         now = torch.as_tensor(timestep, device=observation.device)
         before, time = self.embed_timestep(torch.stack([now - 1, now]))
-        tokens = [
-            self.embed_return(normaliser.returns(returns_to_go)[:, None]) + time,
-            self.embed_observation(normaliser.observations(observation)) + time,
-        ]
+        tokens = self._before_acting(returns_to_go, observation, time)
         if previous_action is not None:  # there is no action before the first step: its token is left out
-            tokens.insert(0, self.embed_action(normaliser.actions(previous_action)) + before)
+            tokens.insert(0, self.embed_action(self.normaliser.actions(previous_action)) + before)
         x = self.embed_dropout(self.embed_norm(torch.stack(tokens, dim=1)))
-        states = []
-        for i, (block, block_state) in enumerate(zip(self.blocks, state, strict=True)):
-            # Of the last block nothing but the observation's output is looked at.
-            at = slice(-1, None) if i == len(self.blocks) - 1 else ALL
-            x, block_state = block.step(x, block_state, at)  # pyright: ignore[reportCallIssue]
-            states.append(block_state)
-        return self._predict(x[:, -1]), states
+        predicted, state = self._resume(x, state, slice(-1, None))
+        return predicted[:, -1], state
 
-    def _embed(
-        self,
-        returns_to_go: Tensor,
-        observations: Tensor,
-        actions: Tensor,
-        timesteps: Tensor,
-    ) -> Tensor:
-        """(B, 3T, width): the tokens in the order return, observation, action."""
-        normaliser = self.normaliser
+    @property
+    def _observations(self) -> slice:
+        """The tokens from which actions are predicted: of the last block no other output is looked at."""
+        return slice(len(self.kinds) - 2, None, len(self.kinds))
+
+    def _resume(self, tokens: Tensor, state: list["BlockState"], at: slice) -> tuple[Tensor, list["BlockState"]]:
+        states = []
+        for i, (block, before) in enumerate(zip(self.blocks, state, strict=True)):
+            tokens, after = self._run(block.step, tokens, before, at if i == len(self.blocks) - 1 else ALL)  # pyright: ignore[reportArgumentType]
+            states.append(after)
+        return self._predict(tokens), states
+
+    def _run(self, function: Callable[..., S], *args: Any) -> S:
+        if self.config.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *args, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return function(*args)
+
+    def _embed(self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor) -> Tensor:
+        """(B, P T, width): the tokens of each step in their order."""
         time = self.embed_timestep(timesteps)
-        tokens = torch.stack(
-            [
-                self.embed_return(normaliser.returns(returns_to_go)[..., None]) + time,
-                self.embed_observation(normaliser.observations(observations)) + time,
-                self.embed_action(normaliser.actions(actions)) + time,
-            ],
-            dim=2,
-        )
-        return self.embed_dropout(self.embed_norm(tokens.flatten(1, 2)))
+        tokens = self._before_acting(returns_to_go, observations, time)
+        tokens.append(self.embed_action(self.normaliser.actions(actions)) + time)
+        return self.embed_dropout(self.embed_norm(torch.stack(tokens, dim=2).flatten(1, 2)))
+
+    def _before_acting(self, returns_to_go: Tensor, observations: Tensor, time: Tensor) -> list[Tensor]:
+        """The tokens (..., width) of steps (...) up to their observation."""
+        wanted = self.embed_return(self.normaliser.returns(returns_to_go)[..., None])
+        seen = self.embed_observation(self.normaliser.observations(observations)) + time
+        return [wanted + time, seen] if "return" in self.kinds else [wanted + seen]
 
     def _predict(self, tokens: Tensor) -> Tensor:
         return self.normaliser.prediction(self.action_head(self.final_norm(tokens)))
@@ -201,6 +239,31 @@ class TimestepEmbedding(nn.Module):
         return self.project(torch.cat([phase.sin(), phase.cos()], dim=-1))
 
 
+class BlockState(NamedTuple):
+    """All that the past of a sequence means to its future in one block."""
+
+    inputs: Tensor  # (B, tokens, width) that the convolution still reaches
+    attention: Any  # of the attention's own kind
+
+
+def map_state(function: Callable[[Tensor], Tensor], state: S) -> S:
+    """A state, or what holds one, with `function` of every tensor in it whose first axis is the batch."""
+    if isinstance(state, Tensor):
+        return function(state) if state.ndim else state  # pyright: ignore[reportReturnType]
+    if isinstance(state, list):
+        return [map_state(function, part) for part in state]  # pyright: ignore[reportReturnType]
+    if isinstance(state, tuple):
+        return type(state)(*(map_state(function, part) for part in state))  # pyright: ignore[reportReturnType]
+    return state
+
+
+def tensors_of(state: Any) -> list[Tensor]:
+    """The tensors of a state, in the order in which `map_state` takes them."""
+    if isinstance(state, Tensor):
+        return [state]
+    return [tensor for part in state for tensor in tensors_of(part)]
+
+
 class Block(nn.Module):
     """A pre-norm transformer block: attention, then a two-layer perceptron, each added to its input."""
 
@@ -208,7 +271,11 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = ATTENTION[config.attention](width, config.heads, dropout=config.dropout)
+        rule = ATTENTION[config.attention]
+        self.convolution = ShortConvolution(width, config.convolution) if config.convolution else None
+        self.attention = rule(
+            width, config.heads, dropout=config.dropout, **read_options(rule, config.attention_options)
+        )
         self.attention_dropout = Dropout(config.dropout)
         self.mlp_norm = nn.LayerNorm(width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(inplace=True), nn.Linear(4 * width, width))
@@ -216,13 +283,27 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
         """(B, T, width) to the (B, tokens at, width) that are asked for."""
-        attended = self.attention(self.attention_norm(tokens), is_pad, at)
+        x = self.attention_norm(tokens)
+        if self.convolution is not None:
+            x = self.convolution(x, is_pad)
+        attended = self.attention(x, is_pad, at)
         return self._feed_forward(self.attention_dropout(attended, tokens[:, at]))
 
-    def step(self, tokens: Tensor, state: Any, at: slice = ALL) -> tuple[Tensor, Any]:
+    def initial_state(self, batch: int) -> BlockState:
+        """The state of `batch` sequences before their first token."""
+        if self.convolution is None:
+            inputs = self.attention_norm.weight.new_zeros(batch, 0, self.attention.width)
+        else:
+            inputs = self.convolution.initial_state(batch)
+        return BlockState(inputs, self.attention.initial_state(batch))
+
+    def step(self, tokens: Tensor, state: BlockState, at: slice = ALL) -> tuple[Tensor, BlockState]:
         """As `forward` for the next (B, t, width) tokens after `state`, and the state after them."""
-        attended, state = self.attention.step(self.attention_norm(tokens), state, at)
-        return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), state
+        x, inputs = self.attention_norm(tokens), state.inputs
+        if self.convolution is not None:
+            x, inputs = self.convolution.step(x, inputs)
+        attended, after = self.attention.step(x, state.attention, at)
+        return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), BlockState(inputs, after)
 
     def _feed_forward(self, tokens: Tensor) -> Tensor:
         # As one row of tokens: of (B, T, width) a linear layer gives a view, and to change a view in place costs

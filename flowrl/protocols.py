@@ -1,16 +1,16 @@
 """What the training loop and the rollout ask of an agent: a loss, and a way to act."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from flowrl.windows import Batch
+from flowrl.windows import Batch, Context
 
 
 class Agent(Protocol):
     """An `nn.Module` that learns from windows and acts in many episodes at once, one slot an episode."""
 
-    context: int  # steps in the windows that `loss` takes
+    context: Context  # steps in the windows that `loss` takes, or whole episodes
 
     def loss(self, batch: Batch) -> Tensor:
         """The scalar to minimise: a mean over real steps, each with the same weight."""
@@ -35,4 +35,24 @@ class Agent(Protocol):
 
     def select(self, carry: Any, slots: Tensor) -> Any:
         """The carry of the episodes at `slots` (int64) alone; the others are over."""
+        ...
+
+
+@runtime_checkable
+class CarryingAgent(Agent, Protocol):
+    """An agent that can also learn from chunks that follow each other, carrying a state from one to the next."""
+
+    carries: bool  # whether it is to be trained so, on chunks of `context` steps in the mean
+
+    def initial_state(self, batch: int) -> Any:
+        """What `carried_loss` takes before the first chunk of `batch` episodes."""
+        ...
+
+    def carried_loss(self, batch: Batch, begins: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """As `loss` for chunks that follow those which left `state`, and the state that they leave, without gradient.
+
+        Args:
+            begins: (B,) bool, True at chunks that begin anew; what `state` holds of their rows means nothing.
+            state: tensors, in lists and tuples, whose first axis is the batch.
+        """
         ...

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.protocols import Agent
-from flowrl.windows import Batch
+from flowrl.windows import Batch, Context
 
 
 class Recording(NamedTuple):
@@ -27,7 +27,8 @@ class Recorder(nn.Module):
     def __init__(self, agent: Agent) -> None:
         super().__init__()
         assert isinstance(agent, nn.Module)
-        self.agent, self.context = agent, agent.context
+        self.agent = agent
+        self.context: Context = agent.context
         self.train(agent.training)
         self._targets = torch.empty(0)
         self._steps: list[tuple[Tensor, ...]] = []

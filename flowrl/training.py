@@ -15,9 +15,10 @@ from flowrl import distributed
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError, cause
-from flowrl.protocols import Agent
+from flowrl.model import map_state, tensors_of
+from flowrl.protocols import Agent, CarryingAgent
 from flowrl.tracking import Tracker
-from flowrl.windows import sample_windows
+from flowrl.windows import Chunks, Context, sample_episodes, sample_windows
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: config.rate(step))
     windows = torch.Generator().manual_seed(seed)
     precision = choose_precision(config.precision, device)
-    loss_of = torch.compile(agent.loss) if config.compile else agent.loss
+    batches = _Batches(agent, dataset, config)
+    loss_of = torch.compile(batches.loss_of) if config.compile else batches.loss_of
     parameters = list(agent.parameters())
 
     def snapshot(step: int) -> dict[str, Any]:
@@ -149,6 +151,7 @@ def train(
             "schedule": schedule.state_dict(),
             "generators": {"windows": windows.get_state(), **_rng_states(device)},
             "loss": {"sum": loss_sum, "count": loss_count},
+            "carried": batches.snapshot(),
             "config": run.config(),
             "fingerprint": dataset.fingerprint,
         }
@@ -165,6 +168,7 @@ def train(
         windows.set_state(checkpoint["generators"]["windows"])
         _set_rng_states(device, checkpoint["generators"])
         loss_sum, loss_count = checkpoint["loss"]["sum"].to(device), checkpoint["loss"]["count"]
+        batches.restore(checkpoint.get("carried"))
         first = checkpoint["step"]
     if len(set(distributed.gather(first))) > 1:
         raise InputError(f"the processes do not see the same checkpoint: {run.path} must be a folder that all share")
@@ -179,13 +183,10 @@ def train(
             tracker.say(f"goes on from step {first:,}")
         agent.train()
         for step in range(first + 1, config.steps + 1):
-            batch = sample_windows(
-                dataset, config.batch_size, agent.context, windows,
-                full=config.windows == "full", rank=distributed.rank(), ranks=distributed.world_size(),
-            )  # fmt: skip
+            batch = batches.next(windows)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 try:
-                    loss = loss_of(batch)
+                    loss = batches.carry(loss_of(*batch))
                 except Exception as error:  # without a compiler inductor raises classes of its own
                     if config.compile and step == first + 1:
                         raise InputError(f"--compile does not work here: {cause(error)}") from error
@@ -223,6 +224,56 @@ def train(
                 distributed.from_rank_zero(run.save, snapshot(step))
             if stopping:
                 raise Stopped(signum, step)
+
+
+class _Batches:
+    """What the loss takes, step by step: a batch, and where a state is carried from one to the next, that as well."""
+
+    def __init__(self, agent: Agent, dataset: TrajectoryDataset, config: TrainingConfig) -> None:
+        self.context: Context = agent.context
+        self.dataset, self.config = dataset, config
+        self.part = {"rank": distributed.rank(), "ranks": distributed.world_size()}
+        self.loss_of: Callable[..., Any] = agent.loss
+        self.chunks, self.state = None, None
+        if isinstance(agent, CarryingAgent) and agent.carries:
+            assert agent.context != "episode"
+            self.loss_of = agent.carried_loss
+            self.chunks = Chunks(dataset, config.batch_size, agent.context, **self.part)
+            self.state = agent.initial_state(distributed.share(config.batch_size))
+        if config.windows == "full" and (self.chunks is not None or agent.context == "episode"):
+            raise InputError("windows is 'full': it must be 'uniform' where whole episodes are trained on")
+
+    def next(self, generator: torch.Generator) -> tuple[Any, ...]:
+        """The arguments of the loss for the next step."""
+        size, context = self.config.batch_size, self.context
+        if self.chunks is not None:
+            return *self.chunks.next(generator), self.state
+        if context == "episode":
+            return (sample_episodes(self.dataset, size, generator, **self.part),)
+        full = self.config.windows == "full"
+        return (sample_windows(self.dataset, size, context, generator, full=full, **self.part),)
+
+    def carry(self, result: Any) -> torch.Tensor:
+        """The loss of what the loss function returned; a state in it is kept for the next batch."""
+        if self.chunks is None:
+            return result
+        loss, self.state = result
+        return loss
+
+    def snapshot(self) -> dict[str, Any] | None:
+        """What is carried, to be saved: the states of all ranks, row by row."""
+        if self.chunks is None:
+            return None
+        of_ranks = distributed.gather([x.cpu() for x in tensors_of(self.state)])
+        return {"rows": self.chunks.rows, "state": [torch.cat(parts) for parts in zip(*of_ranks, strict=True)]}
+
+    def restore(self, saved: dict[str, Any] | None) -> None:
+        """Go on from a snapshot."""
+        if self.chunks is None or saved is None:
+            return
+        self.chunks.rows = saved["rows"]
+        own = iter(x.view(self.part["ranks"], -1, *x.shape[1:])[self.part["rank"]] for x in saved["state"])
+        self.state = map_state(lambda x: next(own).to(x), self.state)
 
 
 def load_weights(agent: Agent, checkpoint: dict, run: RunFolder) -> None:

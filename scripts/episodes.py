@@ -61,7 +61,8 @@ def play(
     finally:
         envs.close()
     known = facts(env.id)
-    how = getattr(getattr(agent, "config", None), "rollout", "memoryless")
+    how = getattr(getattr(agent, "config", None), "acts", "memoryless")
+    acting = getattr(agent, "acting", None)
     d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.measured))
     return [
         {
@@ -69,7 +70,7 @@ def play(
             "step": step,
             "env": known.env_id,
             "rollout": how,
-            "acting_context": getattr(agent, "acting_context", None) if how == "window" else None,
+            "acting_context": None if acting is None or how == "recurrent" else acting.context,
             "target": result.target,
             "seed": result.seed,
             "return": result.achieved,

@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 import tyro
 from gymnasium.envs.registration import EnvSpec
 
 from agents import BCAgent, SequenceAgent, load_agent, load_policy
+from agents.sequence import Rollout
 from envs.video import check_video, record_video
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
@@ -43,10 +44,12 @@ class Args:
     evaluation: EvaluationConfig = EvaluationConfig()
     env: str | None = None
     """Environment id; by default that of the dataset."""
-    rollout: Literal["window", "recurrent"] | None = None
-    """How a sequence agent acts; by default as its run says. Training reads windows, so `window` is what it learnt."""
+    rollout: Rollout | None = None
+    """How a sequence agent acts: re-reading a window, with a state of the whole past, or with two staggered states; by
+    default as its run says, which is how it was trained."""
     acting_context: int | None = None
-    """Steps that a window rollout re-reads, at most those of a training window; by default as its run says."""
+    """Steps that a window rollout re-reads, or between the states of a staggered one, at most those of a training
+    window; by default as its run says."""
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     video: Path | None = None
@@ -128,7 +131,7 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
         raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
     env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
     check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size, discrete_start)
-    if args.rollout == "recurrent":
+    if args.rollout == "recurrent" and agent.context != "episode" and not agent.carries:
         print(
             f"warning: the agent learnt from windows of {agent.context} steps: a state that is carried over a whole"
             " episode is another function, which it was not trained for",

@@ -5,7 +5,7 @@ given back from there as long as checkpoint and evaluation settings are the same
 there is none, it is null.
 
 - ``key``: what the study was made of; another one is made where any of it changes.
-- ``agent``, ``env``, ``rollout`` (window, recurrent, or memoryless), ``best`` and ``worst`` return in the dataset.
+- ``agent``, ``env``, ``rollout`` (window, recurrent, staggered or memoryless), ``best`` and ``worst`` known return.
 - ``episodes``: a row per target in ascending order: ``target``, ``seed``, ``return``, ``length``, ``terminated``. The
   targets are those of the run's evaluation and the dataset's best return.
 - ``sensitivity`` of the action to the target, the past being what it was. For states of all episodes, spread evenly,
@@ -18,7 +18,7 @@ there is none, it is null.
   - ``change``: for each of them, of the action against that for the best return in the dataset.
   - ``worst_to_best``: the change between the worst and the best return in the dataset, in one number.
 - ``maps`` of a sequence agent's attention in the episode with the best return as target; null for other agents. What
-  is read is what the agent acted on: the last K steps, or the whole past where its rollout is recurrent. The series are
+  is read is what the agent acted on: the last steps of its window, or its whole past. The series are
   ``[layer][head][i]`` at the observation token of step ``steps[i]``, from which its action is read:
   - ``attention``: the name of it. ``steps``: at most 200, spread evenly. ``tokens``: how many are read at each.
   - ``attended``: exp(entropy) of the weights scaled to sum to 1, the effective number of tokens looked at.
@@ -51,7 +51,7 @@ from torch import Tensor
 from agents import BCAgent, SequenceAgent, load_agent
 from envs import make_env, make_vector_env
 from envs.video import record_clip
-from flowrl.attention_maps import TOKENS, attention_maps, summarise
+from flowrl.attention_maps import attention_maps, summarise
 from flowrl.checkpoint import RunFolder, write_atomically
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
@@ -127,7 +127,7 @@ def _study(run: RunFolder, key: dict[str, Any], config: dict[str, Any], device: 
         envs.close()
     recordings = dict(zip(targets, recorder.recordings(), strict=True))
     if isinstance(agent, SequenceAgent):
-        reads, maps = agent.config.rollout, attention_series(agent, recordings[best])
+        reads, maps = agent.config.acts, attention_series(agent, recordings[best])
     else:
         reads, maps = "memoryless", None
     return {
@@ -219,7 +219,7 @@ def attention_series(agent: SequenceAgent, recording: Recording) -> dict[str, An
         "steps": steps.tolist(),
         "tokens": tokens,
         "attended": figures["attended"],
-        "share": {kind: figures[kind] for kind in TOKENS},
+        "share": {kind: figures[kind] for kind in agent.model.kinds},
         "gain": figures["gain"],
         "flows": {name: figures[name] for name in FLOWS} if FLOWS[0] in figures else None,
         "picture": _picture(agent, recording),
@@ -229,14 +229,15 @@ def attention_series(agent: SequenceAgent, recording: Recording) -> dict[str, An
 def _series(agent: SequenceAgent, recording: Recording, steps: Tensor) -> dict[str, Tensor]:
     """Figures by name, (layers, heads, steps) each; `tokens`, (steps,), is how many are read."""
     seen = agent.seen(recording, steps)
-    token = 3 * seen.position + 1  # of the observation
+    kinds = agent.model.kinds
+    token = (seen.position + 1) * len(kinds) - 2  # of the observation
     at, row = token.unique(return_inverse=True)
     columns: dict[str, list[Tensor]] = defaultdict(list)
     for layer in attention_maps(agent.model, *seen[:4], at):
-        summary = summarise(layer.weights[seen.window, :, row])
+        summary = summarise(layer.weights[seen.window, :, row], len(kinds))
         columns["attended"].append(summary.attended)
         columns["gain"].append(summary.gain)
-        for kind, share in zip(TOKENS, summary.share.unbind(-1), strict=True):
+        for kind, share in zip(kinds, summary.share.unbind(-1), strict=True):
             columns[kind].append(share)
         for name in FLOWS if layer.flows else ():
             columns[name].append(getattr(layer.flows, name)[seen.window, :, token])
@@ -246,14 +247,15 @@ def _series(agent: SequenceAgent, recording: Recording, steps: Tensor) -> dict[s
 
 def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
     length = len(recording.returns_to_go)
-    step = min(length - 1, max(agent.acting_context - 1, length // 2))
+    step = min(length - 1, max((agent.acting.context or 1) - 1, length // 2))
     seen = agent.seen(recording, torch.tensor([step], device=recording.actions.device))
     position = int(seen.position)
-    shown = slice(3 * max(0, position + 1 - PICTURE_STEPS), 3 * position + 2)
+    kinds = agent.model.kinds
+    shown = slice(len(kinds) * max(0, position + 1 - PICTURE_STEPS), len(kinds) * (position + 1) - 1)
     maps = attention_maps(agent.model, *seen[:4], shown)
     return {
         "step": step,
-        "tokens": [f"{kind} {t}" for t in seen.timesteps[0].tolist() for kind in TOKENS][shown],
+        "tokens": [f"{kind} {t}" for t in seen.timesteps[0].tolist() for kind in kinds][shown],
         "tokens_before": shown.start,
         "weights": [_rounded(layer.weights[0, :, :, shown], ".5f") for layer in maps],
         "gain": [_rounded(layer.weights[0].sum(-1), ".5g") for layer in maps],
@@ -278,11 +280,11 @@ def spread(length: int, most: int) -> np.ndarray:
 
 
 def _portions(agent: SequenceAgent, recording: Recording, steps: np.ndarray) -> Sequence[Tensor]:
-    """Steps that are looked at together; a recurrent agent's share one past, which is read once."""
+    """Steps that are looked at together; those that read the whole past share it, and it is read once."""
     wanted = torch.from_numpy(steps).to(recording.actions.device)
-    if agent.config.rollout == "recurrent" or not len(steps):
+    if agent.acting.most is None or not len(steps):
         return (wanted,)
-    return wanted.split(max(1, TOKENS_AT_ONCE // (3 * agent.acting_context)))
+    return wanted.split(max(1, TOKENS_AT_ONCE // (len(agent.model.kinds) * agent.acting.most)))
 
 
 def _rounded(values: Tensor, digits: str) -> list[Any]:

@@ -81,7 +81,7 @@ def main(args: Args) -> Path:
                 torch.set_num_threads(args.threads)
             distributed.from_rank_zero(held.enter_context, folder.locked())
             config = describe(args, dataset, columns, env, targets, returns, training, device)
-            distributed.from_rank_zero(folder.begin, config)
+            distributed.from_rank_zero(folder.begin, config, defaults(args))
             if distributed.from_rank_zero(_finished, folder, args, targets):
                 if distributed.rank() == 0:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
@@ -167,7 +167,7 @@ def is_finished(args: Args, prepared: Prepared) -> bool:
     folder = RunFolder(args.run_dir or default_run_dir(args))
     if folder.config() is None or not (folder.path / "checkpoint.pt").exists():
         return False
-    folder.begin(describe(args, *prepared))
+    folder.begin(describe(args, *prepared), defaults(args))
     return _finished(folder, args, prepared.targets)
 
 
@@ -201,7 +201,7 @@ def describe(
     """Everything that decides a run's numbers, and what is needed to play it without its dataset."""
     return {
         "agent": args.agent,
-        "agent_config": {k: v for k, v in asdict(args.config).items() if k != "recompute"},  # it changes no number
+        "agent_config": args.config.record(),
         "training": asdict(training),
         "evaluation": asdict(args.evaluation) | {"targets": targets},
         "evaluate_every": args.evaluate_every,
@@ -221,6 +221,11 @@ def describe(
         "processes": distributed.world_size(),
         "versions": versions(),
     }
+
+
+def defaults(args: Args) -> dict[str, Any]:
+    """What a run of an older version did, where it does not say: what is added since leaves it as the default."""
+    return {"agent_config": type(args.config)().record(), "training": asdict(TrainingConfig())}
 
 
 def _finished(folder: RunFolder, args: Args, targets: list[float]) -> bool:

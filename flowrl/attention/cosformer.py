@@ -41,6 +41,8 @@ class CosformerAttention(CausalAttention):
         ValueError: as `CausalAttention`; `length` is below 1.
     """
 
+    constant_state = True
+
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, length: int = 60) -> None:
         super().__init__(width, heads, dropout)
         if length < 1:

@@ -18,19 +18,25 @@ is one tile, a long one a row of tiles that are worked on all at once; the recur
 The gradient is written by hand, see `_gradient`.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import logsigmoid, rms_norm
 
+from flowrl.attention.decayed_flow import DecayedFlowState, decay_matrix, decayed_flow_attention
+from flowrl.attention.features import FEATURE_MAPS, FeatureMap, map_features
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
 EPS = 1e-6
 ONE_TILE = 128  # the longest sequence taken as a single tile
 TILE = 64  # the tile of longer ones
+OUTPUT_EPS = 1e-8  # below the mean square of the output, which falls to 2e-4 in 3,000 tokens of random weights
+SHORTEST_MEMORY, LONGEST_MEMORY = 8, 4096  # tokens, 1/(1 - γ), that the heads begin with, evenly in its logarithm
 FEW = 4  # up to so many tokens, running sums written out are faster than a tile's matrix products
 
 
@@ -57,23 +63,32 @@ class FlowState(NamedTuple):
 
 
 def flow_attention(
-    q: Tensor, k: Tensor, v: Tensor, *, clip: float = CLIP, eps: float = EPS, is_pad: Tensor | None = None
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    clip: float = CLIP,
+    eps: float = EPS,
+    is_pad: Tensor | None = None,
+    feature_map: FeatureMap = "sigmoid",
 ) -> Tensor:
     """Causal Flow-Attention over whole sequences, in time and memory linear in T.
 
     Args:
-        q: (B, H, T, D) queries before the sigmoid.
-        k: (B, H, T, D) keys before the sigmoid.
+        q: (B, H, T, D) queries before the feature map.
+        k: (B, H, T, D) keys before the feature map.
         v: (B, H, T, M) values.
         clip: bound on the conserved outgoing flow |Ô|.
         eps: ε, added once after each sum.
         is_pad: (B, T) bool, True at tokens that carry no flow and do not count, wherever they stand.
+        feature_map: what makes queries and keys positive, a name in `FEATURE_MAPS`.
 
     Returns:
         (B, H, T, M) in the dtype of `v`, differentiable once; the arithmetic is float32, or float64 for float64 inputs.
     """
     tile = ONE_TILE if q.shape[-2] <= ONE_TILE else TILE
-    (y,) = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile)  # pyright: ignore[reportGeneralTypeIssues]
+    q, k, mapped = _ready(q, k, feature_map)
+    (y,) = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, mapped)  # pyright: ignore[reportGeneralTypeIssues]
     return y
 
 
@@ -86,20 +101,29 @@ def flow_attention_step(
     clip: float = CLIP,
     eps: float = EPS,
     is_pad: Tensor | None = None,
+    feature_map: FeatureMap = "sigmoid",
     tile: int = TILE,
 ) -> tuple[Tensor, FlowState]:
     """Causal Flow-Attention for the tokens that follow `state` (None: the first ones), and the state after them.
 
-    Takes q, k, v, clip, eps and is_pad as `flow_attention` does, for T ≥ 1 next tokens.
+    Takes q, k, v, clip, eps, is_pad and feature_map as `flow_attention` does, for T ≥ 1 next tokens.
     """
     if state is None:
         (batch, heads, _, d), m = q.shape, v.shape[-1]
         state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(v))
+    q, k, mapped = _ready(q, k, feature_map)
     if q.shape[-2] <= FEW and is_pad is None:
         with torch.autocast(q.device.type, enabled=False):
-            return _few_tokens(q, k, v, state, clip, eps)
-    y, *after = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, *state)  # pyright: ignore[reportGeneralTypeIssues]
+            return _few_tokens(q, k, v, state, clip, eps, mapped)
+    y, *after = _FlowAttention.apply(q, k, v, is_pad, clip, eps, tile, mapped, *state)  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(*after)
+
+
+def _ready(q: Tensor, k: Tensor, feature_map: FeatureMap) -> tuple[Tensor, Tensor, bool]:
+    """Queries and keys as the functions below take them: the sigmoid, which they fuse, is left to them."""
+    if feature_map == "sigmoid":
+        return q, k, False
+    return *map_features(q, k, feature_map), True
 
 
 class FlowQuantities(NamedTuple):
@@ -113,32 +137,44 @@ class FlowQuantities(NamedTuple):
     allocation: Tensor  # sigmoid(Î)
 
 
-def flow_quantities(q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EPS) -> FlowQuantities:
+def flow_quantities(
+    q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EPS, decays: Tensor | None = None
+) -> FlowQuantities:
     """The equations of the module's head as they stand there: to be looked at, not for speed.
 
-    Takes q, k, clip and eps as `flow_attention` does.
+    Args:
+        q: (B, H, T, D) queries after the feature map.
+        k: (B, H, T, D) keys after the feature map.
+        clip: as `flow_attention` takes it.
+        eps: as `flow_attention` takes it.
+        decays: (H, T, T) by which the j-th term of the i-th sum is multiplied; None where nothing decays.
     """
-    q, k = q.to(at_least_float32(q)).sigmoid(), k.to(at_least_float32(k)).sigmoid()
-    n = torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)
+
+    def sums(x: Tensor) -> Tensor:
+        return x.cumsum(-2) if decays is None else decays @ x
 
     def draw(own: Tensor, given: Tensor) -> Tensor:
-        return ((own + eps) * (given.cumsum(-2) + eps)).sum(-1)
+        return ((own + eps) * (sums(given) + eps)).sum(-1)
 
+    n = sums(torch.ones_like(q[..., :1]))[..., 0]
     incoming, outgoing = draw(q, k), draw(k, q)
     conserved_incoming = draw(q, k * (n / outgoing)[..., None]) / n
     conserved_outgoing = (draw(k, q * (n / incoming)[..., None]) / n).clamp(-clip, clip)
-    competition = n * conserved_outgoing.exp() / conserved_outgoing.exp().cumsum(-1)
+    competition = n * conserved_outgoing.exp() / sums(conserved_outgoing.exp()[..., None])[..., 0]
     allocation = conserved_incoming.sigmoid()
     return FlowQuantities(incoming, outgoing, conserved_incoming, conserved_outgoing, competition, allocation)
 
 
-def _few_tokens(q: Tensor, k: Tensor, v: Tensor, past: FlowState, clip: float, eps: float) -> tuple[Tensor, FlowState]:
+def _few_tokens(
+    q: Tensor, k: Tensor, v: Tensor, past: FlowState, clip: float, eps: float, mapped: bool
+) -> tuple[Tensor, FlowState]:
     """The equations of the module's head for a few tokens, as an agent's step has them, in as few operations as can be.
 
     Sinks and sources play the same part in the first four, so each is worked out for both at once.
     """
     # In place where nothing else holds the tensor: at this size an operation costs more than its arithmetic.
-    own = torch.stack([q, k]).to(past.k.dtype).sigmoid_()  # (2, B, H, T, D)
+    own = torch.stack([q, k]).to(past.k.dtype)  # (2, B, H, T, D)
+    own = own if mapped else own.sigmoid_()
     q, k = own
     other = torch.stack([k, q]).add_(eps)
     n = past.n[..., None] + torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)  # (B, 1, T)
@@ -184,12 +220,13 @@ class _FlowAttention(torch.autograd.Function):
         clip: float,
         eps: float,
         tile: int,
+        mapped: bool,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
         with torch.autocast(q.device.type, enabled=False):
-            y, after, kept = _attend(q, k, v, is_pad, clip, eps, tile, FlowState(*state) if state else None)
+            y, after, kept = _attend(q, k, v, is_pad, clip, eps, tile, mapped, FlowState(*state) if state else None)
         ctx.save_for_backward(*kept)
-        ctx.eps, ctx.shape, ctx.dtypes = eps, y.shape, (q.dtype, k.dtype, v.dtype)
+        ctx.mapped, ctx.eps, ctx.shape, ctx.dtypes = mapped, eps, y.shape, (q.dtype, k.dtype, v.dtype)
         ctx.set_materialize_grads(False)
         if after is not None:
             ctx.mark_non_differentiable(after.n)
@@ -202,14 +239,15 @@ class _FlowAttention(torch.autograd.Function):
         if dy is None:  # only the state was used
             dy = kept.values.new_zeros(ctx.shape)
         with torch.autocast(dy.device.type, enabled=False):
-            d_inputs, d_past = _gradient(kept, ctx.eps, dy, d_after)
-        return *(d.to(dtype) for d, dtype in zip(d_inputs, ctx.dtypes, strict=True)), None, None, None, None, *d_past
+            d_inputs, d_past = _gradient(kept, ctx.eps, ctx.mapped, dy, d_after)
+        inputs = (d.to(dtype) for d, dtype in zip(d_inputs, ctx.dtypes, strict=True))
+        return *inputs, None, None, None, None, None, *d_past
 
 
 class _Kept(NamedTuple):
     """What the gradient needs of the forward pass."""
 
-    flows: Tensor  # (2, Z, C, D)     sigmoid(q), sigmoid(k)
+    flows: Tensor  # (2, Z, C, D)     queries, keys after the feature map
     values: Tensor  # (Z, C, M)       C v
     to_sinks: Tensor  # (Z, C, C)     A
     from_sources: Tensor  # (Z, C, C) U
@@ -235,9 +273,14 @@ def _attend(
     clip: float,
     eps: float,
     tile: int,
+    mapped: bool,
     past: FlowState | None,
 ) -> tuple[Tensor, FlowState | None, _Kept]:
-    """The equations of the module's head, in their order, for all tiles at once."""
+    """The equations of the module's head, in their order, for all tiles at once.
+
+    Args:
+        mapped: queries and keys are positive already; else their sigmoid is taken.
+    """
     (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], at_least_float32(v)
     tiles = -(-tokens // tile)
     tile = -(-tokens // tiles)  # as little as can be is left over in the last one
@@ -249,7 +292,9 @@ def _attend(
     flows[:, :, :, tokens:] = 0
     values[:, :, tokens:] = 0
     for flow, logits in zip(flows[:, :, :, :tokens], (q, k), strict=True):
-        if logits.dtype == dtype and flow.is_contiguous():
+        if mapped:
+            flow.copy_(logits)
+        elif logits.dtype == dtype and flow.is_contiguous():
             torch.sigmoid(logits, out=flow)
         else:
             flow.copy_(logits).sigmoid_()
@@ -340,7 +385,7 @@ def _attend(
 
 
 def _gradient(
-    kept: _Kept, eps: float, dy: Tensor, d_after: Sequence[Tensor | None]
+    kept: _Kept, eps: float, mapped: bool, dy: Tensor, d_after: Sequence[Tensor | None]
 ) -> tuple[tuple[Tensor, Tensor, Tensor], list[Tensor | None]]:
     """The gradients of q, k, v and of the state, from those of y and of the state after (none for a lone sequence).
 
@@ -431,7 +476,8 @@ def _gradient(
         d_flows.flatten(0, 1).baddbmm_(columns.flatten(0, 1), vectors.flatten(0, 1))
     d_flows[0].baddbmm_(x, sources)
     d_flows[1].baddbmm_(x.mT, sinks)
-    torch.ops.aten.sigmoid_backward.grad_input(d_flows, flows, grad_input=d_flows)
+    if not mapped:
+        torch.ops.aten.sigmoid_backward.grad_input(d_flows, flows, grad_input=d_flows)
     d_q, d_k = d_flows.view(2, batch, heads, filled, d)[:, :, :, :tokens]
     return (d_q, d_k, d_values.view(batch, heads, filled, m)[:, :, :tokens]), d_state
 
@@ -471,28 +517,106 @@ def _weigh(weights: Tensor, rows: Tensor, eps: float = 0.0) -> Tensor:
 
 
 class FlowAttention(CausalAttention):
-    """Multi-head causal Flow-Attention; its state is constant in size. It has no weights that `dropout` could drop."""
+    """Multi-head causal Flow-Attention; its state is constant in size. It has no weights that `dropout` could drop.
 
-    def initial_state(self, batch: int) -> FlowState:
-        weight = self.project_in.weight
-        head = self.width // self.heads
-        return FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=at_least_float32(weight))
+    Args:
+        clip: bound on the conserved outgoing flow |Ô|.
+        feature_map: what makes queries and keys positive, a name in `FEATURE_MAPS`.
+        output_norm: divide each head's output by its root mean square (Zhang and Sennrich 2019) and scale it by learnt
+            factors: it then keeps its size, however many tokens it is a mean of.
+        decay: let the sums of each head decay at a learnt rate, see `flowrl.attention.decayed_flow`.
+
+    Raises:
+        ValueError: as `CausalAttention`; `clip` is not above 0, or `feature_map` unknown.
+    """
+
+    constant_state = True
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        dropout: float = 0.0,
+        *,
+        clip: float = CLIP,
+        feature_map: FeatureMap = "sigmoid",
+        output_norm: bool = False,
+        decay: bool = False,
+    ) -> None:
+        super().__init__(width, heads, dropout)
+        if not 0 < clip < math.inf:
+            raise ValueError(f"clip is {clip}: it must be above 0 and finite")
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(f"feature_map is {feature_map!r}: known are {', '.join(FEATURE_MAPS)}")
+        self.clip = clip
+        self.feature_map: FeatureMap = feature_map
+        self.output_scale = nn.Parameter(torch.ones(heads, 1, width // heads)) if output_norm else None
+        self.decay_logit = None
+        if decay:
+            memory = torch.logspace(math.log2(LONGEST_MEMORY), math.log2(SHORTEST_MEMORY), heads, base=2.0)
+            self.decay_logit = nn.Parameter((memory - 1).log())  # γ = 1 - 1/memory
+
+    @property
+    def log_decay(self) -> Tensor | None:
+        """(H,) log γ; None where nothing decays."""
+        return None if self.decay_logit is None else logsigmoid(self.decay_logit.to(at_least_float32(self.decay_logit)))
+
+    def initial_state(self, batch: int) -> FlowState | DecayedFlowState:
+        weight, head = self.project_in.weight, self.width // self.heads
+        kind = FlowState if self.decay_logit is None else DecayedFlowState
+        return kind.zeros(batch, self.heads, head, head, device=weight.device, dtype=at_least_float32(weight))
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
-        return flow_attention(q, k, v, is_pad=is_pad)
+        if (log_decay := self.log_decay) is None:
+            y = flow_attention(q, k, v, clip=self.clip, is_pad=is_pad, feature_map=self.feature_map)
+        else:
+            q, k = map_features(q, k, self.feature_map)
+            y, _ = decayed_flow_attention(q, k, v, log_decay, clip=self.clip, eps=EPS, is_pad=is_pad)
+        return self._normalised(y)
 
-    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: FlowState) -> tuple[Tensor, FlowState]:
-        return flow_attention_step(q, k, v, state)
+    def mix_step(
+        self, q: Tensor, k: Tensor, v: Tensor, state: FlowState | DecayedFlowState
+    ) -> tuple[Tensor, FlowState | DecayedFlowState]:
+        if (log_decay := self.log_decay) is None:
+            assert isinstance(state, FlowState)
+            y, state = flow_attention_step(q, k, v, state, clip=self.clip, feature_map=self.feature_map)
+        else:
+            assert isinstance(state, DecayedFlowState)
+            q, k = map_features(q, k, self.feature_map)
+            y, state = decayed_flow_attention(q, k, v, log_decay, state, clip=self.clip, eps=EPS)
+        return self._normalised(y), state
 
     def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:
-        """sigmoid(Î_i)/I_i (q_i·k_j) C_j for j ≤ i: a row sums to what the sink lets in, not to 1."""
-        flows = flow_quantities(q, k)
+        """sigmoid(Î_i)/I_i (q_i·k_j) C_j for j ≤ i: a row sums to what the sink lets in, not to 1.
+
+        Before an output norm, and with a decay times γ^(i-j).
+        """
+        q, k = map_features(q, k, self.feature_map)
+        decays = self._decays(q)
+        flows = flow_quantities(q, k, clip=self.clip, decays=decays)
         gain = flows.allocation / flows.incoming
-        causal = torch.ones(q.shape[-2], k.shape[-2], device=q.device, dtype=gain.dtype).tril()
-        agreement = q.to(gain.dtype).sigmoid()[:, :, at] @ k.to(gain.dtype).sigmoid().mT
-        return gain[:, :, at, None] * agreement * causal[at] * flows.competition[..., None, :]
+        if decays is None:
+            decays = torch.ones(q.shape[-2], k.shape[-2], device=q.device, dtype=q.dtype).tril()
+        return gain[:, :, at, None] * (q[:, :, at] @ k.mT) * decays[..., at, :] * flows.competition[..., None, :]
 
     def flows(self, x: Tensor) -> FlowQuantities:
         """The flows of sequences x (B, T, width) without padding on the left."""
         q, k, _ = self._split(x)
-        return flow_quantities(q, k)
+        q, k = map_features(q, k, self.feature_map)
+        return flow_quantities(q, k, clip=self.clip, decays=self._decays(q))
+
+    def _normalised(self, y: Tensor) -> Tensor:
+        if self.output_scale is None:
+            return y
+        with torch.autocast(y.device.type, enabled=False):
+            scaled = rms_norm(y.to(at_least_float32(y)), y.shape[-1:], eps=OUTPUT_EPS) * self.output_scale
+        return scaled.to(y.dtype)
+
+    def _decays(self, q: Tensor) -> Tensor | None:
+        """(H, T, T) γ^(i-j) for j ≤ i, else 0; None where nothing decays."""
+        log_decay = self.log_decay
+        return (
+            None
+            if log_decay is None
+            else decay_matrix(torch.arange(q.shape[-2], device=q.device), log_decay[:, None, None])
+        )

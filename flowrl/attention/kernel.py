@@ -96,6 +96,8 @@ class KernelAttention(CausalAttention):
     It has no weights that `dropout` could drop.
     """
 
+    constant_state = True
+
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__(width, heads, dropout)
         self.features = width // heads  # F, of a query or key of a head

@@ -6,6 +6,7 @@ ICML 2020, equations 7-12.
 
 from torch import Tensor
 
+from flowrl.attention.features import elu_plus_one
 from flowrl.attention.kernel import KernelAttention
 
 
@@ -13,12 +14,7 @@ class LinearAttention(KernelAttention):
     """Multi-head causal linear attention; its state is D M + D numbers a head."""
 
     def query_features(self, q: Tensor) -> Tensor:
-        return _elu_plus_one(q)
+        return elu_plus_one(q)
 
     def key_features(self, k: Tensor) -> Tensor:
-        return _elu_plus_one(k)
-
-
-def _elu_plus_one(x: Tensor) -> Tensor:
-    """x + 1 above 0, exp(x) below: written so, since elu(x) + 1 is exactly 0 in float32 from x = -17 down."""
-    return x.relu() + x.clamp(max=0).exp()
+        return elu_plus_one(k)

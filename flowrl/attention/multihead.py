@@ -35,6 +35,8 @@ class CausalAttention(nn.Module, ABC):
 
     why_no_step: ClassVar[str | None] = None
     """One sentence where there is no `step` and no `initial_state`, which then raise NotImplementedError with it."""
+    constant_state: ClassVar[bool] = False
+    """Whether the state keeps its size, however many tokens it stands for, and begins as zeros."""
     sees_all: ClassVar[bool] = True
     """Whether every token before reaches an output: a rule that chooses among them leaves some out."""
     parts: ClassVar[int] = 3

@@ -15,6 +15,7 @@ from flowrl.report.style import WIDTH, Picture, Style, legend, styles
 from flowrl.report.wording import number
 
 SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
+KINDS = ("return", "observation", "action")
 DARKEST = 3  # times a uniform weight
 
 FLOWS = {
@@ -48,7 +49,7 @@ def attention_rows(comparison: Comparison) -> list[Row]:
     """Per label and layer, means over heads and the steps of one episode of what `scripts.studies` tells.
 
     `tokens` is exp(entropy) of the weights of the token from which the action is read, `gain` their sum; `return`,
-    `observation` and `action` are the shares of the weight on these tokens.
+    `observation` and `action` are the shares of the weight on these tokens, None where a step has no such token.
     """
     rows = []
     for label in comparison.labels:
@@ -57,8 +58,11 @@ def attention_rows(comparison: Comparison) -> list[Row]:
         if maps is None:
             continue
         for layer in range(len(maps["attended"])):
-            figures = {"tokens": maps["attended"], "gain": maps["gain"], **maps["share"]}
-            means = {name: float(np.nanmean(_floats(series[layer]))) for name, series in figures.items()}
+            figures = {"tokens": maps["attended"], "gain": maps["gain"], **dict.fromkeys(KINDS), **maps["share"]}
+            means = {
+                name: None if series is None else float(np.nanmean(_floats(series[layer])))
+                for name, series in figures.items()
+            }
             rows.append({"dataset": comparison.dataset, "agent": label, "layer": layer + 1, **means})
     return rows
 

@@ -162,7 +162,7 @@ def _attention(comparison: Comparison, pictures: Sequence[Picture]) -> list[str]
     return [
         "<details><summary>What the agents attend to</summary>",
         "<p>The token from which the action is read, means over heads and the steps of one episode: exp(entropy) of its"
-        " weights, their shares on the three kinds of tokens, and their sum (1 for softmax).</p>",
+        " weights, their shares on each kind of token, and their sum (1 for softmax).</p>",
         table(attention_table(comparison), folded=NEVER),
         *_figures(pictures),
         "</details>",

@@ -44,7 +44,11 @@ def _acting_told(comparison: Comparison) -> str:
     for label in comparison.labels:
         row = next(iter(comparison.runs_of(label).values())).episodes[0]
         steps = row.get("acting_context")
-        how = {"window": f"on its last {steps} steps" if steps else "on its window", "recurrent": "on its whole past"}
+        how = {
+            "window": f"on its last {steps} steps" if steps else "on its window",
+            "recurrent": "on its whole past",
+            "staggered": f"on its last {steps} to {2 * (steps or 0)} steps",
+        }
         told.append(f"{label} {how.get(row.get('rollout', ''), 'on what it observes')}")
     return ", ".join(told)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from flowrl.report.comparison import Comparison
-from flowrl.report.maps import attention_rows
+from flowrl.report.maps import KINDS, attention_rows
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
 from flowrl.report.wording import bounds, number, span
@@ -89,7 +89,7 @@ def attention_table(comparison: Comparison) -> Table:
     """What the token from which the action is read looks at, layer by layer."""
     table = [["agent", "layer", "tokens looked at", "on returns", "on observations", "on actions", "sum of weights"]]
     for row in attention_rows(comparison):
-        shares = [_percent(row[name]) for name in ("return", "observation", "action")]
+        shares = [_percent(row[name]) for name in KINDS]
         table.append([row["agent"], str(row["layer"]), f"{row['tokens']:.1f}", *shares, f"{row['gain']:.2f}"])
     return table
 
@@ -222,5 +222,5 @@ def _or_dash(value: float | None, told: Callable[[float], str]) -> str:
     return "–" if value is None else told(value)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -80,6 +80,7 @@ class TextbookDecisionTransformer(nn.Module):
         self.blocks = nn.ModuleList(TextbookBlock(width, config.heads, config.dropout) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(width)
         self.action_head = nn.Sequential(nn.Linear(width, action_size), nn.Tanh())
+        assert isinstance(config.context, int)
         tokens = 3 * config.context
         self.register_buffer("hidden", torch.ones(tokens, tokens, dtype=torch.bool).triu(1), persistent=False)
 
@@ -154,6 +155,7 @@ def textbook_step(
         model.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: training.rate(step))
+    assert isinstance(config.context, int)
     batches = windows(dataset, config.context, training.batch_size)
 
     def step() -> None:
@@ -184,6 +186,7 @@ def play_one_at_a_time(
         (return, length) of each episode, targets outermost.
     """
     assert isinstance(env.action_space, gym.spaces.Box)
+    assert isinstance(agent.context, int)
     low, high, context = env.action_space.low, env.action_space.high, agent.context
     results = []
     for target, seed in ((target, seed) for target in targets for seed in seeds):

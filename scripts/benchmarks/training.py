@@ -99,11 +99,13 @@ def flowrl_step(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: training.rate(step))
     generator = torch.Generator().manual_seed(0)
     loss_sum = torch.zeros((), device=device)
+    context = agent.context
+    assert isinstance(context, int)
 
     def step() -> None:
         nonlocal loss_sum
         full = training.windows == "full"
-        batch = sample_windows(dataset, training.batch_size, agent.context, generator, full=full)
+        batch = sample_windows(dataset, training.batch_size, context, generator, full=full)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = agent.loss(batch)
         optimiser.zero_grad(set_to_none=True)

@@ -15,6 +15,7 @@ from flowrl.attention import ATTENTION
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
+from flowrl.model import map_state, tensors_of
 from flowrl.windows import windows_at
 
 SMALL = {"width": 16, "layers": 1, "context": 5}
@@ -129,14 +130,16 @@ def test_actions_fill_reachs_off_centre_bounds_and_stay_inside(name, dataset):
 WAYS_TO_ACT = [
     (attention, rollout)
     for attention, rule in ATTENTION.items()
-    for rollout in (["window"] if rule.why_no_step else ["window", "recurrent"])
+    for rollout in (["window"] if rule.why_no_step else ["window", "recurrent", "staggered"])
 ]
 
 
 @pytest.mark.parametrize("attention", [name for name, rule in ATTENTION.items() if rule.why_no_step])
 def test_an_attention_without_a_step_is_refused_for_recurrent_rollouts(attention):
-    with pytest.raises(ValueError, match=re.escape(ATTENTION[attention].why_no_step)):
-        SequenceConfig(attention, rollout="recurrent")
+    for options in ({"rollout": "recurrent"}, {"rollout": "staggered"}, {"context": "episode"}):
+        with pytest.raises(ValueError, match=re.escape(ATTENTION[attention].why_no_step)):
+            SequenceConfig(attention, **options)
+    assert SequenceConfig(attention, context="episode", rollout="window").acts == "window"
 
 
 @pytest.mark.parametrize(("attention", "rollout"), WAYS_TO_ACT)
@@ -149,6 +152,103 @@ def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
     observation = torch.randn(1, 3, generator=generator)
     one, two = (agent.act(carry, observation, torch.ones(1))[1] for _ in range(2))
     assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(
+    ("options", "acts"),
+    [
+        ({}, "window"),
+        ({"context": "episode"}, "recurrent"),
+        ({"carry_state": True}, "recurrent"),
+        ({"context": "episode", "rollout": "window"}, "window"),
+        ({"carry_state": True, "rollout": "window"}, "window"),
+        ({"rollout": "staggered"}, "staggered"),
+    ],
+)
+def test_an_agent_acts_as_it_was_trained_unless_told(options, acts):
+    config = SequenceConfig(**options)
+    assert config.acts == config.record()["rollout"] == acts
+
+
+def shown_and_done(agent, steps):
+    """What an agent is shown in two episodes at once, and its actions."""
+    generator = torch.Generator().manual_seed(0)
+    targets = left = torch.tensor([3.0, 9.0])
+    carry, columns = agent.initial(targets), ([], [], [])
+    for t in range(steps):
+        observations = torch.randn(2, 3, generator=generator)
+        rewards = torch.rand(2, generator=generator) * (t > 0)
+        left = left - rewards
+        carry, actions = agent.act(carry, observations, rewards)
+        for column, value in zip(columns, (left, observations, actions), strict=True):
+            column.append(value)
+    return [torch.stack(column, 1) for column in columns]
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("options", [{}, {"tokens": "observation-action", "convolution": 3}])
+@pytest.mark.parametrize(
+    ("rollout", "first"),
+    [
+        ("window", lambda t: max(0, t - 3)),
+        ("recurrent", lambda t: 0),
+        # States begun every 4 steps; the older of the two acts, so after the 8th step it is the one of the 4th.
+        ("staggered", lambda t: max(0, 4 * (t // 4 - 1))),
+    ],
+)
+def test_an_action_is_predicted_from_the_steps_that_its_rollout_keeps(dataset, rollout, first, options):
+    agent = built("flow", dataset, heads=2, rollout=rollout, acting_context=4, **options).eval()
+    for parameter in agent.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    columns = shown_and_done(agent, 21)
+    for t in range(21):
+        read = slice(first(t), t + 1)
+        due = agent.model(*(column[:, read] for column in columns), torch.arange(21)[None, read])[:, -1]
+        torch.testing.assert_close(columns[2][:, t], due, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("attention", ["flow", "softmax", "reformer"])
+def test_a_window_of_a_whole_episode_is_the_whole_past(dataset, attention):
+    agent = built("flow", dataset, attention=attention, context="episode", rollout="window").eval()
+    columns = shown_and_done(agent, 9)
+    due = agent.model(*columns, torch.arange(9)[None])
+    torch.testing.assert_close(columns[2], due, rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_episodes_that_end_leave_the_others_staggered_states_alone(dataset):
+    agent = built("flow", dataset, rollout="staggered", acting_context=2, convolution=3).eval()
+    carry = agent.initial(torch.tensor([3.0, 9.0]))
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(9, 2, 3, generator=generator)
+    for t in range(5):
+        carry, _ = agent.act(carry, seen[t], torch.ones(2))
+    alone = agent.select(carry, torch.tensor([1]))
+    for t in range(5, 9):
+        carry, both = agent.act(carry, seen[t], torch.ones(2))
+        alone, one = agent.act(alone, seen[t, 1:], torch.ones(1))
+        torch.testing.assert_close(one, both[1:])
+
+
+def test_the_loss_of_chunks_is_that_of_their_steps_in_the_whole_episode(dataset):
+    agent = built("flow", dataset, heads=2, carry_state=True, dropout=0.0)
+    for parameter in agent.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    starts = dataset.starts[[0, 2]]
+    whole = windows_at(dataset, starts, 9)  # episodes of 9 and 17 steps
+    columns = whole.returns_to_go, whole.observations, whole.actions, whole.timesteps
+    errors = agent.normaliser.error(agent.model(*columns), whole.actions)
+    # Whatever a state holds of rows that begin, it means nothing.
+    state = map_state(lambda x: x + 7, agent.initial_state(2))
+    for begin, end in ((0, 4), (4, 6), (6, 9)):
+        chunk = windows_at(dataset, starts + begin, end - begin)
+        loss, state = agent.carried_loss(chunk, torch.full((2,), begin == 0), state)
+        torch.testing.assert_close(loss, errors[:, begin:end].mean(), rtol=1e-5, atol=1e-7)
+        assert loss.requires_grad
+        assert not any(tensor.requires_grad for tensor in tensors_of(state))
 
 
 @pytest.mark.slow
@@ -325,8 +425,18 @@ def test_a_checkpoint_of_another_agent_with_the_same_shapes_is_refused(tiny_runs
         (BCConfig, {"layers": 0}, "layers is 0"),
         (BCConfig, {"context": 0}, "context is 0"),
         (BCConfig, {"dropout": 1.0}, "dropout is 1.0"),
-        (SequenceConfig, {"rollout": "tree"}, "rollout is 'tree': known are window, recurrent"),
+        (SequenceConfig, {"rollout": "tree"}, "rollout is 'tree': known are window, recurrent, staggered"),
         (SequenceConfig, {"heads": 5}, "width must be a multiple of heads"),
+        (SequenceConfig, {"acting_context": 0}, "acting_context is 0: it must be at least 1 and at most context, 20"),
+        (SequenceConfig, {"context": "episode", "acting_context": 0}, "acting_context is 0: it must be at least 1"),
+        (SequenceConfig, {"context": "episode", "carry_state": True}, "a whole episode needs no state before it"),
+        (
+            SequenceConfig,
+            {"attention": "softmax", "carry_state": True},
+            "carry_state is True and attention is 'softmax': it must be one whose state is of constant size, flow,"
+            " linear, performer, cosformer",
+        ),
+        (SequenceConfig, {"context": "episode", "rollout": "staggered"}, "acting_context must be given"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(config, options, message):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from agents import AGENTS
+from agents.acting import ACTING
 from envs import make_vector_env
 from flowrl.data import Normaliser
 from flowrl.recording import Recorder
@@ -14,7 +15,7 @@ from flowrl.rollout import rollout
 CONTEXT = 5
 
 
-@pytest.fixture(params=[(name, how) for name in ("flow", "dt") for how in ("window", "recurrent")], ids="-".join)
+@pytest.fixture(params=[(name, how) for name in ("flow", "dt") for how in ACTING], ids="-".join)
 def agent(request, reach):
     name, how = request.param
     torch.manual_seed(0)
@@ -58,7 +59,12 @@ def test_a_window_holds_the_last_steps_and_a_recurrent_past_all(agent, recording
         assert seen.timesteps.tolist() == [list(range(length))]
         assert (seen.window.tolist(), seen.position.tolist()) == ([0, 0, 0], [1, CONTEXT + 1, length - 1])
         return
-    first = [0, 2, length - CONTEXT]
+    first, steps = [0, 2, length - CONTEXT], CONTEXT
+    if agent.config.rollout == "staggered":  # two states, begun CONTEXT steps apart: the older acts
+        first, steps = [0, CONTEXT * ((length - 1) // CONTEXT - 1)], 2 * CONTEXT
+        assert seen.timesteps.tolist() == [list(range(t, t + steps)) for t in first]
+        assert (seen.window.tolist(), seen.position.tolist()) == ([0, 0, 1], [1, CONTEXT + 1, length - 1 - first[1]])
+        return
     assert seen.timesteps.tolist() == [list(range(t, t + CONTEXT)) for t in first]
     assert (seen.window.tolist(), seen.position.tolist()) == ([0, 1, 2], [1, CONTEXT - 1, CONTEXT - 1])
     for window, t in enumerate(first):
@@ -74,7 +80,7 @@ def test_an_episode_shorter_than_the_context_is_its_own_window(agent, recording)
 
 
 def test_an_agent_that_acts_on_fewer_steps_has_read_no_more(agent):
-    agent.config = replace(agent.config, rollout="window", acting_context=2)
+    agent.acting = ACTING["window"](agent.model, 2)
     recorder, envs = Recorder(agent), make_vector_env("flowrl/Reach-v0", 1)
     rollout(recorder, envs, [9.0], [2])
     envs.close()

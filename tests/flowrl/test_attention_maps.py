@@ -69,7 +69,7 @@ def test_the_model_is_left_as_it_was(model, windows):
 
 @pytest.mark.parametrize("scale", [1.0, 0.3, 1e-20])
 def test_even_weights_look_at_all_tokens(scale):
-    summary = summarise(torch.full((2, 6), scale))
+    summary = summarise(torch.full((2, 6), scale), 3)
     assert summary.attended.tolist() == pytest.approx([6, 6])
     assert summary.share.flatten().tolist() == pytest.approx([1 / 3] * 6)
     assert summary.gain.tolist() == pytest.approx([6 * scale] * 2)
@@ -77,7 +77,7 @@ def test_even_weights_look_at_all_tokens(scale):
 
 def test_the_figures_of_rows_made_by_hand():
     rows = torch.tensor([[0, 2.0, 0, 0, 0, 0], [1, 1, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0]])
-    summary = summarise(rows)
+    summary = summarise(rows, 3)
     # Entropy of (1/4, 1/4, 1/2): 2 · 1/4 · ln 4 + 1/2 · ln 2 = 1.5 ln 2.
     assert summary.attended.tolist() == pytest.approx([1, math.exp(1.5 * math.log(2)), 1])
     assert summary.share.tolist() == [[0, 1, 0], [0.75, 0.25, 0], [0, 0, 0]]

@@ -1,15 +1,23 @@
 """What reaches a prediction and what does not, in training's parallel form and in acting's steps."""
 
+from typing import Any
+
 import pytest
 import torch
 
 from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
-from flowrl.model import ModelConfig, TimestepEmbedding, TrajectoryModel
+from flowrl.model import ModelConfig, TimestepEmbedding, TrajectoryModel, map_state, tensors_of
 
 every_attention = pytest.mark.parametrize("attention", ATTENTION)
+# A name, and options of the model after it.
+WITH_OPTIONS = [
+    *("flow convolution=4", "softmax convolution=3 tokens=observation-action", "linear tokens=observation-action"),
+    "flow attention_options=decay,output_norm tokens=observation-action convolution=1",
+]
+every_model = pytest.mark.parametrize("attention", [*ATTENTION, *WITH_OPTIONS])
 every_step = pytest.mark.parametrize(
-    "attention", [name for name, rule in ATTENTION.items() if rule.why_no_step is None]
+    "attention", [name for name in [*ATTENTION, *WITH_OPTIONS] if ATTENTION[name.split()[0]].why_no_step is None]
 )
 
 
@@ -20,8 +28,17 @@ def normaliser(random_dataset):
 
 def made(attention, normaliser, **options):
     torch.manual_seed(0)
-    config = ModelConfig(attention, width=12, layers=2, heads=3, context=5, dropout=0.0)
+    attention, *words = attention.split()
+    of_config: dict[str, Any] = dict(word.split("=") for word in words)
+    if "convolution" in of_config:
+        of_config["convolution"] = int(of_config["convolution"])
+    if "attention_options" in of_config:
+        of_config["attention_options"] = of_config["attention_options"].split(",")
+    config = ModelConfig(attention, width=12, layers=2, heads=3, context=5, dropout=0.0, **of_config)
     model = TrajectoryModel(config, normaliser)
+    for block in model.blocks:
+        if block.convolution is not None:  # it begins as the identity
+            torch.nn.init.normal_(block.convolution.factors)
     for name, value in options.items():
         setattr(model, name, value)
     # At std 0.02 the blocks hardly act on their input: larger weights show what they let through.
@@ -42,7 +59,7 @@ def episodes(steps, batch=2, seed=0):
     return 5 * draw(batch, steps), draw(batch, steps, 3), draw(batch, steps, 2).tanh(), timesteps
 
 
-@every_attention
+@every_model
 def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_the_future(attention, normaliser):
     model = made(attention, normaliser)
     returns, observations, actions, timesteps = episodes(9)
@@ -58,7 +75,7 @@ def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_
         assert (of_action[:, t:] == 0).all()
 
 
-@every_attention
+@every_model
 def test_a_timestep_reaches_its_own_and_later_predictions_alone(attention, normaliser):
     model = made(attention, normaliser)
     *x, timesteps = episodes(8)
@@ -84,7 +101,56 @@ def test_steps_chained_equal_forward_over_the_episode(attention, normaliser, ste
     torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=5e-7)
 
 
-@every_attention
+@every_step
+def test_chunks_resumed_equal_forward_over_the_episode_in_value_and_gradient(attention, normaliser):
+    model = made(attention, normaliser)
+    columns = episodes(31)
+    expected = model(*columns)
+    due = torch.autograd.grad(expected.square().sum(), model.embed_observation.weight)[0]
+    state, parts = model.initial_state(2), []
+    for start, end in ((0, 1), (1, 9), (9, 30), (30, 31)):
+        predicted, state = model.resume(*(column[:, start:end] for column in columns), state)
+        parts.append(predicted)
+    found = torch.cat(parts, 1)
+    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
+    (gradient,) = torch.autograd.grad(found.square().sum(), model.embed_observation.weight)
+    torch.testing.assert_close(gradient, due, rtol=1e-5, atol=1e-8)
+
+
+@every_step
+def test_a_state_after_a_chunk_goes_on_step_by_step(attention, normaliser):
+    model = made(attention, normaliser)
+    columns = returns, observations, _, _ = episodes(12)
+    expected = model(*columns)
+    _, state = model.resume(*(column[:, :9] for column in columns), model.initial_state(2))
+    # The chunk has read its last action already.
+    predicted, _ = model.step(None, returns[:, 9], observations[:, 9], 9, state)
+    torch.testing.assert_close(predicted, expected[:, 9], rtol=0, atol=5e-7)
+
+
+@every_step
+def test_the_episodes_of_a_state_can_be_chosen_among(attention, normaliser):
+    model = made(attention, normaliser)
+    columns = episodes(12)
+    _, state = model.resume(*(column[:, :9] for column in columns), model.initial_state(2))
+    one = map_state(lambda x: x[[1]], state)
+    assert type(one[0]) is type(state[0])
+    assert len(tensors_of(one)) == len(tensors_of(state))
+    predicted, _ = model.resume(*(column[[1], 9:] for column in columns), one)
+    whole, _ = model.resume(*(column[:, 9:] for column in columns), state)
+    torch.testing.assert_close(predicted, whole[[1]], rtol=0, atol=5e-7)
+
+
+@pytest.mark.parametrize(("tokens", "kinds"), [("return-observation-action", 3), ("observation-action", 2)])
+def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
+    model = made(f"flow tokens={tokens}", normaliser)
+    seen = []
+    model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+    model(*episodes(7))
+    assert seen == [7 * kinds]
+
+
+@every_model
 @pytest.mark.parametrize("steps", [1, 2, 20])
 def test_the_last_step_alone_is_predicted_as_in_the_window_and_its_action_is_not_looked_at(
     attention, normaliser, steps
@@ -97,7 +163,7 @@ def test_the_last_step_alone_is_predicted_as_in_the_window_and_its_action_is_not
     torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
 
 
-@every_attention
+@every_model
 def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
     model = made(attention, normaliser)
     x = episodes(7)
@@ -108,7 +174,7 @@ def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
     torch.testing.assert_close(model(*padded, is_pad)[:, :7], expected, rtol=0, atol=5e-7)
 
 
-@every_attention
+@every_model
 def test_masked_left_padding_changes_nothing(attention, normaliser):
     model = made(attention, normaliser)
     x = episodes(7)
@@ -137,7 +203,7 @@ def test_neighbouring_timesteps_differ_far_out():
     assert TimestepEmbedding(1)(torch.arange(3)).shape == (3, 1)
 
 
-@every_attention
+@every_model
 def test_actions_fill_their_off_centre_bounds_and_stay_inside(attention, normaliser):
     low, high = torch.tensor([-2.0, -1.0]), torch.tensor([3.0, 2.0])
     model = made(attention, normaliser).float()
@@ -166,7 +232,7 @@ def test_raw_units_enter_and_leave(normaliser):
     torch.testing.assert_close(found, 1 + 2 * expected, rtol=0, atol=2e-6)
 
 
-@every_attention
+@every_model
 def test_every_parameter_gets_a_gradient(attention, normaliser):
     model = made(attention, normaliser)
     model(*episodes(6)).square().sum().backward()
@@ -256,6 +322,12 @@ def test_bfloat16_is_near_float32(normaliser):
         ({"dropout": 1.0}, "dropout is 1.0"),
         ({"dropout": -0.1}, "dropout is -0.1"),
         ({"dropout": float("nan")}, "dropout is nan"),
+        ({"context": "all"}, "context is 'all': it must be at least 1, or 'episode'"),
+        ({"convolution": -1}, "convolution is -1: it must be at least 0"),
+        ({"tokens": "action"}, "tokens is 'action': known are return-observation-action, observation-action"),
+        ({"attention_options": ["decoy"]}, "FlowAttention has no option 'decoy'"),
+        ({"attention_options": ["clip=0"]}, "clip is 0.0: it must be above 0"),
+        ({"attention": "linformer", "attention_options": ["rank=20"]}, "rank is 20 and block is 16"),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(options, message):

@@ -21,7 +21,10 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(steps=12, batch_size=8, warmup_steps=5, log_every=2, checkpoint_every=4)
 FLOW = SequenceConfig(width=16, layers=1, heads=2, context=5)
 DT, BC = replace(FLOW, attention="softmax"), BCConfig(width=16, layers=1, context=5)
-EVERY_AGENT = pytest.mark.parametrize("agent", [FLOW, DT, BC], ids=["flow", "dt", "bc"])
+CARRYING, EPISODES = replace(FLOW, carry_state=True, convolution=3), replace(DT, context="episode")
+EVERY_AGENT = pytest.mark.parametrize(
+    "agent", [FLOW, DT, BC, CARRYING, EPISODES], ids=["flow", "dt", "bc", "carrying", "episodes"]
+)
 
 
 @pytest.fixture

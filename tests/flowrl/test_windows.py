@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowrl.data import TrajectoryDataset
 from flowrl.stored_arrays import StoredArrays
-from flowrl.windows import sample_windows, windows_at
+from flowrl.windows import Chunks, sample_episodes, sample_windows, windows_at
 
 
 @pytest.fixture
@@ -245,3 +245,130 @@ def test_drawing_by_weights_takes_the_generator_alone(random_dataset):
     assert torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=1))
     assert not torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=2))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_of_episodes_are_whole_and_about_equally_long(random_dataset):
+    lengths = [3, 40, 5, 38, 4, 41, 6, 39]
+    dataset, generator = random_dataset(lengths), torch.Generator().manual_seed(0)
+    longest = []
+    for _ in range(50):
+        batch = sample_episodes(dataset, 2, generator)
+        real = (~batch.is_pad).sum(1)
+        assert batch.timesteps[:, 0].tolist() == [0, 0]
+        assert set(real.tolist()) <= set(lengths)
+        assert batch.is_pad.shape[1] == real.max()
+        longest.append(int(real.max() - real.min()))
+    assert sum(spread > 10 for spread in longest) <= 10  # of eight pairs that are drawn at once one may be mixed
+
+
+def test_each_step_counts_alike_in_batches_of_episodes_long_or_short(random_dataset):
+    """The loss is a mean over the steps of a batch: a step's weight is 1 / (steps of its batch)."""
+    dataset, generator = random_dataset([3] * 6 + [30] * 2), torch.Generator().manual_seed(0)
+    weight = {3: 0.0, 30: 0.0}
+    for _ in range(4_000):
+        real = (~sample_episodes(dataset, 2, generator).is_pad).sum(1)
+        for length in real.tolist():
+            weight[length] += length / int(real.sum())
+    # 18 steps in short episodes and 60 in long ones.
+    assert weight[3] / weight[30] == pytest.approx(18 / 60, rel=0.15)
+
+
+def test_the_ranks_batches_of_episodes_are_the_batch_of_one_process(random_dataset):
+    dataset = random_dataset([3, 9, 5, 12, 7])
+    whole = sample_episodes(dataset, 6, torch.Generator().manual_seed(4))
+    parts = [sample_episodes(dataset, 6, torch.Generator().manual_seed(4), rank=r, ranks=3) for r in range(3)]
+    found = sorted(round(float(x), 4) for part in parts for x in part.rewards.sum(1))
+    assert found == sorted(round(float(x), 4) for x in whole.rewards.sum(1))
+
+
+def chunked(dataset, batch_size, context, count, **options):
+    chunks, generator = Chunks(dataset, batch_size, context, **options), torch.Generator().manual_seed(0)
+    return [chunks.next(generator) for _ in range(count)]
+
+
+def test_chunks_follow_each_other_through_whole_episodes(random_dataset):
+    dataset = random_dataset([9, 4, 17, 1, 12])
+    ends = set()
+    last = None
+    for batch, begins in chunked(dataset, 3, 5, 200):
+        for row in range(3):
+            times = batch.timesteps[row][~batch.is_pad[row]].tolist()
+            assert times == list(range(times[0], times[0] + len(times)))
+            if last is not None:
+                assert begins[row] == (last[row] is None)
+                assert times[0] == (0 if begins[row] else last[row] + 1)
+        assert last is not None or begins.all()
+        now = []
+        for row in range(3):
+            real = ~batch.is_pad[row]
+            over = int(batch.returns_to_go[row, int(real.sum()) - 1].eq(batch.rewards[row, int(real.sum()) - 1]))
+            t = int(batch.timesteps[row, int(real.sum()) - 1])
+            # Nothing is left to earn after an episode's last step; its length is one of the dataset's.
+            now.append(None if over and t + 1 in (9, 4, 17, 1, 12) else t)
+            ends |= {t + 1} if now[-1] is None else set()
+        last = now
+    assert ends == {9, 4, 17, 1, 12}
+
+
+def test_a_chunks_length_is_drawn_around_the_context_and_is_that_of_all_rows(random_dataset):
+    steps = [batch.is_pad.shape[1] for batch, _ in chunked(random_dataset([400]), 2, 20, 300)]
+    assert set(steps) == set(range(10, 31))
+    assert sum(steps) / len(steps) == pytest.approx(20, abs=1)
+    assert {batch.is_pad.shape[1] for batch, _ in chunked(random_dataset([9]), 2, 1, 20)} == {1}
+
+
+def test_every_step_is_read_equally_often_in_chunks(random_dataset):
+    dataset = random_dataset([9, 4, 17])
+    seen = torch.zeros(dataset.steps)
+    for batch, _ in chunked(dataset, 8, 5, 1_500):
+        for observation in batch.observations[~batch.is_pad][:, 0]:
+            seen[(dataset.observations[:, 0] == observation).nonzero()[0, 0]] += 1
+    assert (seen / seen.mean()).min() > 0.9
+    assert (seen / seen.mean()).max() < 1.1
+
+
+def test_rows_do_not_move_in_step_through_episodes_of_one_length(random_dataset):
+    dataset = random_dataset([100] * 4)
+    first = [batch.timesteps[:, 0] for batch, _ in chunked(dataset, 8, 5, 99)]
+    assert min(int(t.max() - t.min()) for t in first) > 20
+
+
+def test_a_ranks_chunks_are_its_rows_of_the_batch_of_one_process(random_dataset):
+    dataset = random_dataset([9, 4, 17, 1, 12])
+    whole = chunked(dataset, 6, 5, 30)
+    for rank in range(3):
+        for (batch, begins), (all_rows, all_begin) in zip(
+            chunked(dataset, 6, 5, 30, rank=rank, ranks=3), whole, strict=True
+        ):
+            mine = slice(2 * rank, 2 * rank + 2)
+            assert torch.equal(begins, all_begin[mine])
+            assert all(torch.equal(one, two[mine]) for one, two in zip(batch, all_rows, strict=True))
+
+
+def test_chunks_go_on_from_the_rows_that_were_kept(random_dataset):
+    dataset, generator = random_dataset([9, 4, 17, 1, 12]), torch.Generator().manual_seed(0)
+    chunks = Chunks(dataset, 3, 5)
+    for _ in range(7):
+        chunks.next(generator)
+    kept, state = chunks.rows, generator.get_state()
+    due = [chunks.next(generator) for _ in range(9)]
+    other = Chunks(dataset, 3, 5)
+    other.rows = kept
+    generator.set_state(state)
+    again = [other.next(generator) for _ in range(9)]
+    for (batch, begins), (expected, expected_begins) in zip(again, due, strict=True):
+        assert torch.equal(begins, expected_begins)
+        assert torch.equal(batch.rewards, expected.rewards)
+
+
+def test_episodes_and_chunks_are_drawn_by_the_weights(random_dataset):
+    parts = [random_dataset([5]), random_dataset([5], seed=1)]
+    dataset = TrajectoryDataset.mixture("m", parts, [3.0, 1.0])
+    generator, first = torch.Generator().manual_seed(0), 0
+    for _ in range(2_000):
+        first += int(sample_episodes(dataset, 1, generator).observations[0, 0, 0] == dataset.observations[0, 0])
+    assert first / 2_000 == pytest.approx(0.75, abs=0.04)
+    seen = [
+        begin for batch, begins in chunked(dataset, 1, 5, 4_000) for begin in [batch.observations[0, 0, 0]] if begins[0]
+    ]
+    assert np.mean([bool(x == dataset.observations[0, 0]) for x in seen]) == pytest.approx(0.75, abs=0.04)

@@ -1,5 +1,6 @@
 """What every attention owes its callers, whatever its rule."""
 
+import re
 from itertools import pairwise
 
 import pytest
@@ -8,17 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl.attention import ATTENTION
+from flowrl.attention.flow import OUTPUT_EPS
+from flowrl.attention.options import read_options
 
 WIDTH, HEADS, BATCH = 15, 3, 2
-every_attention = pytest.mark.parametrize("name", ATTENTION)
-every_step = pytest.mark.parametrize("name", [name for name, rule in ATTENTION.items() if rule.why_no_step is None])
-# What a rule learns beside the projections, and their outputs where they are others than q, k and v.
-OWN_PARAMETERS = {"linformer": {"summarise_k", "summarise_v"}}
+# A rule's name, and its options after it.
+WITH_OPTIONS = [
+    *("flow output_norm", "flow decay", "flow decay output_norm clip=2 feature_map=softplus", "flow feature_map=elu"),
+    *("performer features=7", "cosformer length=90", "reformer rounds=2 buckets=4", "linformer block=9 rank=2"),
+]
+every_attention = pytest.mark.parametrize("name", [*ATTENTION, *WITH_OPTIONS])
+every_step = pytest.mark.parametrize(
+    "name", [name for name in [*ATTENTION, *WITH_OPTIONS] if ATTENTION[name.split()[0]].why_no_step is None]
+)
+# What a rule learns beside the projections.
+OWN_PARAMETERS = {"summarise_k", "summarise_v", "output_scale", "decay_logit"}
+
+
+def built(name, *args, **keywords):
+    name, *options = name.split()
+    return ATTENTION[name](*args, **keywords, **read_options(ATTENTION[name], options))
 
 
 def made(name, dropout=0.0):
     torch.manual_seed(0)
-    return ATTENTION[name](WIDTH, HEADS, dropout=dropout).double()
+    return built(name, WIDTH, HEADS, dropout=dropout).double()
 
 
 def sequence(tokens, seed=1):
@@ -132,7 +147,7 @@ def test_rows_of_a_batch_do_not_meet(name):
 @pytest.mark.parametrize(("width", "heads"), [(16, 3), (0, 1), (8, 0), (-4, 2), (4, 8)])
 def test_a_width_that_heads_do_not_divide_is_refused(name, width, heads):
     with pytest.raises(ValueError, match=f"width is {width} and heads is {heads}"):
-        ATTENTION[name](width, heads)
+        built(name, width, heads)
 
 
 @every_step
@@ -147,8 +162,8 @@ def test_gradients_flow_through_steps_too(name):
 @every_attention
 def test_the_parameters_of_the_registry_agree_so_that_agents_differ_in_the_rule_alone(name):
     due = {n: p.shape for n, p in made("softmax").named_parameters()}
-    found = {n: p.shape for n, p in made(name).named_parameters() if n not in OWN_PARAMETERS.get(name, ())}
-    if ATTENTION[name].parts == 2:  # no key of its own
+    found = {n: p.shape for n, p in made(name).named_parameters() if n not in OWN_PARAMETERS}
+    if made(name).parts == 2:  # no key of its own
         due |= {"project_in.weight": (2 * WIDTH, WIDTH), "project_in.bias": (2 * WIDTH,)}
     assert found == due
 
@@ -156,10 +171,10 @@ def test_the_parameters_of_the_registry_agree_so_that_agents_differ_in_the_rule_
 @every_attention
 def test_what_a_rule_draws_leaves_torchs_generator_alone(name):
     states = []
-    for rule in (ATTENTION[name], ATTENTION["softmax"]):
-        if rule.parts == 3:
+    for one in (name, "softmax"):
+        if made(one).parts == 3:
             torch.manual_seed(0)
-            rule(WIDTH, HEADS)
+            built(one, WIDTH, HEADS)
             states.append(torch.get_rng_state())
     assert all(torch.equal(state, states[0]) for state in states)
     one, two = made(name), made(name)
@@ -170,7 +185,7 @@ def test_what_a_rule_draws_leaves_torchs_generator_alone(name):
 def test_weights_and_buffers_are_copied_with_the_state_dict(name):
     attention, x = made(name), sequence(20)
     torch.manual_seed(5)
-    other = ATTENTION[name](WIDTH, HEADS).double()
+    other = built(name, WIDTH, HEADS).double()
     assert not torch.equal(other(x), attention(x))
     other.load_state_dict(attention.state_dict())
     assert torch.equal(other(x), attention(x))
@@ -202,7 +217,10 @@ def test_the_weights_are_what_the_values_are_multiplied_by(name, tokens):
     assert (weights >= 0).all()
     assert (weights.triu(1) == 0).all()
     v = attention.project_in(x)[..., -WIDTH:].unflatten(-1, (HEADS, -1)).transpose(1, 2)
-    merged = (weights @ v).transpose(1, 2).flatten(-2)
+    y = weights @ v
+    if "output_norm" in name:
+        y = y / y.square().mean(-1, keepdim=True).add(OUTPUT_EPS).sqrt()
+    merged = y.transpose(1, 2).flatten(-2)
     assert_equal(attention.project_out(merged), attention(x))
 
 
@@ -238,7 +256,7 @@ def test_a_rule_without_a_step_says_so_in_one_sentence(name):
     if attention.why_no_step is None:
         assert attention.initial_state(BATCH) is not None
         return
-    assert name in attention.why_no_step
+    assert name.split()[0] in attention.why_no_step
     assert "--rollout window" in attention.why_no_step
     for call in (lambda: attention.initial_state(BATCH), lambda: attention.step(sequence(3), None)):
         with pytest.raises(NotImplementedError) as caught:
@@ -280,3 +298,58 @@ def test_padded_rows_and_their_gradients_are_finite_in_float32(name):
     (gradient,) = torch.autograd.grad((y + y.square()).sum(), x)
     assert y.isfinite().all()
     assert gradient.isfinite().all()
+
+
+@every_step
+def test_a_state_of_constant_size_keeps_it_and_begins_as_zeros(name):
+    attention = made(name)
+    _, few = attention.step(sequence(31), attention.initial_state(BATCH))
+    _, many = attention.step(sequence(131), attention.initial_state(BATCH))
+    start = attention.initial_state(BATCH)
+    shapes = [[tensor.shape for tensor in state] for state in (start, few, many)]
+    assert attention.constant_state == (shapes[0] == shapes[1] == shapes[2])
+    if attention.constant_state:
+        assert all((tensor == 0).all() for tensor in start)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("flow", ["decays"], "FlowAttention has no option 'decays': known are clip, decay, feature_map, output_norm"),
+        ("softmax", ["decay"], "SoftmaxAttention has no option 'decay': it has none"),
+        ("flow", ["decay=1"], "option decay of FlowAttention is '1': known are true, false"),
+        ("flow", ["clip=x"], "option clip of FlowAttention is 'x': it must be a number"),
+        ("performer", ["features=2.5"], "option features of PerformerAttention is '2.5': it must be a whole number"),
+        (
+            "flow",
+            ["feature_map=relu"],
+            "option feature_map of FlowAttention is 'relu': known are sigmoid, softplus, elu",
+        ),
+        ("flow", ["decay", "decay=false"], "option decay of FlowAttention is given twice"),
+    ],
+)
+def test_an_option_that_cannot_be_is_refused_in_one_sentence(name, words, said):
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}$"):
+        read_options(ATTENTION[name], words)
+
+
+def test_options_are_read_by_their_types():
+    words = ["clip=2.5", "decay", "output_norm=false", "feature_map=elu"]
+    due = {"clip": 2.5, "decay": True, "output_norm": False, "feature_map": "elu"}
+    assert read_options(ATTENTION["flow"], words) == due
+    assert read_options(ATTENTION["performer"], ["features=7", "redraw_every=100"]) == {
+        "features": 7,
+        "redraw_every": 100,
+    }
+    assert read_options(ATTENTION["softmax"], []) == {}
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_clip_that_cannot_be_is_refused(clip):
+    with pytest.raises(ValueError, match=f"clip is {clip}"):
+        ATTENTION["flow"](8, 2, clip=clip)
+
+
+def test_a_feature_map_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="feature_map is 'relu': known are sigmoid, softplus, elu"):
+        ATTENTION["flow"](8, 2, feature_map="relu")

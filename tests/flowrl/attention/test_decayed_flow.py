@@ -1,0 +1,156 @@
+"""Flow-Attention that forgets, against its sums written out token by token."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrl.attention.decayed_flow import DecayedFlowState, decayed_flow_attention
+from flowrl.attention.flow import LONGEST_MEMORY, SHORTEST_MEMORY, FlowAttention, flow_attention
+
+B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
+CLIP, EPS = 10.0, 1e-6
+
+
+def literal(q, k, v, decay, *, clip=CLIP, eps=EPS):
+    """Every sum as S <- γ S + term, the count as n <- γ n + 1; (B, H, T, ...) with q, k positive, decay (H,)."""
+    decay = decay[:, None]
+    zeros = torch.zeros_like(q[:, :, 0])
+    n, k_sum, q_sum, k_flow, q_flow, all_competing = 0.0, zeros, zeros, zeros, zeros, 0.0
+    memory, outputs = 0.0, []
+    for t in range(q.shape[2]):
+        qt, kt, vt = q[:, :, t], k[:, :, t], v[:, :, t]
+        n = decay * n + 1
+        k_sum, q_sum = decay * k_sum + kt, decay * q_sum + qt
+        incoming = ((qt + eps) * (k_sum + eps)).sum(-1, keepdim=True)
+        outgoing = ((kt + eps) * (q_sum + eps)).sum(-1, keepdim=True)
+        k_flow, q_flow = decay * k_flow + kt * n / outgoing, decay * q_flow + qt * n / incoming
+        conserved_in = ((qt + eps) * (k_flow + eps)).sum(-1, keepdim=True) / n
+        conserved_out = (((kt + eps) * (q_flow + eps)).sum(-1, keepdim=True) / n).clamp(-clip, clip)
+        all_competing = decay * all_competing + conserved_out.exp()
+        carried = n * conserved_out.exp() / all_competing * vt
+        memory = decay[..., None] * memory + kt[..., :, None] * carried[..., None, :]
+        outputs.append(conserved_in.sigmoid() / incoming * (qt[..., None] * memory).sum(-2))
+    return torch.stack(outputs, 2)
+
+
+def inputs(tokens, *, scale=1.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(B, H, tokens, D), (B, H, tokens, D), (B, H, tokens, M)]
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    log_decay = torch.tensor([0.999, 0.9, 0.5], dtype=torch.float64).log()
+    return (scale * q).sigmoid(), (scale * k).sigmoid(), v, log_decay
+
+
+def attend(q, k, v, log_decay, state=None, **options):
+    return decayed_flow_attention(q, k, v, log_decay, state, **({"clip": CLIP, "eps": EPS} | options))
+
+
+def assert_close(found, expected, tolerance=1e-11):
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
+@pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 150])
+def test_values_and_all_gradients_are_those_of_the_equations(tokens, scale):
+    ours, theirs = ([x.clone().requires_grad_() for x in inputs(tokens, scale=scale)] for _ in range(2))
+    found, _ = attend(*ours)
+    expected = literal(*theirs[:3], theirs[3].exp())
+    assert_close(found, expected)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    due = torch.autograd.grad(expected, theirs, weights, allow_unused=True)
+    made = torch.autograd.grad(found, ours, weights)
+    for name, g, e in zip(("q", "k", "v", "decay"), made, due, strict=True):
+        assert (name, tokens) == ("decay", 1) or e.abs().max() > 0, name
+        assert_close(g, e, 1e-9) if e.abs().max() > 0 else assert_zero(g)
+
+
+def assert_zero(x):
+    assert (x == 0).all()
+
+
+@pytest.mark.parametrize("tokens", [1, 60, 128, 150])
+def test_without_forgetting_it_is_the_papers(tokens):
+    generator = torch.Generator().manual_seed(3)
+    q, k = (torch.randn(B, H, tokens, D, generator=generator, dtype=torch.float64) for _ in range(2))
+    v = torch.randn(B, H, tokens, M, generator=generator, dtype=torch.float64)
+    found, _ = attend(q.sigmoid(), k.sigmoid(), v, torch.zeros(H, dtype=torch.float64))
+    assert_close(found, flow_attention(q, k, v))
+
+
+@settings(deadline=None, max_examples=25)
+@given(tokens=st.integers(1, 140), cuts=st.lists(st.integers(1, 139), max_size=5), tile=st.sampled_from([1, 7, 64]))
+def test_split_and_resumed_anywhere_it_is_the_same(tokens, cuts, tile):
+    *columns, log_decay = inputs(tokens)
+    state, parts = None, []
+    for start, end in pairwise(sorted({0, tokens, *(cut for cut in cuts if cut < tokens)})):
+        y, state = attend(*(x[:, :, start:end] for x in columns), log_decay, state, tile=tile)
+        parts.append(y)
+    assert_close(torch.cat(parts, 2), literal(*columns, log_decay.exp()))
+
+
+def test_a_padded_token_changes_neither_sums_nor_count():
+    *columns, log_decay = inputs(90)
+    holes = torch.rand(B, 90, generator=torch.Generator().manual_seed(3)) < 0.4
+    y, state = attend(*columns, log_decay, is_pad=holes)
+    assert y.isfinite().all()
+    for row in range(B):
+        real = ~holes[row]
+        alone, after = attend(*(x[row : row + 1, :, real] for x in columns), log_decay)
+        assert_close(y[row : row + 1, :, real], alone)
+        for found, due in zip(state, after, strict=True):
+            assert_close(found[row : row + 1], due)
+
+
+def test_the_count_is_of_what_is_remembered():
+    *columns, log_decay = inputs(2_000)
+    _, state = attend(*columns, log_decay)
+    assert isinstance(state, DecayedFlowState)
+    # 1 + γ + γ² + ... over 2,000 tokens: (1 - γ^2000) / (1 - γ).
+    due = torch.tensor([(1 - decay**2_000) / (1 - decay) for decay in (0.999, 0.9, 0.5)], dtype=torch.float64)
+    assert_close(state.n[..., 0], due.expand(B, H))
+
+
+def test_heads_begin_with_memories_from_short_to_long_and_learn_them():
+    attention = FlowAttention(20, 4, decay=True).double()
+    memory = 1 / (1 - attention.log_decay.exp())
+    assert memory.tolist() == pytest.approx([4096, 512, 64, 8], rel=1e-3)
+    assert (LONGEST_MEMORY, SHORTEST_MEMORY) == (4096, 8)
+    assert FlowAttention(5, 1, decay=True).log_decay.exp().item() == pytest.approx(1 - 1 / 4096)
+    attention(torch.randn(2, 30, 20, dtype=torch.float64)).square().sum().backward()
+    assert (attention.decay_logit.grad != 0).all()
+
+
+def test_a_head_of_short_memory_forgets():
+    attention = FlowAttention(6, 1, decay=True)
+    with torch.no_grad():
+        attention.decay_logit.fill_(math.log(2 - 1))  # γ = 1/2
+    x = torch.randn(1, 200, 6, generator=torch.Generator().manual_seed(0))
+    other = torch.cat([torch.randn(1, 100, 6, generator=torch.Generator().manual_seed(1)), x[:, 100:]], 1)
+    with torch.no_grad():
+        one, two = attention(x), attention(other)
+    assert (one - two)[:, 100].abs().max() > 1e-4
+    assert (one - two)[:, 199].abs().max() < 1e-6
+
+
+def test_near_uniform_weights_shrink_the_output_with_length_and_an_output_norm_keeps_it():
+    """DESIGN section 3: of random weights the output falls from 1 token to 60 to 3,000."""
+    tokens = 3_000
+
+    def size(**options):
+        torch.manual_seed(0)
+        attention = FlowAttention(32, 1, **options)
+        torch.nn.init.eye_(attention.project_out.weight)
+        for projection in (attention.project_in, attention.project_out):
+            torch.nn.init.zeros_(projection.bias)
+        with torch.no_grad():
+            y = attention(torch.randn(4, tokens, 32))
+        return [y[:, at].square().mean().sqrt().item() for at in (0, 59, tokens - 1)]
+
+    plain, normed = size(), size(output_norm=True)
+    assert plain[0] > 4 * plain[1] > 16 * plain[2]
+    assert normed == pytest.approx([1.0, 1.0, 1.0], abs=1e-3)
