@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 POLICIES = Path(__file__).parent / "policies"
-CORRIDOR_LENGTHS = (10, 20, 50, 100, 200, 500, 1_000)
+CORRIDOR_LENGTHS = (10, 20, 50, 100, 200, 300, 500, 1_000)
 CORRIDOR_EPISODES = 400
 
 

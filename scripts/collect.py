@@ -37,8 +37,8 @@ OWN_STEPS = 200_000
 class Args:
     """Make one of our own Minari datasets: flowrl/{hopper,walker2d,halfcheetah}/{random,medium,medium-replay,
     medium-expert,expert}-v0, flowrl/reach/{poor,mixed,good}-v0, a tiny task for tests and first tries, or
-    flowrl/corridor/length-{10,20,50,100,200,500,1000}-v0, a task that only memory solves. With --env and --policy: one
-    of your own, under any other name."""
+    flowrl/corridor/length-{10,20,50,100,200,300,500,1000}-v0, a task that only memory solves. With --env and --policy:
+    one of your own, under any other name."""
 
     dataset_id: Annotated[str, tyro.conf.Positional]
     """Which dataset."""

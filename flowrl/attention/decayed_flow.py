@@ -75,18 +75,24 @@ def decayed_flow_attention(
             state = DecayedFlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(q))
         real = q.new_ones(1, 1, tokens, 1) if is_pad is None else (~is_pad).to(q.dtype)[:, None, :, None]
         sums = _Sums(real[..., 0], log_decay, min(tile, tokens))
-        q, k = q * real, k * real
+        if is_pad is not None:
+            q, k = q * real, k * real
 
         def draw(own: Tensor, given: Tensor) -> Tensor:
             return ((own + eps) * (given + eps)).sum(-1, keepdim=True)
 
-        n, after_n = sums(real.expand(batch, heads, -1, -1), state.n)
+        def both(k: Tensor, q: Tensor, past_k: Tensor, past_q: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+            """Two sums at once, which takes fewer operations."""
+            of_all, after = sums(torch.cat([k, q], -1), torch.cat([past_k, past_q], -1))
+            return of_all.split(d, -1), after.split(d, -1)
+
+        n, after_n = sums(real, state.n)
         n = n.clamp(min=1.0)  # padding before the first real token has counted none
-        k_sum, after_k = sums(k, state.k)
-        q_sum, after_q = sums(q, state.q)
+        (k_sum, q_sum), after_flows = both(k, q, state.k, state.q)
         incoming, outgoing = draw(q, k_sum), draw(k, q_sum)
-        k_per_flow, after_k_per_flow = sums(k * (n / outgoing), state.k_per_flow)
-        q_per_flow, after_q_per_flow = sums(q * (n / incoming), state.q_per_flow)
+        (k_per_flow, q_per_flow), after_per_flow = both(
+            k * (n / outgoing), q * (n / incoming), state.k_per_flow, state.q_per_flow
+        )
         conserved_incoming = draw(q, k_per_flow) / n
         conserved_outgoing = (draw(k, q_per_flow) / n).clamp(-clip, clip)
         competing = conserved_outgoing.exp() * real
@@ -95,8 +101,11 @@ def decayed_flow_attention(
         competition = n * competing / all_competing.masked_fill(all_competing == 0, 1.0)
         aggregated, after_memory = sums.product(q, k, competition * v.to(q.dtype), state.memory)
         y = conserved_incoming.sigmoid() / incoming * aggregated
-    after = (after_n, after_k, after_q, after_k_per_flow, after_q_per_flow, after_competition, after_memory)
-    return y.to(dtype), DecayedFlowState(*after)
+    # Clones: a view would keep its neighbour as well.
+    after_k, after_q, after_k_per_flow, after_q_per_flow = (x.clone() for x in (*after_flows, *after_per_flow))
+    return y.to(dtype), DecayedFlowState(
+        after_n, after_k, after_q, after_k_per_flow, after_q_per_flow, after_competition, after_memory
+    )
 
 
 class _Sums:
@@ -119,7 +128,10 @@ class _Sums:
         self.between = decay_matrix(of_tiles, log_decay)  # (B, H, L+1, L+1)
 
     def __call__(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, F) Σ_{j≤i} γ^(i-j) x_j, with `past` (B, H, F) before the first; and (B, H, F), that of all."""
+        """(B, H, T, F) Σ_{j≤i} γ^(i-j) x_j, with `past` (B, H, F) before the first; and (B, H, F), that of all.
+
+        x may have one row for the whole batch, and one head for all.
+        """
         x = self._tiles(x)
         before, after = self._before((self.to_end * x).sum(-2), past)
         return self._all(self.within @ x + self.from_before * before[..., None, :]), after
@@ -132,7 +144,7 @@ class _Sums:
 
     def _before(self, given: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
         """The sums (B, H, L, ...) before each tile, of what each gives (B, H, L, ...), and the sum after all."""
-        given = torch.cat([past[:, :, None], given], 2)
+        given = torch.cat([past[:, :, None], given.expand(len(past), *given.shape[1:])], 2)
         sums = (self.between @ given.flatten(3)).view_as(given)
         return sums[:, :, :-1], sums[:, :, -1].clone()  # a view would keep all sums as long as the state
 

@@ -50,11 +50,12 @@ class Player:
         """Start anew with a history of `steps` steps, all but one of them random tokens: as long, and sooner had."""
         self.begin(1)
         states, tokens = [], 3 * (steps - 1)
-        for block, state in zip(self.agent.model.blocks, self.carry.state, strict=True):
+        for block, before in zip(self.agent.model.blocks, self.carry.state, strict=True):
+            state = before.attention
             for start in range(0, tokens, CHUNK):
                 x = self._random(self.slots, min(CHUNK, tokens - start), self.agent.config.width)
                 _, state = block.attention.step(x, state)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-            states.append(state)
+            states.append(before._replace(attention=state))
         self.carry = self.carry._replace(state=states, timestep=torch.full_like(self.carry.timestep, steps))
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ from envs import make_env, make_vector_env
 from flowrl.attention.flow import flow_attention
 from flowrl.data import Normaliser
 from flowrl.minari_store import open_dataset
-from flowrl.model import Block, ModelConfig
+from flowrl.model import Block, ModelConfig, tensors_of
 from flowrl.rollout import rollout
 from flowrl.stored_arrays import read_arrays
 from flowrl.windows import sample_windows, windows_at
@@ -275,7 +275,7 @@ def test_a_remembered_history_is_as_long_as_one_that_was_acted(name):
     assert remembered.timestep == acted.timestep == 13
     assert players[0].bytes() == players[1].bytes()
     for mine, theirs in zip(remembered.state, acted.state, strict=True):
-        assert [part.shape for part in mine] == [part.shape for part in theirs]
+        assert [part.shape for part in tensors_of(mine)] == [part.shape for part in tensors_of(theirs)]
 
 
 def test_raw_reading_reads_everything(reach_dataset, reach):

@@ -216,9 +216,9 @@ def test_flow_and_dt_are_paired(reach_dataset, in_process, tmp_path, monkeypatch
         windows[running[-1]].append(batch := sample(*arguments, **keywords))
         return batch
 
-    def begin_and_note(folder, config):
+    def begin_and_note(folder, *arguments):
         running.append(folder.path.name)
-        return begin(folder, config)
+        return begin(folder, *arguments)
 
     running = []
     monkeypatch.setattr(SequenceConfig, "build", build_and_note)

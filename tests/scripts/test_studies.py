@@ -12,12 +12,12 @@ from torch import nn
 
 from agents import BCConfig, SequenceConfig, load_agent
 from envs import make_vector_env
-from flowrl.attention_maps import TOKENS
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser
 from flowrl.errors import InputError
 from flowrl.minari_store import Episode
 from flowrl.recording import Recorder, Recording
+from flowrl.report.maps import KINDS as TOKENS
 from flowrl.rollout import rollout
 from scripts import studies, train
 from scripts.studies import attention_series, sensitivity, spread, study
@@ -179,7 +179,7 @@ class Linear(nn.Module):
 
     def __init__(self, normaliser, slopes):
         super().__init__()
-        self.normaliser, self.slopes = normaliser, torch.tensor(slopes)
+        self.normaliser, self.slopes, self.kinds = normaliser, torch.tensor(slopes), TOKENS
 
     def forward(self, returns_to_go, observations, actions, timesteps):
         outputs = returns_to_go[..., None] * self.slopes
