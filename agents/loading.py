@@ -28,7 +28,8 @@ def load_policy(
     Args:
         run_dir: a folder that `scripts.train` made.
         rollout: how a sequence agent acts; None as it was configured.
-        acting_context: steps that its window rollout re-reads; None as it was configured.
+        acting_context: steps that its window rollout re-reads, or between the states of a staggered one; None as it was
+            configured.
 
     Raises:
         InputError: the folder holds no run or no checkpoint yet, is damaged, or its agent has no such rollout.
@@ -70,6 +71,8 @@ def load_agent(
         if not isinstance(agent_config, SequenceConfig):
             raise InputError(f"agent {config['agent']} has no {' or '.join(changed)} to choose: it does not look back")
         try:
+            if rollout == "recurrent":
+                agent_config = replace(agent_config, rollout=None, acting_context=None)  # that was of another rollout
             agent_config = replace(agent_config, **changed)
         except ValueError as error:
             raise InputError(str(error)) from error

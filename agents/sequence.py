@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from agents.acting import ACTING
 from flowrl.attention import ATTENTION
+from flowrl.attention.options import read_options
 from flowrl.data import Normaliser
 from flowrl.model import BlockState, ModelConfig, TrajectoryModel, map_state
 from flowrl.recording import Recording
@@ -29,8 +30,9 @@ class SequenceConfig(ModelConfig):
     states that are begun anew in turn, and so remember acting_context to twice as many steps. By default as it was
     trained: recurrent with whole episodes or a carried state, else window."""
     acting_context: int | None = None
-    """Steps that a window rollout re-reads, or between the states of a staggered one; by default `context`. Training
-    predicts from every beginning of a window, so that acting on fewer steps stays within what was learnt."""
+    """Steps that a window rollout re-reads, by default `context`; or between the states of a staggered one, by default
+    half of it. Training on windows predicts from every beginning of them, so that acting on fewer steps stays within
+    what was learnt."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,14 +52,32 @@ class SequenceConfig(ModelConfig):
         if self.acting_context is not None and not 1 <= self.acting_context <= most:
             bound = f" and at most context, {most}" if most < math.inf else ""
             raise ValueError(f"acting_context is {self.acting_context}: it must be at least 1{bound}")
+        if self.acts == "recurrent" and self.acting_context is not None:
+            raise ValueError(
+                f"acting_context is {self.acting_context} and the rollout recurrent: that keeps a state of all the past"
+                " (rollouts window and staggered do not)"
+            )
+        if self.carry_state and read_options(rule, self.attention_options).get("redraw_every"):
+            raise ValueError("carry_state is True and redraw_every is set: a state is of the features that made it")
         if self.acts == "staggered" and self.context == "episode" and self.acting_context is None:
             raise ValueError("rollout is 'staggered' and context is 'episode': acting_context must be given")
 
     @property
     def acts(self) -> Rollout:
         """How it acts, with no choice left open."""
-        trained = "recurrent" if self.context == "episode" or self.carry_state else "window"
-        return self.rollout or trained
+        return self.rollout or ("recurrent" if self.remembers else "window")
+
+    @property
+    def remembers(self) -> bool:
+        """Whether it is trained to act on the whole past of an episode."""
+        return self.context == "episode" or self.carry_state
+
+    @property
+    def reads(self) -> int | None:
+        """`acting_context`, with no choice left open; None for the whole past."""
+        if self.acting_context is not None or self.context == "episode":
+            return self.acting_context
+        return max(1, self.context // 2) if self.acts == "staggered" else self.context
 
     def build(self, normaliser: Normaliser) -> "SequenceAgent":
         """A new agent; its initial weights come from torch's generator."""
@@ -93,8 +113,7 @@ class SequenceAgent(nn.Module):
         self.context: Context = config.context
         self.carries = config.carry_state
         self.model = TrajectoryModel(config, normaliser)
-        steps = config.acting_context or (None if config.context == "episode" else config.context)
-        self.acting = ACTING[config.acts](self.model, steps)
+        self.acting = ACTING[config.acts](self.model, config.reads)
 
     @property
     def normaliser(self) -> Normaliser:

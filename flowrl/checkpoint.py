@@ -21,7 +21,15 @@ from flowrl.errors import InputError, cause
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions", "threads", "processes"}
 # Replaced by the folder's owner alone.
-_OWNED = ("config.json", "checkpoint.pt", "metrics.jsonl", "evaluations.jsonl")
+_OWNED = ("config.json", "checkpoint.pt", "metrics.jsonl", "evaluations.jsonl", "study.json")
+# What a sequence agent did before it could be told otherwise: settings that older runs did not record.
+_BEFORE = {
+    "attention_options": [],
+    "convolution": 0,
+    "tokens": "return-observation-action",
+    "carry_state": False,
+    "acting_context": None,
+}
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "observation_size", "action_size"}
 
@@ -73,13 +81,10 @@ class RunFolder:
             raise InputError(f"{file} is damaged: {error}") from error
         if not isinstance(config, dict):
             raise InputError(f"{file} is damaged: it holds no JSON object")
-        return config
+        return _completed(config)
 
-    def begin(self, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
+    def begin(self, config: dict[str, Any]) -> None:
         """Record the configuration of a new run, or check that it is the one this run began with.
-
-        Args:
-            defaults: what stands for parts of `config` that a run's version of flowrl did not have yet.
 
         Raises:
             InputError: the run began with another configuration; the message names what differs.
@@ -90,7 +95,7 @@ class RunFolder:
         ):  # a first try that came to nothing binds nobody
             write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
             return
-        before, now = _filled(before, defaults or {}), json.loads(json.dumps(config))
+        now = json.loads(json.dumps(config))
         differs = [
             f"{name} was {was!r} and is {value!r}"
             for name, was, value in _differences(before, now)
@@ -124,7 +129,7 @@ class RunFolder:
             raise InputError(f"{file} is damaged or no checkpoint of flowrl: {cause(error)}") from error
         if not isinstance(checkpoint, dict) or not {"agent", "step", "config", "fingerprint"} <= checkpoint.keys():
             raise InputError(f"{file} is no checkpoint of flowrl")
-        return checkpoint
+        return checkpoint | {"config": _completed(checkpoint["config"])}
 
     def append(self, name: str, rows: Iterable[dict[str, Any]]) -> None:
         """Append rows to the JSON-lines file `name`, in one write; a line cut short by a kill goes."""
@@ -180,18 +185,16 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _completed(config: Any) -> Any:
+    """The configuration of a run, with what its version of flowrl did not record yet."""
+    agent = config.get("agent_config") if isinstance(config, dict) else None
+    if not isinstance(agent, dict) or "attention" not in agent:
+        return config
+    return config | {"agent_config": _BEFORE | agent}
+
+
 def _partial_name(name: str, process: int | str) -> str:
     return f".{name}.{process}.partial"
-
-
-def _filled(given: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """What is given, and in it, however deep, the defaults of what is not."""
-    nested = {
-        name: _filled(given[name], default)
-        for name, default in defaults.items()
-        if isinstance(default, dict) and isinstance(given.get(name), dict)
-    }
-    return defaults | given | nested
 
 
 def _differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, Any, Any]]:

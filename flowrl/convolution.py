@@ -8,8 +8,8 @@ from torch.nn.functional import pad
 class ShortConvolution(nn.Module):
     """y_t = Σ_{s<span} w_s ∘ x_{t-s}, with factors of each feature; it begins as the identity.
 
-    Source: the depthwise convolution before the projections of Primer (So et al. 2021) and of the linear-attention
-    models after it.
+    Source: Primer (So et al. 2021) has such depthwise convolutions after the projections to queries, keys and values;
+    here one stands before them, for all three.
 
     Args:
         width: features of a token.

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowrl.attention import ATTENTION
 from flowrl.attention.multihead import ALL
-from flowrl.attention.options import read_options
+from flowrl.attention.options import read_options, write_options
 from flowrl.convolution import ShortConvolution
 from flowrl.data import Normaliser
 from flowrl.dropout import Dropout
@@ -57,9 +57,11 @@ class ModelConfig:
     """Keep only each block's input for the backward pass and work the rest out again: less memory, more time."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attention_options", tuple(self.attention_options))  # of JSON it is a list
         if self.attention not in ATTENTION:
             raise ValueError(f"attention is {self.attention!r}: known are {', '.join(sorted(ATTENTION))}")
+        options = read_options(ATTENTION[self.attention], self.attention_options)
+        # The same options in the same words, whatever was typed.
+        object.__setattr__(self, "attention_options", write_options(ATTENTION[self.attention], options))
         for name in ("width", "layers", "heads"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -73,9 +75,9 @@ class ModelConfig:
             raise ValueError(f"convolution is {self.convolution}: it must be at least 0")
         if self.tokens not in TOKENS:
             raise ValueError(f"tokens is {self.tokens!r}: known are {', '.join(TOKENS)}")
-        if options := read_options(ATTENTION[self.attention], self.attention_options):
+        if options:
             with torch.random.fork_rng([]):
-                ATTENTION[self.attention](self.heads, self.heads, **options)  # it says what is wrong with a value
+                ATTENTION[self.attention](self.width, self.heads, **options)  # it says what is wrong with a value
 
 
 class TrajectoryModel(nn.Module):
@@ -250,18 +252,22 @@ def map_state(function: Callable[[Tensor], Tensor], state: S) -> S:
     """A state, or what holds one, with `function` of every tensor in it whose first axis is the batch."""
     if isinstance(state, Tensor):
         return function(state) if state.ndim else state  # pyright: ignore[reportReturnType]
-    if isinstance(state, list):
-        return [map_state(function, part) for part in state]  # pyright: ignore[reportReturnType]
-    if isinstance(state, tuple):
-        return type(state)(*(map_state(function, part) for part in state))  # pyright: ignore[reportReturnType]
-    return state
+    if not isinstance(state, list | tuple):
+        return state
+    parts = [map_state(function, part) for part in state]
+    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # pyright: ignore[reportReturnType]
 
 
 def tensors_of(state: Any) -> list[Tensor]:
-    """The tensors of a state, in the order in which `map_state` takes them."""
-    if isinstance(state, Tensor):
-        return [state]
-    return [tensor for part in state for tensor in tensors_of(part)]
+    """The tensors of a state that `map_state` takes, in their order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_state(note, state)
+    return found
 
 
 class Block(nn.Module):

@@ -23,12 +23,12 @@ from flowrl.windows import Chunks, Context, sample_episodes, sample_windows
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How an agent is trained: AdamW on windows, with linear warm-up."""
+    """How an agent is trained: AdamW, with linear warm-up."""
 
     steps: int = 10_000
     """Gradient steps."""
     batch_size: int = 64
-    """Windows in a step, of all processes together."""
+    """Windows in a step (episodes, or chunks with a carried state), of all processes together."""
     windows: Literal["uniform", "full"] = "uniform"
     """Windows begin at any step alike, and one that reaches over its episode's end is padded; full: such a one begins
     so much earlier that it is full, or with its episode."""
@@ -226,22 +226,42 @@ def train(
                 raise Stopped(signum, step)
 
 
+def check_batches(config: TrainingConfig, context: Context, *, carries: bool) -> None:
+    """Check that batches can be made as asked for.
+
+    Args:
+        context: the agent's.
+        carries: whether it is trained on chunks that follow each other.
+
+    Raises:
+        InputError: a setting is of windows, and these are none.
+    """
+    if context != "episode" and not carries:
+        return
+    what = "a carried state" if carries else "whole episodes"
+    if config.windows == "full":
+        raise InputError(f"windows is 'full' with {what}: it must be 'uniform', since no window is cut short")
+    if config.compile:
+        raise InputError(f"compile is True with {what}: batches are of many lengths, and each would be compiled anew")
+
+
 class _Batches:
     """What the loss takes, step by step: a batch, and where a state is carried from one to the next, that as well."""
 
     def __init__(self, agent: Agent, dataset: TrajectoryDataset, config: TrainingConfig) -> None:
+        carries = isinstance(agent, CarryingAgent) and agent.carries
+        check_batches(config, agent.context, carries=carries)
         self.context: Context = agent.context
         self.dataset, self.config = dataset, config
         self.part = {"rank": distributed.rank(), "ranks": distributed.world_size()}
         self.loss_of: Callable[..., Any] = agent.loss
         self.chunks, self.state = None, None
-        if isinstance(agent, CarryingAgent) and agent.carries:
+        if carries:
+            assert isinstance(agent, CarryingAgent)
             assert agent.context != "episode"
             self.loss_of = agent.carried_loss
             self.chunks = Chunks(dataset, config.batch_size, agent.context, **self.part)
             self.state = agent.initial_state(distributed.share(config.batch_size))
-        if config.windows == "full" and (self.chunks is not None or agent.context == "episode"):
-            raise InputError("windows is 'full': it must be 'uniform' where whole episodes are trained on")
 
     def next(self, generator: torch.Generator) -> tuple[Any, ...]:
         """The arguments of the loss for the next step."""
@@ -272,7 +292,7 @@ class _Batches:
         if self.chunks is None or saved is None:
             return
         self.chunks.rows = saved["rows"]
-        own = iter(x.view(self.part["ranks"], -1, *x.shape[1:])[self.part["rank"]] for x in saved["state"])
+        own = iter(x.chunk(self.part["ranks"])[self.part["rank"]] for x in saved["state"])
         self.state = map_state(lambda x: next(own).to(x), self.state)
 
 

@@ -46,10 +46,10 @@ class Args:
     """Environment id; by default that of the dataset."""
     rollout: Rollout | None = None
     """How a sequence agent acts: re-reading a window, with a state of the whole past, or with two staggered states; by
-    default as its run says, which is how it was trained."""
+    default as its run says."""
     acting_context: int | None = None
-    """Steps that a window rollout re-reads, or between the states of a staggered one, at most those of a training
-    window; by default as its run says."""
+    """Steps that a window rollout re-reads, or between the states of a staggered one; of an agent trained on windows at
+    most their steps. By default as its run says."""
     device: str = "auto"
     """cpu, cuda, or auto for a GPU where there is one."""
     video: Path | None = None
@@ -131,13 +131,25 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
         raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
     env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
     check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size, discrete_start)
-    if args.rollout == "recurrent" and agent.context != "episode" and not agent.carries:
-        print(
-            f"warning: the agent learnt from windows of {agent.context} steps: a state that is carried over a whole"
-            " episode is another function, which it was not trained for",
-            file=sys.stderr,
-        )
+    if (args.rollout or args.acting_context) and isinstance(agent, SequenceAgent):
+        _warn_of_another_function(agent)
     return _Player(folder, config, agent, step, env)
+
+
+def _warn_of_another_function(agent: SequenceAgent) -> None:
+    """Say so where an agent reads another part of the past than it learnt from."""
+    reads, context = agent.acting.most, agent.context
+    if agent.config.remembers and reads is not None:
+        learnt, acts = "the whole past of its episodes", f"a past that begins anew within the last {reads} steps"
+    elif isinstance(context, int) and not agent.config.remembers and (reads is None or reads > context):
+        learnt = f"windows of {context} steps"
+        acts = "a state that is carried over a whole episode" if reads is None else f"a past of up to {reads} steps"
+    else:
+        return
+    print(
+        f"warning: the agent learnt from {learnt}: {acts} is another function, which it was not trained for",
+        file=sys.stderr,
+    )
 
 
 def _report(

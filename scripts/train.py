@@ -21,7 +21,7 @@ from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
-from flowrl.training import TrainingConfig, choose_precision, isolated_rng, train
+from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
 from scripts.cli import parse, run
 from scripts.datasets import Selection, folder_name, load
 from scripts.episodes import (
@@ -81,7 +81,7 @@ def main(args: Args) -> Path:
                 torch.set_num_threads(args.threads)
             distributed.from_rank_zero(held.enter_context, folder.locked())
             config = describe(args, dataset, columns, env, targets, returns, training, device)
-            distributed.from_rank_zero(folder.begin, config, defaults(args))
+            distributed.from_rank_zero(folder.begin, config)
             if distributed.from_rank_zero(_finished, folder, args, targets):
                 if distributed.rank() == 0:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
@@ -147,6 +147,8 @@ def prepare(args: Args, like: Prepared | None = None) -> Prepared:
             raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
     device = distributed.local_device(choose_device(args.device))
     distributed.share(args.training.batch_size)
+    carries = isinstance(args.config, SequenceConfig) and args.config.carry_state
+    check_batches(args.training, args.config.context, carries=carries)
     training = replace(args.training, precision=choose_precision(args.training.precision, device))
     if like is not None:
         return like._replace(training=training, device=device)
@@ -167,7 +169,7 @@ def is_finished(args: Args, prepared: Prepared) -> bool:
     folder = RunFolder(args.run_dir or default_run_dir(args))
     if folder.config() is None or not (folder.path / "checkpoint.pt").exists():
         return False
-    folder.begin(describe(args, *prepared), defaults(args))
+    folder.begin(describe(args, *prepared))
     return _finished(folder, args, prepared.targets)
 
 
@@ -221,11 +223,6 @@ def describe(
         "processes": distributed.world_size(),
         "versions": versions(),
     }
-
-
-def defaults(args: Args) -> dict[str, Any]:
-    """What a run of an older version did, where it does not say: what is added since leaves it as the default."""
-    return {"agent_config": type(args.config)().record(), "training": asdict(TrainingConfig())}
 
 
 def _finished(folder: RunFolder, args: Args, targets: list[float]) -> bool:

@@ -2,7 +2,7 @@
 
 import inspect
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flowrl.attention.multihead import CausalAttention
@@ -17,8 +17,8 @@ def read_options(rule: type[CausalAttention], words: Iterable[str]) -> dict[str,
     Raises:
         ValueError: there is no such option, or the value is not of its type.
     """
-    known = {name for name, p in inspect.signature(rule).parameters.items() if p.kind is p.KEYWORD_ONLY}
     hints = get_type_hints(rule.__init__)
+    known = _options(rule)
     options: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -27,8 +27,21 @@ def read_options(rule: type[CausalAttention], words: Iterable[str]) -> dict[str,
             raise ValueError(f"{rule.__name__} has no option {name!r}: {allowed}")
         if name in options:
             raise ValueError(f"option {name} of {rule.__name__} is given twice")
+        if name not in hints:
+            raise ValueError(f"option {name} of {rule.__name__} has no type: its constructor must give it one")
         options[name] = _read(hints[name], value if equals else "true", f"option {name} of {rule.__name__}")
     return options
+
+
+def write_options(rule: type[CausalAttention], options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The words for options, in the constructor's order and without what is its default."""
+    given = [(name, options[name]) for name, default in _options(rule).items() if options.get(name, default) != default]
+    return tuple(name if value is True else f"{name}={str(value).lower()}" for name, value in given)
+
+
+def _options(rule: type[CausalAttention]) -> dict[str, Any]:
+    """The defaults of the options by name."""
+    return {name: p.default for name, p in inspect.signature(rule).parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
 def _read(kind: Any, value: str, what: str) -> Any:
@@ -40,10 +53,13 @@ def _read(kind: Any, value: str, what: str) -> Any:
         allowed = {"true": True, "false": False}
     else:
         try:
-            return kind(value)
+            read = kind(value)
         except ValueError:
             number = "a whole number" if kind is int else "a number"
             raise ValueError(f"{what} is {value!r}: it must be {number}") from None
+        if kind is int and not 0 <= read < 2**31:
+            raise ValueError(f"{what} is {value}: it must be at least 0 and below 2^31")
+        return read
     if value not in allowed:
         raise ValueError(f"{what} is {value!r}: known are {', '.join(allowed)}")
     return allowed[value]

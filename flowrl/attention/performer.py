@@ -19,6 +19,8 @@ from torch import Tensor, nn
 
 from flowrl.attention.kernel import KernelAttention
 
+MOST_FEATURES = 16_384  # the state of a head has D times as many numbers
+
 
 class PerformerAttention(KernelAttention):
     """Multi-head causal Performer attention; its state is F M + F numbers a head.
@@ -36,7 +38,7 @@ class PerformerAttention(KernelAttention):
             made it.
 
     Raises:
-        ValueError: as `CausalAttention`; `features` is below 1, or `redraw_every` below 0.
+        ValueError: as `CausalAttention`; `features` is below 1 or above `MOST_FEATURES`, or `redraw_every` below 0.
     """
 
     directions: Tensor  # (H, F, D)  w
@@ -55,8 +57,8 @@ class PerformerAttention(KernelAttention):
         super().__init__(width, heads, dropout)
         d = width // heads
         self.features = max(1, round(d * math.log(d))) if features is None else features
-        if self.features < 1:
-            raise ValueError(f"features is {features}: it must be at least 1")
+        if not 1 <= self.features <= MOST_FEATURES:
+            raise ValueError(f"features is {features}: it must be at least 1 and at most {MOST_FEATURES:,}")
         if redraw_every < 0:
             raise ValueError(f"redraw_every is {redraw_every}: it must be at least 0")
         self.seed, self.redraw_every = seed, redraw_every

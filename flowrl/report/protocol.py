@@ -44,8 +44,9 @@ def _acting_told(comparison: Comparison) -> str:
     for label in comparison.labels:
         row = next(iter(comparison.runs_of(label).values())).episodes[0]
         steps = row.get("acting_context")
+        window = "on its whole past, read again" if "acting_context" in row else "on its window"  # older rows lack it
         how = {
-            "window": f"on its last {steps} steps" if steps else "on its window",
+            "window": f"on its last {steps} steps" if steps else window,
             "recurrent": "on its whole past",
             "staggered": f"on its last {steps} to {2 * (steps or 0)} steps",
         }

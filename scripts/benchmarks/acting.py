@@ -49,13 +49,12 @@ class Player:
     def remember(self, steps: int) -> None:
         """Start anew with a history of `steps` steps, all but one of them random tokens: as long, and sooner had."""
         self.begin(1)
-        states, tokens = [], 3 * (steps - 1)
-        for block, before in zip(self.agent.model.blocks, self.carry.state, strict=True):
-            state = before.attention
+        states, tokens = [], len(self.agent.model.kinds) * (steps - 1)
+        for block, state in zip(self.agent.model.blocks, self.carry.state, strict=True):
             for start in range(0, tokens, CHUNK):
                 x = self._random(self.slots, min(CHUNK, tokens - start), self.agent.config.width)
-                _, state = block.attention.step(x, state)  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
-            states.append(before._replace(attention=state))
+                _, state = block.step(x, state, slice(-1, None))  # pyright: ignore[reportCallIssue]
+            states.append(state)
         self.carry = self.carry._replace(state=states, timestep=torch.full_like(self.carry.timestep, steps))
 
     @torch.inference_mode()

@@ -155,13 +155,38 @@ def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
 
 
 @pytest.mark.parametrize(
+    ("options", "reads"),
+    [
+        ({}, 20),
+        ({"acting_context": 5}, 5),
+        ({"context": "episode"}, None),
+        ({"context": "episode", "rollout": "window", "acting_context": 50}, 50),
+        ({"rollout": "staggered"}, 10),  # so that the older state is never older than what was trained
+        ({"rollout": "staggered", "context": 1}, 1),
+        ({"rollout": "staggered", "acting_context": 7}, 7),
+    ],
+)
+def test_what_is_read_when_acting_stays_within_what_was_trained_unless_told(options, reads):
+    assert SequenceConfig(**options).reads == reads
+
+
+def test_the_same_options_are_one_configuration_however_they_are_written():
+    one = SequenceConfig(attention_options=("clip=5", "decay=true", "output_norm"))
+    two = SequenceConfig(attention_options=["output_norm=true", "decay", "clip=5.0", "feature_map=sigmoid"])
+    assert one == two
+    assert one.record()["attention_options"] == ["clip=5.0", "output_norm", "decay"]
+    assert SequenceConfig(attention_options=one.record()["attention_options"]) == one
+    assert SequenceConfig(attention_options=("decay=false", "clip=10")) == SequenceConfig()
+
+
+@pytest.mark.parametrize(
     ("options", "acts"),
     [
         ({}, "window"),
         ({"context": "episode"}, "recurrent"),
         ({"carry_state": True}, "recurrent"),
         ({"context": "episode", "rollout": "window"}, "window"),
-        ({"carry_state": True, "rollout": "window"}, "window"),
+        ({"carry_state": True, "rollout": "window", "acting_context": 5}, "window"),
         ({"rollout": "staggered"}, "staggered"),
     ],
 )
@@ -197,7 +222,8 @@ def shown_and_done(agent, steps):
     ],
 )
 def test_an_action_is_predicted_from_the_steps_that_its_rollout_keeps(dataset, rollout, first, options):
-    agent = built("flow", dataset, heads=2, rollout=rollout, acting_context=4, **options).eval()
+    steps = None if rollout == "recurrent" else 4
+    agent = built("flow", dataset, heads=2, rollout=rollout, acting_context=steps, **options).eval()
     for parameter in agent.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -232,8 +258,18 @@ def test_episodes_that_end_leave_the_others_staggered_states_alone(dataset):
         torch.testing.assert_close(one, both[1:])
 
 
-def test_the_loss_of_chunks_is_that_of_their_steps_in_the_whole_episode(dataset):
-    agent = built("flow", dataset, heads=2, carry_state=True, dropout=0.0)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"attention_options": ("output_norm", "decay"), "convolution": 3},
+        {"tokens": "observation-action", "recompute": True},
+        *({"attention": name} for name, rule in ATTENTION.items() if rule.constant_state and name != "flow"),
+    ],
+    ids=str,
+)
+def test_the_loss_of_chunks_is_that_of_their_steps_in_the_whole_episode(dataset, options):
+    agent = built("flow", dataset, heads=2, carry_state=True, dropout=0.0, **options)
     for parameter in agent.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.3)
@@ -437,6 +473,17 @@ def test_a_checkpoint_of_another_agent_with_the_same_shapes_is_refused(tiny_runs
             " linear, performer, cosformer",
         ),
         (SequenceConfig, {"context": "episode", "rollout": "staggered"}, "acting_context must be given"),
+        (SequenceConfig, {"context": "episode", "acting_context": 5}, "acting_context is 5 and the rollout recurrent"),
+        (
+            SequenceConfig,
+            {"rollout": "recurrent", "acting_context": 5},
+            "acting_context is 5 and the rollout recurrent",
+        ),
+        (
+            SequenceConfig,
+            {"attention": "performer", "attention_options": ["redraw_every=9"], "carry_state": True},
+            "carry_state is True and redraw_every is set",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_is_refused(config, options, message):

@@ -20,6 +20,8 @@ def agent(request, reach):
     name, how = request.param
     torch.manual_seed(0)
     config = replace(AGENTS[name].config, width=16, layers=2, heads=2, context=CONTEXT, rollout=how)
+    if how == "staggered":
+        config = replace(config, acting_context=CONTEXT)
     agent = config.build(Normaliser.of(reach)).eval()
     for parameter in agent.parameters():
         if parameter.ndim == 2:

@@ -1,6 +1,7 @@
 """The run folder: written whole, read safely, owned by one process."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -188,9 +189,26 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert files(tmp_path) == {"file"}
 
 
+def test_what_an_older_version_did_not_record_is_what_it_did(run):
+    """Runs of before the attention had options, of a sequence agent and of another."""
+    old = {"agent": "flow", "agent_config": {"attention": "flow", "width": 16, "rollout": "window"}}
+    new = {"attention_options": [], "convolution": 0, "tokens": "return-observation-action", "carry_state": False}
+    with run.locked():
+        (run.path / "config.json").write_text(json.dumps(old))
+        run.save({"agent": {}, "step": 1, "config": old, "fingerprint": ""})
+        completed = run.config()
+        assert completed["agent_config"] == old["agent_config"] | new | {"acting_context": None}
+        assert run.load()["config"] == completed
+        run.begin({**old, "agent_config": old["agent_config"] | new})
+        with pytest.raises(InputError, match="agent_config.convolution was 0 and is 4"):
+            run.begin({**old, "agent_config": old["agent_config"] | new | {"convolution": 4}})
+        (run.path / "config.json").write_text(json.dumps({"agent": "bc", "agent_config": {"width": 16}}))
+        assert run.config()["agent_config"] == {"width": 16}
+
+
 def test_what_a_killed_process_left_half_written_goes_with_the_next_owner(begun):
-    left = [f".{name}.4711.partial" for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "evaluations.jsonl")]
-    others = ".study.json.4711.partial"  # may be written by somebody at this very moment
+    left = [f".{name}.4711.partial" for name in ("checkpoint.pt", "config.json", "metrics.jsonl", "study.json")]
+    others = ".report.html.4711.partial"  # may be written by somebody at this very moment
     for name in (*left, others):
         (begun.path / name).write_bytes(b"half a")
     with begun.locked():

@@ -27,7 +27,10 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(steps=12, batch_size=12, warmup_steps=5, log_every=1, checkpoint_every=4)
 FLOW = SequenceConfig(width=16, layers=1, heads=2, context=5, dropout=0.0)
 DT, BC = replace(FLOW, attention="softmax"), BCConfig(width=16, layers=1, context=5, dropout=0.0)
-EVERY_AGENT = pytest.mark.parametrize("agent", [FLOW, DT, BC], ids=["flow", "dt", "bc"])
+CARRYING, EPISODES = replace(FLOW, carry_state=True), replace(FLOW, context="episode")
+EVERY_AGENT = pytest.mark.parametrize(
+    "agent", [FLOW, DT, BC, CARRYING, EPISODES], ids=["flow", "dt", "bc", "carrying", "episodes"]
+)
 LENGTHS = [9, 4, 17, 1, 12, 2, 2]  # most windows of 5 steps are padded
 
 
@@ -95,14 +98,15 @@ def trained(arrays, agent, config, folder, double=False, at=0, happens=die):
     """Weights after training in `folder`, which may hold a run to go on with; in this call's step `at` it happens."""
     drawn = []
 
-    def draw(*arguments, **keywords):
-        drawn.append(1)
-        if len(drawn) == at:
-            happens()
-        return sample_windows(*arguments, **keywords)
+    class Counted(training._Batches):
+        def next(self, generator):
+            drawn.append(1)
+            if len(drawn) == at:
+                happens()
+            return super().next(generator)
 
     folder.mkdir(exist_ok=True)
-    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(training, "sample_windows", draw):
+    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(training, "_Batches", Counted):
         dataset = dataset_of(arrays, double)
         made = agent.build(Normaliser.of(dataset))
         made = made.double() if double else made
@@ -180,13 +184,14 @@ def test_a_run_that_died_and_goes_on_ends_in_the_same_bits(launch, arrays, tmp_p
 
 
 @pytest.mark.slow
-def test_a_run_may_go_on_in_fewer_or_more_processes(launch, arrays, tmp_path):
-    whole = trained(arrays, FLOW, CONFIG, tmp_path / "one", True)
-    launch(2, trained, arrays, FLOW, CONFIG, tmp_path / "many", True, 5)
+@pytest.mark.parametrize("agent", [FLOW, CARRYING], ids=["flow", "carrying"])
+def test_a_run_may_go_on_in_fewer_or_more_processes(launch, arrays, tmp_path, agent):
+    whole = trained(arrays, agent, CONFIG, tmp_path / "one", True)
+    launch(2, trained, arrays, agent, CONFIG, tmp_path / "many", True, 5)
     with pytest.raises(Dead):
-        trained(arrays, FLOW, CONFIG, tmp_path / "many", True, 5)
+        trained(arrays, agent, CONFIG, tmp_path / "many", True, 5)
     assert RunFolder(tmp_path / "many").load()["step"] == 8
-    resumed = launch(2, trained, arrays, FLOW, CONFIG, tmp_path / "many", True)
+    resumed = launch(2, trained, arrays, agent, CONFIG, tmp_path / "many", True)
     assert_close(resumed[0], whole)
     np.testing.assert_allclose(figures(tmp_path / "many"), figures(tmp_path / "one"), rtol=1e-9)
 

@@ -141,6 +141,14 @@ def test_the_episodes_of_a_state_can_be_chosen_among(attention, normaliser):
     torch.testing.assert_close(predicted, whole[[1]], rtol=0, atol=5e-7)
 
 
+def test_a_state_is_taken_apart_and_put_together_in_the_same_order():
+    state = [(torch.tensor([1.0, 2.0]), None), {"kept": 1}, torch.tensor(3.0), torch.tensor([4.0, 5.0])]
+    doubled = map_state(lambda x: 2 * x, state)
+    assert [tensor.tolist() for tensor in tensors_of(doubled)] == [[2, 4], [8, 10]]  # of those with a batch alone
+    assert doubled[0][1] is None
+    assert doubled[1:3] == [{"kept": 1}, torch.tensor(3.0)]
+
+
 @pytest.mark.parametrize(("tokens", "kinds"), [("return-observation-action", 3), ("observation-action", 2)])
 def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
     model = made(f"flow tokens={tokens}", normaliser)

@@ -21,9 +21,12 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(steps=12, batch_size=8, warmup_steps=5, log_every=2, checkpoint_every=4)
 FLOW = SequenceConfig(width=16, layers=1, heads=2, context=5)
 DT, BC = replace(FLOW, attention="softmax"), BCConfig(width=16, layers=1, context=5)
-CARRYING, EPISODES = replace(FLOW, carry_state=True, convolution=3), replace(DT, context="episode")
+CARRYING, EPISODES = replace(FLOW, carry_state=True), replace(DT, context="episode")
+WITH_OPTIONS = replace(CARRYING, convolution=3, attention_options=("decay", "output_norm"), tokens="observation-action")
 EVERY_AGENT = pytest.mark.parametrize(
-    "agent", [FLOW, DT, BC, CARRYING, EPISODES], ids=["flow", "dt", "bc", "carrying", "episodes"]
+    "agent",
+    [FLOW, DT, BC, CARRYING, WITH_OPTIONS, replace(CARRYING, attention="cosformer"), EPISODES],
+    ids=["flow", "dt", "bc", "carrying", "carrying-with-options", "carrying-cosformer", "episodes"],
 )
 
 
@@ -411,3 +414,11 @@ def test_stopped_survives_the_way_back_from_a_worker():
     stopped = pickle.loads(pickle.dumps(Stopped(signal.SIGTERM, 1200)))
     assert str(stopped) == "stopped by SIGTERM after step 1,200"
     assert json.loads(json.dumps([stopped.signum, stopped.step])) == [15, 1200]
+
+
+@pytest.mark.parametrize("agent", [CARRYING, EPISODES], ids=["carrying", "episodes"])
+@pytest.mark.parametrize("setting", [{"compile": True}, {"windows": "full"}])
+def test_what_is_of_windows_alone_is_refused_without_them(agent, setting, dataset, tmp_path):
+    (name, value), what = *setting.items(), "a carried state" if agent is CARRYING else "whole episodes"
+    with pytest.raises(InputError, match=f"{name} is {value!r} with {what}"):
+        trained(agent, dataset, tmp_path / "run", replace(CONFIG, **setting))

@@ -21,6 +21,7 @@ from flowrl.attention import ATTENTION
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
+from flowrl.report import Report, Run
 from scripts import evaluate, train
 
 
@@ -465,6 +466,26 @@ def interrupted(tiny_argv, run, monkeypatch, *options):
             train.start(argv)
     assert torch.load(run / "checkpoint.pt", weights_only=True)["step"] == 10
     return argv
+
+
+def test_a_run_of_an_older_version_goes_on_and_is_compared_with_new_ones(
+    tiny_argv, reach_dataset, tmp_path, monkeypatch
+):
+    """Before attentions had options, and states could be carried."""
+    old = tmp_path / "flow-seed0"
+    argv = interrupted(tiny_argv, old, monkeypatch)
+    checkpoint = torch.load(old / "checkpoint.pt", weights_only=True)
+    config = json.loads((old / "config.json").read_text())
+    del checkpoint["carried"]
+    for recorded in (checkpoint["config"], config):
+        for name in ("attention_options", "convolution", "tokens", "carry_state", "acting_context"):
+            del recorded["agent_config"][name]
+    torch.save(checkpoint, old / "checkpoint.pt")
+    (old / "config.json").write_text(json.dumps(config))
+    train.start(argv)
+    train.start([*tiny_argv("flow", tmp_path / "flow-seed1", "--evaluate-every", "15"), "--seed", "1"])
+    report = Report.of([Run.load(RunFolder(tmp_path / f"flow-seed{seed}"), "flow") for seed in (0, 1)], commands=[])
+    assert [len(comparison.common_seeds) for comparison in report.comparisons] == [2]
 
 
 def test_a_full_disk_ends_in_one_sentence_and_keeps_the_old_checkpoint(

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowrl.attention import ATTENTION
 from flowrl.attention.flow import OUTPUT_EPS
-from flowrl.attention.options import read_options
+from flowrl.attention.options import read_options, write_options
 
 WIDTH, HEADS, BATCH = 15, 3, 2
 # A rule's name, and its options after it.
@@ -326,6 +326,7 @@ def test_a_state_of_constant_size_keeps_it_and_begins_as_zeros(name):
             "option feature_map of FlowAttention is 'relu': known are sigmoid, softplus, elu",
         ),
         ("flow", ["decay", "decay=false"], "option decay of FlowAttention is given twice"),
+        ("reformer", ["seed=-5"], "option seed of ReformerAttention is -5: it must be at least 0 and below 2^31"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_in_one_sentence(name, words, said):
@@ -342,6 +343,23 @@ def test_options_are_read_by_their_types():
         "redraw_every": 100,
     }
     assert read_options(ATTENTION["softmax"], []) == {}
+
+
+def test_an_option_of_an_attention_of_ones_own_needs_a_type():
+    class Own(ATTENTION["linear"]):
+        def __init__(self, width, heads, dropout=0.0, *, alpha=1.0):
+            super().__init__(width, heads, dropout)
+
+    with pytest.raises(ValueError, match="option alpha of Own has no type"):
+        read_options(Own, ["alpha=2"])
+
+
+def test_options_are_written_in_one_way():
+    options = {"decay": True, "clip": 2.5, "output_norm": False, "feature_map": "elu"}
+    words = write_options(ATTENTION["flow"], options)
+    assert words == ("clip=2.5", "feature_map=elu", "decay")
+    assert read_options(ATTENTION["flow"], words) == {k: v for k, v in options.items() if v}
+    assert write_options(ATTENTION["linformer"], {"rank": 2}) == ("rank=2",)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, float("nan"), float("inf")])
