@@ -9,38 +9,14 @@ Written in operations that torch differentiates: γ is learnt. The sums of a til
 C × C matrix of decays, and those of all tiles before it a product with the decays from tile to tile.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from flowrl.attention.flow_state import FlowState
 from flowrl.attention.multihead import at_least_float32
 
 TILE = 64
-
-
-class DecayedFlowState(NamedTuple):
-    """All that the past of a sequence means to its future: D·M + 4 D + 2 numbers a head, however long it was."""
-
-    n: Tensor  # (B, H, 1)         the count
-    k: Tensor  # (B, H, D)         Σ k
-    q: Tensor  # (B, H, D)         Σ q
-    k_per_flow: Tensor  # (B, H, D)  Σ k n/O
-    q_per_flow: Tensor  # (B, H, D)  Σ q n/I
-    competition: Tensor  # (B, H, 1)  Σ exp(Ô)
-    memory: Tensor  # (B, H, D, M)  Σ k ⊗ C v
-
-    @classmethod
-    def zeros(
-        cls, batch: int, heads: int, d: int, m: int, *, device: torch.device, dtype: torch.dtype
-    ) -> "DecayedFlowState":
-        """The state before the first token."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros((batch, heads, *shape), device=device, dtype=dtype)
-
-        return cls(zeros(1), zeros(d), zeros(d), zeros(d), zeros(d), zeros(1), zeros(d, m))
 
 
 def decayed_flow_attention(
@@ -48,13 +24,13 @@ def decayed_flow_attention(
     k: Tensor,
     v: Tensor,
     log_decay: Tensor,
-    state: DecayedFlowState | None = None,
+    state: FlowState | None = None,
     *,
     clip: float,
     eps: float,
     is_pad: Tensor | None = None,
     tile: int = TILE,
-) -> tuple[Tensor, DecayedFlowState]:
+) -> tuple[Tensor, FlowState]:
     """The tokens that follow `state` (None: the first ones), in time and memory linear in T, and the state after them.
 
     Args:
@@ -72,7 +48,8 @@ def decayed_flow_attention(
     (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], v.dtype
     with torch.autocast(q.device.type, enabled=False):
         if state is None:
-            state = DecayedFlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(q))
+            state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(q))
+            state = state.with_counts_by_head()
         real = q.new_ones(1, 1, tokens, 1) if is_pad is None else (~is_pad).to(q.dtype)[:, None, :, None]
         sums = _Sums(real[..., 0], log_decay, min(tile, tokens))
         if is_pad is not None:
@@ -86,7 +63,7 @@ def decayed_flow_attention(
             of_all, after = sums(torch.cat([k, q], -1), torch.cat([past_k, past_q], -1))
             return of_all.split(d, -1), after.split(d, -1)
 
-        n, after_n = sums(real, state.n)
+        n, after_n = sums(real, state.n[..., None])
         n = n.clamp(min=1.0)  # padding before the first real token has counted none
         (k_sum, q_sum), after_flows = both(k, q, state.k, state.q)
         incoming, outgoing = draw(q, k_sum), draw(k, q_sum)
@@ -103,8 +80,8 @@ def decayed_flow_attention(
         y = conserved_incoming.sigmoid() / incoming * aggregated
     # Clones: a view would keep its neighbour as well.
     after_k, after_q, after_k_per_flow, after_q_per_flow = (x.clone() for x in (*after_flows, *after_per_flow))
-    return y.to(dtype), DecayedFlowState(
-        after_n, after_k, after_q, after_k_per_flow, after_q_per_flow, after_competition, after_memory
+    return y.to(dtype), FlowState(
+        after_n[..., 0], after_k, after_q, after_k_per_flow, after_q_per_flow, after_competition, after_memory
     )
 
 

@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import logsigmoid, rms_norm
 
-from flowrl.attention.decayed_flow import DecayedFlowState, decay_matrix, decayed_flow_attention
+from flowrl.attention.decayed_flow import decay_matrix, decayed_flow_attention
 from flowrl.attention.features import FEATURE_MAPS, FeatureMap, map_features
+from flowrl.attention.flow_state import FlowState
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
@@ -38,28 +39,6 @@ TILE = 64  # the tile of longer ones
 OUTPUT_EPS = 1e-8  # below the mean square of the output, which falls to 2e-4 in 3,000 tokens of random weights
 SHORTEST_MEMORY, LONGEST_MEMORY = 8, 4096  # tokens, 1/(1 - γ), that the heads begin with, evenly in its logarithm
 FEW = 4  # up to so many tokens, running sums written out are faster than a tile's matrix products
-
-
-class FlowState(NamedTuple):
-    """All that the past of a sequence means to its future: D·M + 4 D + 2 numbers a head, however long it was."""
-
-    n: Tensor  # (B, 1)            the real tokens seen
-    k: Tensor  # (B, H, D)         Σ k
-    q: Tensor  # (B, H, D)         Σ q
-    k_per_flow: Tensor  # (B, H, D)  Σ k n/O
-    q_per_flow: Tensor  # (B, H, D)  Σ q n/I
-    competition: Tensor  # (B, H, 1)  Σ exp(Ô)
-    memory: Tensor  # (B, H, D, M)  Σ k ⊗ C v
-
-    @classmethod
-    def zeros(cls, batch: int, heads: int, d: int, m: int, *, device: torch.device, dtype: torch.dtype) -> "FlowState":
-        """The state before the first token."""
-
-        def zeros(*shape: int) -> Tensor:
-            return torch.zeros(shape, device=device, dtype=dtype)
-
-        vectors = [(batch, heads, d)] * 4
-        return cls(*(zeros(*s) for s in ((batch, 1), *vectors, (batch, heads, 1), (batch, heads, d, m))))
 
 
 def flow_attention(
@@ -561,10 +540,10 @@ class FlowAttention(CausalAttention):
         """(H,) log γ; None where nothing decays."""
         return None if self.decay_logit is None else logsigmoid(self.decay_logit.to(at_least_float32(self.decay_logit)))
 
-    def initial_state(self, batch: int) -> FlowState | DecayedFlowState:
+    def initial_state(self, batch: int) -> FlowState:
         weight, head = self.project_in.weight, self.width // self.heads
-        kind = FlowState if self.decay_logit is None else DecayedFlowState
-        return kind.zeros(batch, self.heads, head, head, device=weight.device, dtype=at_least_float32(weight))
+        state = FlowState.zeros(batch, self.heads, head, head, device=weight.device, dtype=at_least_float32(weight))
+        return state if self.decay_logit is None else state.with_counts_by_head()
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, is_pad: Tensor | None) -> Tensor:
         if (log_decay := self.log_decay) is None:
@@ -574,14 +553,10 @@ class FlowAttention(CausalAttention):
             y, _ = decayed_flow_attention(q, k, v, log_decay, clip=self.clip, eps=EPS, is_pad=is_pad)
         return self._normalised(y)
 
-    def mix_step(
-        self, q: Tensor, k: Tensor, v: Tensor, state: FlowState | DecayedFlowState
-    ) -> tuple[Tensor, FlowState | DecayedFlowState]:
+    def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: FlowState) -> tuple[Tensor, FlowState]:
         if (log_decay := self.log_decay) is None:
-            assert isinstance(state, FlowState)
             y, state = flow_attention_step(q, k, v, state, clip=self.clip, feature_map=self.feature_map)
         else:
-            assert isinstance(state, DecayedFlowState)
             q, k = map_features(q, k, self.feature_map)
             y, state = decayed_flow_attention(q, k, v, log_decay, state, clip=self.clip, eps=EPS)
         return self._normalised(y), state

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowrl.attention.decayed_flow import DecayedFlowState, decayed_flow_attention
-from flowrl.attention.flow import LONGEST_MEMORY, SHORTEST_MEMORY, FlowAttention, flow_attention
+from flowrl.attention.decayed_flow import decayed_flow_attention
+from flowrl.attention.flow import LONGEST_MEMORY, SHORTEST_MEMORY, FlowAttention, FlowState, flow_attention
 
 B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
 CLIP, EPS = 10.0, 1e-6
@@ -109,10 +109,10 @@ def test_a_padded_token_changes_neither_sums_nor_count():
 def test_the_count_is_of_what_is_remembered():
     *columns, log_decay = inputs(2_000)
     _, state = attend(*columns, log_decay)
-    assert isinstance(state, DecayedFlowState)
+    assert isinstance(state, FlowState)
     # 1 + γ + γ² + ... over 2,000 tokens: (1 - γ^2000) / (1 - γ).
     due = torch.tensor([(1 - decay**2_000) / (1 - decay) for decay in (0.999, 0.9, 0.5)], dtype=torch.float64)
-    assert_close(state.n[..., 0], due.expand(B, H))
+    assert_close(state.n, due.expand(B, H))
 
 
 def test_heads_begin_with_memories_from_short_to_long_and_learn_them():
