@@ -139,7 +139,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: config.rate(step))
     windows = torch.Generator().manual_seed(seed)
     precision = choose_precision(config.precision, device)
-    batches = _Batches(agent, dataset, config)
+    batches = Batches(agent, dataset, config)
     loss_of = torch.compile(batches.loss_of) if config.compile else batches.loss_of
     parameters = list(agent.parameters())
 
@@ -245,7 +245,7 @@ def check_batches(config: TrainingConfig, context: Context, *, carries: bool) ->
         raise InputError(f"compile is True with {what}: batches are of many lengths, and each would be compiled anew")
 
 
-class _Batches:
+class Batches:
     """What the loss takes, step by step: a batch, and where a state is carried from one to the next, that as well."""
 
     def __init__(self, agent: Agent, dataset: TrajectoryDataset, config: TrainingConfig) -> None:

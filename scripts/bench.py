@@ -20,18 +20,30 @@ import torch
 from flowrl.checkpoint import write_atomically
 from flowrl.errors import InputError
 from scripts.benchmarks.acting import cache, evaluation, rollout
-from scripts.benchmarks.attention import core, memory
+from scripts.benchmarks.attention import core, layers, memory
 from scripts.benchmarks.loading import loading
 from scripts.benchmarks.machine import cores, describe, machine
 from scripts.benchmarks.measure import Row, quantity, table
 from scripts.benchmarks.numerics import numerics
 from scripts.benchmarks.setting import FULL, QUICK, Setting
-from scripts.benchmarks.training import context, sampling, step
+from scripts.benchmarks.training import context, memory_training, sampling, step
 from scripts.cli import parse, run
 from scripts.episodes import choose_device, versions
 
 Name = Literal[
-    "machine", "core", "memory", "step", "sampling", "context", "rollout", "cache", "evaluation", "loading", "numerics"
+    "machine",
+    "core",
+    "layers",
+    "memory",
+    "step",
+    "sampling",
+    "context",
+    "memory-training",
+    "rollout",
+    "cache",
+    "evaluation",
+    "loading",
+    "numerics",
 ]
 
 
@@ -47,10 +59,14 @@ class Section(NamedTuple):
 SECTIONS: dict[Name, Section] = {
     "machine": Section("what the machine can do", machine),
     "core": Section("the attention alone, forward and backward, float32 unless said otherwise", core),
+    "layers": Section("whole layers of every attention, float32", layers),
     "memory": Section("what autograd saves between forward and backward", memory, by_threads=False),
     "step": Section("a whole training step", step),
     "sampling": Section("sampling a batch", sampling),
     "context": Section("a training step in long windows, by the token", context),
+    "memory-training": Section(
+        "a training step on whole episodes or with a carried state, by the token", memory_training
+    ),
     "rollout": Section("a step of many episodes, the model alone", rollout),
     "cache": Section("a step with the whole history", cache),
     "evaluation": Section("a step of one environment, model and simulator", evaluation),

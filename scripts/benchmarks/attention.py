@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from flowrl.attention.flow import flow_attention
+from flowrl.attention import ATTENTION
+from flowrl.attention.flow import FlowAttention, flow_attention
+from flowrl.attention.multihead import CausalAttention
+from flowrl.training import isolated_rng
 from scripts.benchmarks.baselines import running_sum_attention
 from scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
 from scripts.benchmarks.setting import Setting
@@ -19,6 +23,7 @@ Shape = tuple[int, int, int, int]  # B, H, T, D
 softmax: Attention = partial(scaled_dot_product_attention, is_causal=True)
 
 LONG_HEADS, LONG_FEATURES = 4, 64
+HISTORY = 300  # tokens before a step
 LITERAL_SPEEDUPS = (120, 40)
 LONG_TARGETS = {300: ("at most", 1.3), 900: ("at least", 1.2), 3_000: ("at least", 2.8), 8_192: ("at least", 6.0)}
 
@@ -42,6 +47,55 @@ def core(setting: Setting) -> Iterator[Row]:
         yield (
             faster(told(shape), flow, sdpa, bound) if sense == "at least" else Row(told(shape), flow, sdpa, bound=bound)
         )
+
+
+def layers(setting: Setting) -> Iterator[Row]:
+    """Whole layers, projections and all, of every attention and of flow's options, against softmax's."""
+    sizes = setting.sizes
+    kinds: dict[str, Callable[[], CausalAttention]] = {
+        name: partial(rule, sizes.width, sizes.heads[-1]) for name, rule in ATTENTION.items()
+    }
+    kinds["flow, decay"] = partial(FlowAttention, sizes.width, sizes.heads[-1], decay=True)
+    kinds["flow, output_norm"] = partial(FlowAttention, sizes.width, sizes.heads[-1], output_norm=True)
+    built = {}
+    for name, kind in kinds.items():
+        with isolated_rng(0, setting.device):
+            built[name] = kind().to(setting.device)
+    generator = torch.Generator().manual_seed(0)
+
+    def tokens(*shape: int) -> Tensor:
+        return torch.randn(*shape, sizes.width, generator=generator).to(setting.device)
+
+    for batch, length in ((sizes.batch, 3 * sizes.context), (1, 3 * sizes.long_context)):
+        x = tokens(batch, length).requires_grad_()
+        contenders = [Contender(name, partial(_train_layer, layer, x)) for name, layer in built.items()]
+        what = f"B {batch}, T {length:,}, width {sizes.width}, H {sizes.heads[-1]}, forward and backward"
+        yield from _against_softmax(setting, what, contenders, few=length > 1_000)
+    past, step = tokens(sizes.environments, HISTORY), tokens(sizes.environments, 3)
+    contenders = []
+    with torch.inference_mode():
+        for name, layer in built.items():
+            if not layer.why_no_step:
+                _, state = layer.step(past, layer.initial_state(sizes.environments))
+                contenders.append(Contender(name, partial(_step_layer, layer, step, state)))
+    yield from _against_softmax(setting, f"a step of {sizes.environments} episodes after {HISTORY} tokens", contenders)
+
+
+def _against_softmax(setting: Setting, what: str, contenders: list[Contender], *, few: bool = False) -> Iterator[Row]:
+    samples = alternate(contenders, setting.few if few else setting.repetitions, setting.device)
+    (softmax,) = (sample for sample in samples if sample.name == "softmax")
+    for sample in samples:
+        if sample is not softmax:
+            yield Row(what, sample, softmax)
+
+
+def _train_layer(layer: CausalAttention, x: Tensor) -> None:
+    torch.autograd.grad(layer(x).sum(), [x, *layer.parameters()])
+
+
+@torch.inference_mode()
+def _step_layer(layer: CausalAttention, x: Tensor, state: Any) -> None:
+    layer.step(x, state)
 
 
 def memory(setting: Setting) -> Iterator[Row]:

@@ -1,6 +1,7 @@
 """Whole training steps: against a textbook's, in long windows, and the share that sampling takes."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from agents import SequenceConfig
 from flowrl.data import TrajectoryDataset
-from flowrl.training import TrainingConfig, isolated_rng
+from flowrl.training import Batches, TrainingConfig, isolated_rng
 from flowrl.windows import sample_windows
 from scripts.benchmarks import synthetic
 from scripts.benchmarks.baselines import textbook_step, windows
@@ -59,6 +60,34 @@ def context(setting: Setting) -> Iterator[Row]:
             yield Row(f"a token of {3 * sizes.long_context:,}, H {heads}", long, short, bound=bound)
 
 
+def memory_training(setting: Setting) -> Iterator[Row]:
+    """Steps that train a memory as long as an episode against steps on windows, by the token, in the fastest precision.
+
+    Whole episodes have 1,000 steps here; chunks are as long as windows in the mean. The options are decay, output norm
+    and convolution.
+    """
+    sizes, data, precision = setting.sizes, synthetic.dataset(EPISODES), setting.precisions[-1]
+    heads = sizes.heads[-1]
+    windows = setting.config("flow", heads=heads)
+    carried = replace(windows, carry_state=True, rollout="recurrent")
+    whole = replace(windows, context="episode", rollout="recurrent")
+    options = {"convolution": 4, "attention_options": ("decay", "output_norm")}
+    contenders = []
+    for name, config, batch, steps in (
+        ("windows", windows, sizes.batch, sizes.context),
+        ("chunks", carried, sizes.batch, sizes.context),
+        ("whole episodes", whole, 1, synthetic.LENGTH),
+        ("windows, options", replace(windows, **options), sizes.batch, sizes.context),
+        ("chunks, options", replace(carried, **options), sizes.batch, sizes.context),
+        ("whole episodes, options", replace(whole, **options), 1, synthetic.LENGTH),
+    ):
+        run = flowrl_step(setting, config, data, TrainingConfig(batch_size=batch), precision)
+        contenders.append(Contender(f"flow, {name}", run, units=3 * steps * batch))
+    on_windows, *others = alternate(contenders, setting.repetitions, setting.device)
+    for sample in others:
+        yield Row(f"a token, K {sizes.context}, batch {sizes.batch}, H {heads}, {precision}", sample, on_windows)
+
+
 def sampling(setting: Setting) -> Iterator[Row]:
     """A batch of windows against the fastest training step, and against a DataLoader's batch."""
     sizes = setting.sizes
@@ -99,15 +128,13 @@ def flowrl_step(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: training.rate(step))
     generator = torch.Generator().manual_seed(0)
     loss_sum = torch.zeros((), device=device)
-    context = agent.context
-    assert isinstance(context, int)
+    batches = Batches(agent, dataset, training)
 
     def step() -> None:
         nonlocal loss_sum
-        full = training.windows == "full"
-        batch = sample_windows(dataset, training.batch_size, context, generator, full=full)
+        batch = batches.next(generator)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            loss = agent.loss(batch)
+            loss = batches.carry(batches.loss_of(*batch))
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, training.clip_norm)

@@ -98,7 +98,7 @@ def trained(arrays, agent, config, folder, double=False, at=0, happens=die):
     """Weights after training in `folder`, which may hold a run to go on with; in this call's step `at` it happens."""
     drawn = []
 
-    class Counted(training._Batches):
+    class Counted(training.Batches):
         def next(self, generator):
             drawn.append(1)
             if len(drawn) == at:
@@ -106,7 +106,7 @@ def trained(arrays, agent, config, folder, double=False, at=0, happens=die):
             return super().next(generator)
 
     folder.mkdir(exist_ok=True)
-    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(training, "_Batches", Counted):
+    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(training, "Batches", Counted):
         dataset = dataset_of(arrays, double)
         made = agent.build(Normaliser.of(dataset))
         made = made.double() if double else made
