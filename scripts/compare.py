@@ -21,18 +21,16 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Report, Run, console, overview_tables, tables_of, write_report
+from flowrl.report import Report, Run, baseline_of, console, overview_tables, tables_of, write_report
 from scripts import train
 from scripts.cli import command, parse, run
 from scripts.cluster import Cluster
 from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig, choose_device
 from scripts.live import View
-from scripts.matrix import AgentSpec, Cell, Executor, finished, make_cells
+from scripts.matrix import AgentSpec, Cell, Executor, finished, load_run, make_cells
 from scripts.processes import Processes
-from scripts.studies import stored_study
 
 
 @dataclass(frozen=True)
@@ -102,10 +100,14 @@ def main(args: Args) -> list[Path]:
     print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
-    made = _report(args, cells, failures)
+    runs = _load(cells, failures)
+    made = _report(args, cells, runs, failures) if runs else []
     if failures:
         listed = "".join(f"\n  {cell}: {failure}" for cell, failure in failures.items())
-        raise InputError(f"{len(failures)} of {len(cells)} runs failed; the same command tries them again:{listed}")
+        told = "" if made else "; no report was written, and one that is there is of earlier runs"
+        raise InputError(
+            f"{len(failures)} of {len(cells)} runs failed{told}; the same command tries them again:{listed}"
+        )
     return made
 
 
@@ -193,23 +195,23 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _report(args: Args, cells: Sequence[Cell], failures: Mapping[Cell, str]) -> list[Path]:
-    """Report the runs that are finished; the paths of what was written."""
+def _load(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Run]:
+    """The finished runs, agent by agent; cells that cannot be read are added to the failures."""
     places = {label: place for place, label in reversed(list(enumerate(cell.label for cell in cells)))}
     runs = []
     for cell in sorted(cells, key=lambda cell: places[cell.label]):
-        folder = RunFolder(cell.run_dir)
         try:
-            run = Run.load(folder, cell.label, study=stored_study(folder) if cell.study else None)
-        except InputError:
-            if cell not in failures:
-                raise
-        else:  # one whose study failed is finished all the same
-            runs.append(run)
-    if not runs:
-        return []
+            runs.append(load_run(cell))  # one whose study failed is finished all the same
+        except (InputError, OSError) as error:
+            failures.setdefault(cell, str(error))
+    return runs
+
+
+def _report(args: Args, cells: Sequence[Cell], runs: Sequence[Run], failures: Mapping[Cell, str]) -> list[Path]:
+    """Report the runs that are finished; the paths of what was written."""
     commands = [command("compare"), *(cell.command for cell in cells)]
-    report = Report.of(runs, commands, [f"{cell}: {failure}" for cell, failure in failures.items()])
+    failed = [f"{cell}: {failure}" for cell, failure in failures.items()]
+    report = Report.of(runs, commands, failed, baseline_of([cell.label for cell in cells]))
     made = write_report(report, args.out)
     for comparison in report.comparisons:
         print(f"\n{comparison.dataset}")

@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,7 @@ from typing import Protocol, Self
 
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError, cause
+from flowrl.report import Run
 from flowrl.training import Stopped
 from scripts import train
 from scripts.cli import keep_freed_memory
@@ -138,6 +140,7 @@ def finished(cells: Sequence[Cell], *, device: str | None = None) -> set[Cell]:
     """
     found = set()
     prepared: dict[tuple[str, Selection], train.Prepared] = {}
+    ids: dict[str, str] = {}  # of the datasets, and how each was asked for
     for cell in cells:
         args = cell.args if device is None else replace(cell.args, device=device)
         if not any(dataset == args.dataset for dataset, _ in prepared):
@@ -147,16 +150,37 @@ def finished(cells: Sequence[Cell], *, device: str | None = None) -> set[Cell]:
             prepared[data] = train.prepare(args, prepared.get(data))
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != args.agent else str(error)) from None
+        dataset = prepared[data].dataset.id
+        if (known := ids.setdefault(dataset, args.dataset)) != args.dataset:
+            raise InputError(f"datasets: {known} and {args.dataset} are both {dataset}, and each can stand there once")
         folder = RunFolder(cell.run_dir)
         try:
             folder.config()
             folder.rows("evaluations.jsonl")
         except (InputError, OSError):  # damaged: its own process says so, and the others go on
             continue
-        trained = train.is_finished(args, prepared[data])
-        if trained and not (cell.study and stored_study(folder) is None):
+        if not train.is_finished(args, prepared[data]):
+            continue
+        try:
+            loaded = load_run(cell)
+        except (InputError, OSError):  # the same
+            continue
+        if not (cell.study and loaded.study is None):
             found.add(cell)
     return found
+
+
+def load_run(cell: Cell) -> Run:
+    """A cell's finished run, with its study if one is due and can be read.
+
+    Raises:
+        InputError: it is not finished, or damaged.
+    """
+    folder, found = RunFolder(cell.run_dir), None
+    if cell.study:
+        with suppress(InputError):  # such as a damaged checkpoint: what was played is known all the same
+            found = stored_study(folder)
+    return Run.load(folder, cell.label, study=found)
 
 
 def train_cell(cell: Cell) -> str | None:

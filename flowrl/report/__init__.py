@@ -4,10 +4,20 @@
 one HTML page, Markdown, JSON, CSV and TensorBoard's HParams.
 """
 
-from flowrl.report.comparison import Comparison
+from flowrl.report.comparison import Comparison, baseline_of
 from flowrl.report.files import write_report
 from flowrl.report.overview import Report
 from flowrl.report.runs import Run, label_of
 from flowrl.report.tables import console, overview_tables, tables_of
 
-__all__ = ["Comparison", "Report", "Run", "console", "label_of", "overview_tables", "tables_of", "write_report"]
+__all__ = [
+    "Comparison",
+    "Report",
+    "Run",
+    "baseline_of",
+    "console",
+    "label_of",
+    "overview_tables",
+    "tables_of",
+    "write_report",
+]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,10 @@ from flowrl.scores import Estimate, Returns, interquartile_mean, mean_return, pa
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
 FEW_SEEDS = 5  # with fewer, a bootstrap over seeds is too narrow
+JUDGED_AT = (
+    "the dataset's best return, or the highest target below it where that was not asked for (where none is below, the"
+    " lowest above)"
+)
 NARROW = 0.1  # the share of the best return below which the spread of a dataset's returns cannot steer
 
 
@@ -55,7 +59,7 @@ class Comparison:
                 raise InputError(f"{run.path} and {other.path} are both {run.label} with training seed {run.seed}")
             seen[run.label, run.seed] = run
         _check_settings(runs)
-        return cls(tuple(runs), baseline or baseline_of(runs))
+        return cls(tuple(runs), baseline or baseline_of([run.label for run in runs]))
 
     @property
     def dataset(self) -> str:
@@ -85,16 +89,15 @@ class Comparison:
 
     @property
     def headline(self) -> float:
-        """The target that an agent is judged by: the dataset's best return, else the highest target not beyond it."""
+        """The target that an agent is judged by, `JUDGED_AT`."""
         best = self.dataset_returns["percentiles"][-1]
-        return max([target for target in self.targets if target <= best], default=self.targets[-1])
+        return max([target for target in self.targets if target <= best], default=min(self.targets))
 
     @property
     def pairs(self) -> dict[str, int]:
-        """How many training seeds each rival shares with the baseline; of a single label, how many it has."""
-        if not self.rivals or self.baseline not in self.labels:
-            return {label: len(self.runs_of(label)) for label in self.labels}
-        return {label: len(self.runs_of(label).keys() & self.runs_of(self.baseline).keys()) for label in self.rivals}
+        """How many training seeds each rival shares with the baseline."""
+        theirs = self.runs_of(self.baseline).keys()
+        return {label: len(self.runs_of(label).keys() & theirs) for label in self.rivals}
 
     @property
     def common_seeds(self) -> list[int]:
@@ -129,7 +132,10 @@ class Comparison:
 
     @cached_property
     def score_rows(self) -> list[Row]:
-        """One row per target and label: what it returned, with an interval over seeds and episodes, and its scores."""
+        """One row per target and label: what it returned, with an interval over seeds and episodes, and its scores.
+
+        Of one training seed there is no interval: low and high are None, here and in all rows.
+        """
         rows = []
         for target in self.targets:
             for label in self.labels:
@@ -141,7 +147,7 @@ class Comparison:
                     "agent": label,
                     "seeds": len(returns),
                     "episodes": returns.shape[1],
-                    **named("mean", mean_return(returns, generator())),
+                    **named("mean", mean_return(returns, generator()), len(returns)),
                     "std_of_seeds": float(of_seeds.std(ddof=1)) if len(returns) > 1 else None,
                     "iqm": float(interquartile_mean(returns.ravel())),
                     "length": float(self.returns(label, target, "length").mean()),
@@ -161,7 +167,8 @@ class Comparison:
                 if (pair := self.paired(label, target)) is not None:
                     estimate = paired_difference(*pair, generator())
                     names = {"dataset": self.dataset, "target": target, "agent": label, "baseline": self.baseline}
-                    rows.append({**names, "seeds": len(pair[0]), **named("difference", estimate)})
+                    seeds = len(pair[0])
+                    rows.append({**names, "seeds": seeds, **named("difference", estimate, seeds)})
         return rows
 
     @cached_property
@@ -184,8 +191,10 @@ class Comparison:
                     "dataset": self.dataset,
                     "agent": label,
                     "targets": len(inside),
-                    "slope": float(np.polyfit(inside, means, 1)[0]) if np.ptp(inside) > 0 else None,
-                    "error": float(np.abs(means - inside).mean() / (high - low)) if high > low else None,
+                    "slope": float(np.polyfit(inside, means, 1)[0]) if len(set(inside)) > 1 else None,
+                    "error": float(np.abs(means - inside).mean() / (high - low))
+                    if len(inside) and high > low
+                    else None,
                     "change": sensitivity.get("worst_to_best"),
                     "unit": sensitivity.get("unit"),
                 }
@@ -217,7 +226,8 @@ class Comparison:
         """One row per label: the best evaluation of every seed, picked by its own outcome, beside the last."""
         rows = []
         for label in self.labels:
-            curves = [run.curve(self.headline) for run in self.runs_of(label).values()]
+            runs = self.runs_of(label).values()
+            curves = [run.curve(self.headline) for run in runs]
             rows.append(
                 {
                     "dataset": self.dataset,
@@ -225,6 +235,7 @@ class Comparison:
                     "last": float(np.mean([curve[max(curve)] for curve in curves])),
                     "best": float(np.mean([max(curve.values()) for curve in curves])),
                     "evaluations": min(len(curve) for curve in curves),
+                    "episodes": min((n for run in runs if (n := run.config.get("evaluate_episodes"))), default=None),
                 }
             )
         return rows
@@ -270,58 +281,67 @@ class Comparison:
     def summary(self) -> str:
         """The result in plain words, at the headline target: no target is picked by its outcome."""
         scores = {row["agent"]: row for row in self.score_rows if row["target"] == self.headline}
-        returns = self.dataset_returns
-        told = [
-            f"Asked for {number(self.headline)}, "
-            + "; ".join(
-                f"{label} returns {number(row['mean'])} [{number(row['mean_low'])}, {number(row['mean_high'])}]"
-                for label, row in scores.items()
-            )
+        differences = [row for row in self.difference_rows if row["target"] == self.headline]
+        asked, returns = number(self.headline), self.dataset_returns
+        told = []
+        if len(scores) > 1 and all(row["mean_low"] is not None for row in scores.values()):
+            most = max(scores, key=lambda label: scores[label]["mean"])
+            told.append(f"{most} returns the most.{against(differences)}")
+        told.append(
+            f"Asked for {asked}, "
+            + "; ".join(f"{label} returns {estimated(row, 'mean')}" for label, row in scores.items())
             + f". The dataset's mean return is {number(returns['mean'])} an episode and"
             f" {number(returns['mean_by_step'])} a step (of the episode that the step is in)."
-        ]
+        )
         if self.baseline not in self.labels:
             told.append(f"{self.baseline}, which differences are taken against, has no run here.")
-        for label in self.rivals if self.baseline in self.labels else ():
-            found = [r for r in self.difference_rows if r["agent"] == label and r["target"] == self.headline]
-            if not found:
+        for row in differences:
+            told.append(
+                f"{row['agent']} − {row['baseline']} is {estimated(row, 'difference', sign=True)} (paired),"
+                f" {verdict(row)}."
+            )
+        for label, count in self.pairs.items() if self.baseline in self.labels else ():
+            if not count:
                 told.append(f"{label} and {self.baseline} have no training seed in common and are not paired.")
-            for row in found:
-                interval = bounds(row["difference_low"], row["difference_high"])
-                difference = number(row["difference"], sign=True)
-                told.append(
-                    f"{label} − {self.baseline} is {difference} {interval} (paired), {verdict(row, row['seeds'])}."
-                )
-        return " ".join([*told, *([caution] if (caution := seed_caution(self)) else [])])
+        return " ".join([*told, *([caution] if (caution := seed_caution(fewest_seeds(self))) else [])])
 
 
-def seed_caution(comparison: Comparison) -> str | None:
+class FewestSeeds(NamedTuple):
+    """The smallest number of training seeds that a figure of a report is made of."""
+
+    number: int
+    of_whom: str
+    """Whose they are, as words that follow; empty where every figure has as many."""
+
+
+def fewest_seeds(comparison: Comparison) -> FewestSeeds:
+    """Of the agents of one dataset, each alone and beside the baseline."""
+    own = {label: len(comparison.runs_of(label)) for label in comparison.labels}
+    paired = {label: count for label, count in comparison.pairs.items() if count}
+    fewest = min([*own.values(), *paired.values()])
+    if {*own.values(), *paired.values()} == {fewest}:
+        return FewestSeeds(fewest, "")
+    if alone := [label for label, count in own.items() if count == fewest]:
+        return FewestSeeds(fewest, f" of {', '.join(alone)} on {comparison.dataset}")
+    beside = ", ".join(label for label, count in paired.items() if count == fewest)
+    return FewestSeeds(fewest, f" of {beside} beside {comparison.baseline} on {comparison.dataset}")
+
+
+def seed_caution(fewest: FewestSeeds) -> str | None:
     """What so few training seeds leave unsaid."""
-    pairs = {label: count for label, count in comparison.pairs.items() if 0 < count < FEW_SEEDS}
-    if not pairs:
+    if fewest.number >= FEW_SEEDS:
         return None
-    fewest = min(pairs.values())
-    if set(comparison.pairs.values()) == {fewest}:
-        of_what = seeds_told(fewest)
-    else:
-        labels = ", ".join(label for label, count in pairs.items() if count == fewest)
-        of_what = f"{seeds_told(fewest)} of {labels} beside {comparison.baseline} on {comparison.dataset}"
-    of_what = of_what[0].upper() + of_what[1:] if fewest > 1 else "One" + of_what[1:]
-    if fewest == 1:
+    if fewest.number == 1:
         return (
-            f"{of_what}: the intervals are over episodes alone and say nothing of how training varies, so they cannot"
-            " rank the agents."
+            f"One training seed{fewest.of_whom}: no interval can be given, since nothing is known of how training"
+            " varies, and it cannot rank the agents."
         )
-    return f"{of_what}: so few that the intervals understate how training varies."
+    return f"{seeds_told(fewest.number)}{fewest.of_whom}: so few that the intervals understate how training varies."
 
 
-def verdict(row: Row, seeds: int) -> str:
-    """What the interval of a paired difference says.
-
-    Args:
-        seeds: the most training seeds that are paired on a dataset.
-    """
-    if seeds == 1:
+def verdict(row: Row) -> str:
+    """What the interval of a paired difference says."""
+    if row["difference_low"] is None:
         return "which one training seed cannot tell from chance"
     if row["difference_low"] > 0:
         return f"in favour of {row['agent']}"
@@ -330,9 +350,33 @@ def verdict(row: Row, seeds: int) -> str:
     return "an interval that holds zero"
 
 
-def baseline_of(runs: Sequence[Run]) -> str:
+def against(differences: Sequence[Row]) -> str:
+    """Who is better and who is worse than the baseline, and who cannot be told apart from it: a sentence that follows.
+
+    Empty where nothing is paired, or where one training seed says nothing.
+    """
+    known = [row for row in differences if row["difference_low"] is not None]
+    parts = []
+    for verb, found in (
+        ("better", [row["agent"] for row in known if row["difference_low"] > 0]),
+        ("worse", [row["agent"] for row in known if row["difference_high"] < 0]),
+        ("not told apart", [r["agent"] for r in known if r["difference_low"] <= 0 <= r["difference_high"]]),
+    ):
+        if found:
+            names = " and ".join(filter(None, [", ".join(found[:-1]), found[-1]]))
+            parts.append(f"{names} {'is' if len(found) == 1 else 'are'} {verb}")
+    return f" Beside {known[0]['baseline']}, {'; '.join(parts)}." if parts else ""
+
+
+def estimated(row: Row, name: str, *, sign: bool = False) -> str:
+    """A figure and its interval, if it has one."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    value = number(row[name], sign=sign)
+    return value if low is None else f"{value} {bounds(low, high)}"
+
+
+def baseline_of(labels: Sequence[str]) -> str:
     """The label that differences are taken against."""
-    labels = [run.label for run in runs]
     return BASELINE if BASELINE in labels else labels[0]
 
 
@@ -370,6 +414,7 @@ def _check_settings(runs: Sequence[Run]) -> None:
             raise InputError(f"{run.path} and {first.path} are both called {run.label} and differ in {part}")
 
 
-def named(name: str, estimate: Estimate) -> dict[str, Any]:
-    """An estimate as columns of a row."""
-    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
+def named(name: str, estimate: Estimate, seeds: int) -> dict[str, Any]:
+    """An estimate as columns of a row; the ends of its interval are None where it is of one training seed."""
+    low, high = (estimate.low, estimate.high) if seeds > 1 else (None, None)
+    return {name: estimate.value, f"{name}_low": low, f"{name}_high": high}

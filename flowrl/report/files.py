@@ -3,9 +3,9 @@
 import json
 import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,18 +15,21 @@ from torch.utils.tensorboard.summary import hparams
 from flowrl.report.csv import csv_bytes
 from flowrl.report.maps import attention_rows
 from flowrl.report.markdown import markdown_page
-from flowrl.report.overview import Report
+from flowrl.report.overview import SCORES, Report
 from flowrl.report.page import page
 from flowrl.report.pictures import comparison_pictures, report_pictures, sensitivity_rows
 from flowrl.report.runs import Run
 
 _FIGURES, _DATA, _HPARAMS = "figures", "data", "hparams"
+_RESULTS = "results.json"
+_EVENTS = "events.out.tfevents.*"
 
 
 def write_report(report: Report, out: Path) -> list[Path]:
     """Write `report.html`, `report.md`, `results.json`, `figures/`, `data/` and `hparams/` under `out`.
 
-    An earlier report there is replaced once the new one is written whole.
+    An earlier report there is replaced once the new one is written whole. Of what lies in the folders only files are
+    removed that the earlier report lists as its own.
 
     Returns:
         The paths of the page, the Markdown and the JSON.
@@ -35,10 +38,10 @@ def write_report(report: Report, out: Path) -> list[Path]:
     overall = report_pictures(report)
     pictures = {c.dataset: comparison_pictures(c, slugs[c.dataset], report.labels) for c in report.comparisons}
     drawn = [*overall, *(picture for of_dataset in pictures.values() for picture in of_dataset)]
+    told = results(report, out)
     contents = {
         "report.html": page(report, overall, pictures),
         "report.md": markdown_page(report, overall, pictures, _FIGURES),
-        "results.json": json.dumps(results(report, out), indent=2, allow_nan=False),
     }
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".report-", dir=out) as folder:
@@ -52,11 +55,35 @@ def write_report(report: Report, out: Path) -> list[Path]:
         for name, content in contents.items():
             (partial / name).write_bytes(content.encode())
         _write_hparams(report, slugs, partial / _HPARAMS)
-        for name in (_FIGURES, _DATA, _HPARAMS):
-            shutil.rmtree(out / name, ignore_errors=True)
-        for path in list(partial.iterdir()):
-            path.replace(out / path.name)
-    return [out / name for name in contents]
+        made = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
+        told["files"] = list(dict.fromkeys(_listed(path) for path in made if len(path.parts) > 1))
+        (partial / _RESULTS).write_bytes(json.dumps(told, indent=2, allow_nan=False).encode())
+        _remove_files_of_report(out)
+        for path in [*made, Path(_RESULTS)]:
+            (out / path).parent.mkdir(parents=True, exist_ok=True)
+            (partial / path).replace(out / path)
+    return [out / name for name in (*contents, _RESULTS)]
+
+
+def _listed(path: Path) -> str:
+    """A file as a report lists it: TensorBoard gives its files names of their own."""
+    return (path.with_name(_EVENTS) if path.parts[0] == _HPARAMS else path).as_posix()
+
+
+def _remove_files_of_report(out: Path) -> None:
+    """Remove what the report under `out` lists as its own in folders, and those of them that are empty then."""
+    try:
+        listed = [PurePosixPath(name) for name in json.loads((out / _RESULTS).read_bytes())["files"]]
+    except (OSError, ValueError, KeyError, TypeError):  # no report, a damaged one, or one that lists nothing
+        return
+    for name in listed:
+        if name.parts[:1] in ((_FIGURES,), (_DATA,), (_HPARAMS,)) and ".." not in name.parts:
+            for path in out.glob(str(name)):
+                if path.is_file():
+                    path.unlink()
+            for folder in [out / parent for parent in name.parents][:-1]:
+                with suppress(OSError):  # it holds something else
+                    folder.rmdir()
 
 
 def slugs_of(report: Report) -> dict[str, str]:
@@ -102,10 +129,10 @@ def results(report: Report, out: Path) -> dict[str, Any]:
 
 
 def _run(run: Run, out: Path) -> dict[str, Any]:
-    kept = ("agent", "agent_config", "training", "selection", "device", "threads", "processes", "versions")
-    episodes = [
-        {name: row[name] for name in ("target", "seed", "return", "length", "terminated")} for row in run.episodes
-    ]
+    kept = ("agent", "agent_config", "training", "evaluate_every", "evaluate_episodes", "selection")
+    kept = (*kept, "device", "threads", "processes", "versions")
+    of_episode = ("target", "seed", "return", "length", "terminated", *SCORES)
+    episodes = [{name: row[name] for name in of_episode} for row in run.episodes]
     return {
         "agent": run.label,
         "seed": run.seed,

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from flowrl.report.comparison import Comparison
+from flowrl.report.comparison import JUDGED_AT, Comparison
 from flowrl.report.overview import Report
-from flowrl.report.protocol import calibration_told, protocol
+from flowrl.report.protocol import best_over_training_told, calibration_told, protocol
 from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
@@ -38,7 +38,7 @@ def markdown_page(
         of_what = "return" if report.score is None else "normalised score"
         lines += [
             f"Mean {of_what}, ± standard deviation over training seeds, when asked for the return in the second column:"
-            " the dataset's best, or the highest below it that was asked for.",
+            f" {JUDGED_AT}.",
             "",
             markdown(task_table(report)),
             "",
@@ -72,10 +72,17 @@ def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *
     lines += [calibration_told(comparison), "", markdown(calibration_table(comparison)), ""]
     lines += _pictures([picture for picture in pictures if not picture.aside], folder)
     if len({row["step"] for row in comparison.curve_rows}) > 1:
-        best = f"Best over training when asked for {number(comparison.headline)}, which is not the result:"
+        best = (
+            f"Best over training when asked for {number(comparison.headline)}, which is not the result."
+            f" {best_over_training_told(comparison)}"
+        )
         lines += [best, "", markdown(best_over_training_table(comparison)), ""]
     return [*lines, "Cost:", "", markdown(cost_table(comparison)), ""]
 
 
 def _pictures(pictures: Sequence[Picture], folder: str) -> list[str]:
-    return [line for picture in pictures for line in (f"![{picture.title}]({folder}/{picture.name}.png)", "")]
+    return [
+        line
+        for picture in pictures
+        for line in (f"![{picture.title}]({folder}/{picture.name}.png)", "", f"*{picture.caption}*", "")
+    ]

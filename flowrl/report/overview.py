@@ -6,9 +6,19 @@ from functools import cached_property
 
 import numpy as np
 
-from flowrl.report.comparison import FEW_SEEDS, Comparison, baseline_of, generator, named, seed_caution, verdict
+from flowrl.report.comparison import (
+    Comparison,
+    FewestSeeds,
+    against,
+    baseline_of,
+    estimated,
+    fewest_seeds,
+    generator,
+    named,
+    seed_caution,
+    verdict,
+)
 from flowrl.report.runs import Row, Run
-from flowrl.report.wording import bounds, number
 from flowrl.scores import (
     Returns,
     aggregate,
@@ -33,15 +43,25 @@ class Report:
     failures: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, runs: Sequence[Run], commands: Sequence[str] = (), failures: Sequence[str] = ()) -> "Report":
+    def of(
+        cls,
+        runs: Sequence[Run],
+        commands: Sequence[str] = (),
+        failures: Sequence[str] = (),
+        baseline: str | None = None,
+    ) -> "Report":
         """Group finished runs by dataset.
+
+        Args:
+            baseline: the label that differences are taken against, whether it has a run or not; by default dt where
+                there is one, else the first label.
 
         Raises:
             InputError: runs on one dataset cannot be compared.
         """
         datasets = dict.fromkeys(run.config["dataset"] for run in runs)
         grouped = [[run for run in runs if run.config["dataset"] == dataset] for dataset in datasets]
-        baseline = baseline_of(runs)
+        baseline = baseline or baseline_of([run.label for run in runs])
         return cls(tuple(Comparison.of(group, baseline) for group in grouped), tuple(commands), tuple(failures))
 
     @property
@@ -65,6 +85,11 @@ class Report:
         """The datasets on which all labels have training seeds in common: only there are they put side by side."""
         return tuple(c for c in self.comparisons if set(c.labels) == set(self.labels) and c.common_seeds)
 
+    @property
+    def _seeds(self) -> int:
+        """The fewest training seeds that all labels have on a shared dataset."""
+        return min(len(c.common_seeds) for c in self.shared)
+
     def tasks(self, label: str) -> list[Returns]:
         """Per shared dataset, (seeds, episodes) of scores at its headline target, of the seeds that all labels have.
 
@@ -84,7 +109,7 @@ class Report:
             found = aggregate(tasks, generator())
             row: Row = {"agent": label, "tasks": len(tasks), "runs": sum(map(len, tasks)), "score": self.score}
             for name, estimate in found._asdict().items():
-                row |= named(name, estimate)
+                row |= named(name, estimate, self._seeds)
             rows.append(row)
         return rows
 
@@ -107,8 +132,8 @@ class Report:
                     "tasks": len(ours),
                     "pairs": sum(map(len, ours)),
                     "score": self.score,
-                    **named("difference", difference),
-                    **named("probability", better),
+                    **named("difference", difference, self._seeds),
+                    **named("probability", better, self._seeds),
                 }
             )
         return rows
@@ -126,7 +151,8 @@ class Report:
         for label, mine in tasks.items():
             for values in zip(*performance_profile(mine, thresholds, generator()), strict=True):
                 threshold, share, least, most = map(float, values)
-                rows.append({"agent": label, "threshold": threshold, "share": share, "low": least, "high": most})
+                ends = {"low": least, "high": most} if self._seeds > 1 else {"low": None, "high": None}
+                rows.append({"agent": label, "threshold": threshold, "share": share, **ends})
         return rows
 
     @cached_property
@@ -158,25 +184,41 @@ class Report:
                 f"{tasks} datasets; not all of them have reference returns, so there is no score over all of them."
             )
         else:
-            name = SCORES[self.score]
-            for row in self.aggregate_rows:
-                told.append(
-                    f"{row['agent']}: interquartile mean {name} {number(row['iqm'])}"
-                    f" {bounds(row['iqm_low'], row['iqm_high'])} over {row['tasks']} datasets and"
-                    f" {row['runs']} runs."
-                )
-            if left_out := sum(len(c.runs) for c in self.comparisons) - sum(r["runs"] for r in self.aggregate_rows):
-                told.append(
-                    f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left"
-                    " out of these."
-                )
-            for row in self.improvement_rows:
-                told.append(
-                    f"{row['agent']} − {row['baseline']} is {number(row['difference'], sign=True)}"
-                    f" {bounds(row['difference_low'], row['difference_high'])} points of {name} (paired),"
-                    f" {verdict(row, max(len(c.common_seeds) for c in self.shared))}."
-                )
-        fewest = min(self.comparisons, key=lambda c: min((n for n in c.pairs.values() if n), default=FEW_SEEDS))
-        if caution := seed_caution(fewest):
+            told += self._scores_told(SCORES[self.score])
+        if caution := seed_caution(self._fewest_seeds()):
             told.append(caution)
         return " ".join(told)
+
+    def _scores_told(self, name: str) -> list[str]:
+        told, rows = [], self.aggregate_rows
+        if len(rows) > 1 and rows[0]["iqm_low"] is not None:
+            best = max(rows, key=lambda row: row["iqm"])["agent"]
+            told.append(f"{best} scores highest.{against(self.improvement_rows)}")
+        for row in rows:
+            told.append(
+                f"{row['agent']}: interquartile mean {name} {estimated(row, 'iqm')} over {row['tasks']} datasets and"
+                f" {row['runs']} runs."
+            )
+        if left_out := sum(len(c.runs) for c in self.comparisons) - sum(row["runs"] for row in rows):
+            told.append(
+                f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left"
+                " out of these."
+            )
+        for row in self.improvement_rows:
+            told.append(
+                f"{row['agent']} − {row['baseline']} is {estimated(row, 'difference', sign=True)} points of {name}"
+                f" (paired), {verdict(row)}."
+            )
+        if rows and self.baseline not in self.labels:
+            told.append(f"{self.baseline}, which differences are taken against, has no run here.")
+        return told
+
+    def _fewest_seeds(self) -> FewestSeeds:
+        """Of every dataset, and of what is put together over datasets."""
+        found = [fewest_seeds(comparison) for comparison in self.comparisons]
+        for comparison in self.shared:
+            of_whom = f" that all agents have on {comparison.dataset}"
+            found.append(FewestSeeds(len(comparison.common_seeds), of_whom))
+        fewest = min(found, key=lambda one: one.number)
+        everywhere = all(one.number == fewest.number for one in found)
+        return fewest._replace(of_whom="") if everywhere else fewest

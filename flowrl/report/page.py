@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flowrl.html import data_url, document, escaped, image, items, table
-from flowrl.report.comparison import Comparison
+from flowrl.report.comparison import JUDGED_AT, Comparison
 from flowrl.report.csv import csv_bytes
 from flowrl.report.overview import Report
-from flowrl.report.protocol import calibration_told, protocol
+from flowrl.report.protocol import best_over_training_told, calibration_told, protocol
 from flowrl.report.style import Picture
 from flowrl.report.tables import (
     aggregate_table,
@@ -107,7 +107,7 @@ def _overview(report: Report, pictures: Sequence[Picture]) -> list[str]:
         f"<nav><ul>{contents}</ul></nav>",
         "<h2>All datasets</h2>",
         f"<p>Mean {of_what}, ± standard deviation over training seeds, when asked for the return in the second column:"
-        " the dataset’s best, or the highest below it that was asked for.</p>",
+        f" {escaped(JUDGED_AT)}.</p>",
         table(task_table(report)),
     ]
     if report.aggregate_rows:
@@ -146,7 +146,7 @@ def _section(comparison: Comparison, place: int, pictures: Sequence[Picture], *,
     if len({row["step"] for row in comparison.curve_rows}) > 1:
         parts += [
             f"<h3>Best over training, asked for {number(comparison.headline)}: not the result</h3>",
-            "<p>The best of each run’s evaluations, picked by its own outcome, as it is often published.</p>",
+            f"<p>{escaped(best_over_training_told(comparison))}</p>",
             table(best_over_training_table(comparison)),
         ]
     return [*parts, "<h3>Cost</h3>", table(run_table(comparison))]
@@ -193,6 +193,7 @@ def _clips(comparison: Comparison) -> list[str]:
                 told = f"{label}, seed {run.seed}: return {number(episode['return'])}"
                 if (steps := run.study["clip"]["steps"]) < episode["length"]:
                     told += f", the first {steps:,} of {episode['length']:,} steps"
+                told += "; an episode of its own, in no table"
                 moving = image(file.read_bytes(), told, "image/gif")
                 shown.append(f"<figure>{moving}<figcaption>{escaped(told)}</figcaption></figure>")
     if not shown:

@@ -11,6 +11,7 @@ from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
 from flowrl.report.style import Picture, Style, legend, panel, styles
 from flowrl.report.wording import number, span, unit_told
+from flowrl.scores import Floats
 
 
 def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]) -> list[Picture]:
@@ -48,14 +49,14 @@ def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, 
     for label, style in of_label.items():
         rows = [row for row in comparison.score_rows if row["agent"] == label]
         means = np.array([row["mean"] for row in rows])
-        errors = [means - [row["mean_low"] for row in rows], [row["mean_high"] for row in rows] - means]
-        axes.errorbar(comparison.targets, means, np.abs(errors), capsize=3, label=label, **style)
+        axes.errorbar(comparison.targets, means, _errors(rows, "mean"), capsize=3, label=label, **style)
     legend(figure)
     names = ("dataset", "target", "agent", "mean", "mean_low", "mean_high")
     return Picture(
         f"return-by-target-{slug}",
         "Asked and achieved",
-        f"Mean return with 95 % intervals against the return asked for; {_made_of(comparison)}.",
+        f"Mean return{_with_intervals(comparison.score_rows, 'mean')} against the return asked for;"
+        f" {_made_of(comparison)}.",
         figure,
         [{name: row[name] for name in names} for row in comparison.score_rows],
     )
@@ -126,14 +127,13 @@ def _intervals(report: Report) -> Picture:
     figure, axes = panel(f"interquartile mean of the {SCORES[report.score]}", "")
     labels = [row["agent"] for row in report.aggregate_rows]
     for place, (row, style) in enumerate(zip(report.aggregate_rows, styles(labels).values(), strict=True)):
-        errors = [[row["iqm"] - row["iqm_low"]], [row["iqm_high"] - row["iqm"]]]
-        axes.errorbar([row["iqm"]], [place], xerr=np.abs(errors), capsize=4, **style)
+        axes.errorbar([row["iqm"]], [place], xerr=_errors([row], "iqm"), capsize=4, **style)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     return Picture(
         "scores",
         "Scores over all datasets",
-        f"Interquartile mean over datasets and training seeds with stratified-bootstrap 95 % intervals;"
+        f"Interquartile mean over datasets and training seeds{_with_intervals(report.aggregate_rows, 'iqm')};"
         f" {report.aggregate_rows[0]['tasks']} datasets.",
         figure,
         report.aggregate_rows,
@@ -147,18 +147,33 @@ def _profiles(report: Report) -> Picture:
         rows = [row for row in report.profile_rows if row["agent"] == label]
         across = [row["threshold"] for row in rows]
         axes.plot(across, [row["share"] for row in rows], markevery=12, label=label, **style)
-        axes.fill_between(
-            across, [row["low"] for row in rows], [row["high"] for row in rows], color=style["color"], alpha=0.12, lw=0
-        )
+        low, high = ([row[end] for row in rows] for end in ("low", "high"))
+        if None not in low:
+            axes.fill_between(across, low, high, color=style["color"], alpha=0.12, lw=0)
     axes.set_ylim(-0.02, 1.02)
     legend(figure)
     return Picture(
         "performance-profiles",
         "Performance profiles",
-        "The share of runs (datasets × training seeds) whose score is above τ, with pointwise 95 % intervals: the"
-        " higher the better.",
+        "The share of runs (datasets × training seeds) whose score is above"
+        f" τ{_with_intervals(report.profile_rows, '', 'pointwise ')}: the higher the better.",
         figure,
         report.profile_rows,
+    )
+
+
+def _errors(rows: Sequence[Row], name: str) -> Floats:
+    """(2, rows) distances of the ends of intervals; NaN, which is not drawn, where there is none."""
+    values, low, high = (np.array([row[name + end] for row in rows], np.float64) for end in ("", "_low", "_high"))
+    return np.abs([values - low, high - values])
+
+
+def _with_intervals(rows: Sequence[Row], name: str, kind: str = "") -> str:
+    low = f"{name}_low".lstrip("_")
+    return (
+        f", with {kind}95 % intervals"
+        if any(row[low] is not None for row in rows)
+        else ", without intervals (one seed)"
     )
 
 

@@ -1,6 +1,6 @@
 """How the results of a report were made, in sentences."""
 
-from flowrl.report.comparison import Comparison
+from flowrl.report.comparison import JUDGED_AT, Comparison
 from flowrl.report.overview import Report
 from flowrl.report.wording import number, unit_told
 from flowrl.scores import RESAMPLES
@@ -10,8 +10,7 @@ def protocol(report: Report) -> list[str]:
     """What a reader must know to believe or repeat the figures."""
     told = [
         "The last checkpoint is the result. Targets come from the dataset's returns or were given by hand. Agents are"
-        " judged at the dataset's best return, or at the highest target below it where it was not asked for: none is"
-        " picked by its outcome.",
+        f" judged at {JUDGED_AT}: none is picked by its outcome.",
     ]
     for comparison in report.comparisons:
         evaluation = comparison.evaluation
@@ -29,6 +28,9 @@ def protocol(report: Report) -> list[str]:
         f"Intervals are 95 % percentile bootstraps ({RESAMPLES:,} resamples): training seeds are drawn with"
         " replacement, then episodes, the same ones for every seed; over several datasets this is done within each"
         " (stratified), the set of datasets being fixed, with the training seeds that all agents have.",
+        "Of one training seed no interval is given.",
+        "All targets and episodes are played in one batch. Another batch (other targets, a clip) rounds otherwise, and"
+        " a simulator makes another episode of that: single episodes are repeated by the same command alone.",
         "Probability of improvement: the chance that a run of one agent scores above a run of the other on the same"
         " dataset, averaged over datasets.",
         "D4RL score is 100·(return − random)/(expert − random) with D4RL's reference returns, own score the same with"
@@ -62,4 +64,16 @@ def calibration_told(comparison: Comparison) -> str:
         "Following the return asked for, within the range of the data: slope of the mean return over the return asked"
         " for (1 follows, 0 does not); distance between the two as a share of the range; and how far actions move when"
         f" the worst return is asked for instead of the best{change}."
+    )
+
+
+def best_over_training_told(comparison: Comparison) -> str:
+    """How the best over training was picked, and why it flatters."""
+    known = {row["episodes"] for row in comparison.best_over_training_rows} - {None}
+    episodes = (
+        f" ({known.pop()} episodes each, {comparison.evaluation['episodes']} at the last)" if len(known) == 1 else ""
+    )
+    return (
+        f"The best of each run's evaluations{episodes}, picked by its own outcome, as it is often published: the"
+        " largest of several noisy means lies above what the agent returns, even where training changes nothing."
     )

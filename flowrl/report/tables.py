@@ -175,7 +175,7 @@ def improvement_table(report: Report) -> Table:
                 number(row["difference"], sign=True),
                 bounds(row["difference_low"], row["difference_high"]),
                 f"{row['probability']:.2f}",
-                f"[{row['probability_low']:.2f}, {row['probability_high']:.2f}]",
+                _or_dash(row["probability_low"], lambda low, high=row["probability_high"]: f"[{low:.2f}, {high:.2f}]"),
             ]
         )
     return table
@@ -198,7 +198,7 @@ def overview_tables(report: Report) -> list[tuple[str, Table]]:
     """The tables that a console shows of several datasets, each with its title; none of one."""
     if len(report.comparisons) < 2:
         return []
-    shown = [("all datasets, asked for the best return in each", task_table(report))]
+    shown = [("all datasets, at the return that stands in the second column", task_table(report))]
     if report.aggregate_rows:
         shown.append(("over datasets and seeds", aggregate_table(report)))
     if report.improvement_rows:

@@ -8,9 +8,9 @@ def number(value: float, *, sign: bool = False) -> str:
     return f"{rounded:+,.{digits}f}" if sign else f"{rounded:,.{digits}f}"
 
 
-def bounds(low: float, high: float) -> str:
-    """The ends of an interval."""
-    return f"[{number(low)}, {number(high)}]"
+def bounds(low: float | None, high: float | None) -> str:
+    """The ends of an interval; a dash where there is none."""
+    return "–" if low is None or high is None else f"[{number(low)}, {number(high)}]"
 
 
 def span(values: list[int]) -> str:

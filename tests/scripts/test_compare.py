@@ -292,6 +292,52 @@ def test_a_failing_cell_is_reported_and_the_others_finish(template, reach_datase
     assert {row["agent"] for row in reported[0]["scores"]} == {"dt", "bc"}
 
 
+@pytest.mark.parametrize(("damaged", "left"), [("metrics.jsonl", {"bc"}), ("checkpoint.pt", {"bc", "flow"})])
+def test_a_finished_cell_that_was_damaged_later_stops_nothing(
+    template, reach_dataset, in_process, tmp_path, damaged, left
+):
+    broken = shutil.copytree(template.out / NAME / "flow-seed0", tmp_path / NAME / "flow-seed0")
+    lines = (broken / damaged).read_bytes().splitlines(keepends=True)
+    (broken / damaged).write_bytes(b"".join([lines[0], b"{\n", *lines[1:]]) if damaged != "checkpoint.pt" else b"{")
+    with pytest.raises(InputError) as caught:
+        compare.main(tiny(tmp_path, agents=(FLOW, BC), seeds=1))
+    said, listed = str(caught.value).splitlines()
+    assert said == "1 of 2 runs failed; the same command tries them again:"
+    assert f"flow seed 0 on {REACH}: " in listed
+    assert f"{damaged} is damaged" in listed
+    (reported,) = json.loads((tmp_path / "results.json").read_text())["comparisons"]
+    assert {row["agent"] for row in reported["scores"]} == left, "what it played is known without its weights"
+
+
+def test_differences_are_against_the_baseline_that_was_asked_for(template, reach_dataset, in_process, tmp_path):
+    out = shutil.copytree(template.out, tmp_path / "out")
+    for seed in (0, 1):
+        (out / NAME / f"dt-seed{seed}/config.json").write_text("{")
+    with pytest.raises(InputError, match="2 of 6 runs failed; the same command"):
+        compare.main(tiny(out))
+    (reported,) = json.loads((out / "results.json").read_text())["comparisons"]
+    assert reported["differences"] == []
+    assert "dt, which differences are taken against, has no run here" in reported["summary"]
+
+
+def test_where_all_cells_fail_it_says_that_there_is_no_report(template, reach_dataset, in_process, tmp_path):
+    out = shutil.copytree(template.out, tmp_path / "out")
+    for config in out.rglob("config.json"):
+        config.write_text("{")
+    before = (out / "report.md").read_text()
+    with pytest.raises(
+        InputError, match="6 of 6 runs failed; no report was written, and one that is there is of earlier"
+    ):
+        compare.main(tiny(out))
+    assert (out / "report.md").read_text() == before
+
+
+def test_one_dataset_by_two_names_is_refused(reach_dataset, minari_root, in_process, tmp_path):
+    with pytest.raises(InputError, match=f"datasets: {REACH} and .* are both {REACH}, and each can stand there once"):
+        compare.main(tiny(tmp_path / "out", datasets=(REACH, str(minari_root / REACH)), agents=(BC,)))
+    assert not (tmp_path / "out").exists()
+
+
 def test_numbers_below_zero_are_targets_too(reach_dataset, in_process, tmp_path):
     evaluation = EvaluationConfig(targets=("-3", "p50"), episodes=2)
     compare.main(tiny(tmp_path, agents=(BC,), seeds=1, evaluation=evaluation, evaluate_every=0))

@@ -9,7 +9,7 @@ from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, achieved, load, 
 
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Comparison, Run, label_of
+from flowrl.report import Comparison, Report, Run, label_of, write_report
 from flowrl.scores import interquartile_mean
 
 
@@ -68,6 +68,11 @@ def test_seeds_that_only_one_has_are_not_paired(folders):
     apart = Comparison.of(load(folders["dt", 0], folders["flow", 1]))
     assert apart.difference_rows == []
     assert "no training seed in common" in apart.summary()
+    assert "One training seed: no interval" in apart.summary()
+    assert {row["mean_low"] for row in apart.score_rows} == {None}
+    assert "One training seed of flow on test/made-up-v0: no interval" in comparison.summary()
+    assert [row["difference_low"] for row in comparison.difference_rows] == [None, None]
+    assert [row["mean_low"] is None for row in comparison.score_rows[:2]] == [False, True]
 
 
 def test_calibration(comparison, elsewhere):
@@ -90,6 +95,19 @@ def test_targets_beyond_the_data_are_not_counted_as_followed(elsewhere):
     assert (row["targets"], row["slope"]) == (1, None)
 
 
+def test_all_targets_can_lie_beyond_the_data(elsewhere):
+    run = make_run(elsewhere / "dt-seed0", "dt", 0)
+    config = run.config()
+    config["dataset_returns"]["percentiles"] = [0.01 * percent for percent in range(101)]
+    (run.path / "config.json").write_text(json.dumps(config))
+    comparison = Comparison.of(load(run))
+    assert comparison.headline == 2, "the lowest"
+    (row,) = comparison.calibration_rows
+    assert (row["targets"], row["slope"], row["error"]) == (0, None, None)
+    write_report(Report.of(load(run)), elsewhere / "out")
+    assert "where none is below, the lowest above" in (elsewhere / "out/report.md").read_text()
+
+
 def test_the_curve_ends_with_the_result_and_knows_the_time(comparison):
     rows = [row for row in comparison.curve_rows if (row["agent"], row["seed"]) == ("dt", 1)]
     # 20 steps at 10 a second, twice.
@@ -100,7 +118,7 @@ def test_the_curve_ends_with_the_result_and_knows_the_time(comparison):
 def test_the_best_over_training_stands_apart(comparison):
     rows = {row["agent"]: row for row in comparison.best_over_training_rows}
     assert rows["dt"] == {
-        "dataset": "test/made-up-v0", "agent": "dt", "last": 17.5, "best": 1000, "evaluations": 2,
+        "dataset": "test/made-up-v0", "agent": "dt", "last": 17.5, "best": 1000, "evaluations": 2, "episodes": 2,
     }  # fmt: skip
 
 
@@ -142,6 +160,7 @@ def test_the_summary_in_plain_words(comparison, elsewhere):
     flow = next(r for r in comparison.score_rows if (r["target"], r["agent"]) == (10.0, "flow"))
     assert f"Asked for 10.0, flow returns {flow['mean']:.1f} [" in said
     assert "mean return is 5.0 an episode and 6.5 a step" in said
+    assert said.startswith("dt returns the most. Beside dt, flow is worse; bc is not told apart.")
     assert "flow − dt is -3.0 [-3.0, -3.0] (paired), in favour of dt." in said
     assert "bc − dt is " in said
     assert "(paired), an interval that holds zero." in said
@@ -149,8 +168,10 @@ def test_the_summary_in_plain_words(comparison, elsewhere):
     assert "2 training seeds: so few" in said
     alone = Comparison.of(load(make_run(elsewhere / "flow-seed0", "flow", 0)))
     assert alone.baseline == "flow"
-    assert "One training seed" in alone.summary()
+    assert "One training seed: no interval can be given" in alone.summary()
     assert "paired" not in alone.summary()
+    assert "[" not in alone.summary()
+    assert "the most" not in alone.summary()
 
 
 def test_an_unfinished_run_is_refused(folders):

@@ -35,11 +35,11 @@ def test_scores_over_datasets(two_datasets):
     # Of the second dataset the seed that all have counts alone.
     assert rows["dt"]["mean"] == pytest.approx(((score("dt", 0) + score("dt", 1)) / 2 + score("dt", 0)) / 2)
     assert {(row["tasks"], row["runs"]) for row in rows.values()} == {(2, 3)}
-    assert rows["dt"]["mean_low"] < rows["dt"]["mean"] < rows["dt"]["mean_high"]
+    assert rows["dt"]["mean_low"] is rows["dt"]["mean_high"] is None, "one seed of the second dataset"
     (flow, bc) = two_datasets.improvement_rows
     # 3 behind in every episode, twice that in score.
     assert (flow["agent"], flow["baseline"], flow["tasks"], flow["pairs"]) == ("flow", "dt", 2, 3)
-    assert [flow[n] for n in ("difference", "difference_low", "difference_high")] == pytest.approx([-6, -6, -6])
+    assert [flow[n] for n in ("difference", "difference_low", "difference_high")] == [pytest.approx(-6), None, None]
     # flow's scores 19 and 39 against dt's 25 and 45: one pair of four is won; then 19 against 25.
     assert flow["probability"] == pytest.approx((0.25 + 0) / 2)
     assert (bc["agent"], bc["pairs"]) == ("bc", 3)
@@ -55,10 +55,50 @@ def test_a_profile_falls_from_all_to_none(two_datasets):
 
 def test_the_summary_of_many_datasets(two_datasets):
     said = two_datasets.summary()
-    assert "flow − dt is -6.0 [-6.0, -6.0] points of own score (paired), in favour of dt." in said
+    assert "flow − dt is -6.0 points of own score (paired), which one training seed cannot tell from chance." in said
     assert "over 2 datasets and 3 runs" in said
     assert "2 runs without a counterpart of every agent" in said
-    assert "One training seed of bc beside dt on test/other-v0: the intervals are over episodes alone" in said
+    assert "One training seed of bc on test/other-v0: no interval can be given" in said
+    assert "highest" not in said
+
+
+def test_what_few_seeds_leave_unsaid_is_of_the_fewest(elsewhere):
+    """Every pair has seeds enough, and all agents together one."""
+    seeds = {"flow": (0, 1, 2), "bc": (0, 3, 4), "dt": (0, 1, 2, 3, 4)}
+    runs = [
+        make_run(elsewhere / place / f"{agent}-seed{seed}", agent, seed, dataset=f"test/{place}-v0")
+        for place in ("one", "two")
+        for agent, own in seeds.items()
+        for seed in own
+    ]
+    report = Report.of(load(*runs))
+    assert report.aggregate_rows[0]["iqm_low"] is report.improvement_rows[0]["probability_low"] is None
+    assert "One training seed that all agents have on test/one-v0: no interval" in report.summary()
+    (one, two) = report.comparisons
+    assert one.pairs == two.pairs == {"flow": 3, "bc": 3}
+    assert "3 training seeds of flow, bc on test/one-v0: so few" in one.summary()
+    write_report(report, elsewhere / "out")
+
+
+def test_the_summary_begins_with_who_leads(elsewhere):
+    runs = [
+        make_run(elsewhere / place / f"{agent}-seed{seed}", agent, seed, dataset=f"test/{place}-v0")
+        for place in ("one", "two")
+        for agent in AGENTS
+        for seed in (0, 1)
+    ]
+    report = Report.of(load(*runs))
+    rows = {row["agent"]: row for row in report.improvement_rows}
+    assert rows["flow"]["difference_high"] < 0 < rows["bc"]["difference_high"]
+    best = max(report.aggregate_rows, key=lambda row: row["iqm"])["agent"]
+    assert report.summary().startswith(f"{best} scores highest. Beside dt, flow is worse; bc is not told apart.")
+    assert "2 training seeds: so few" in report.summary()
+
+
+def test_the_baseline_stays_where_all_its_runs_failed(folders):
+    report = Report.of(load(folders["flow", 0], folders["bc", 0]), baseline="dt")
+    assert report.improvement_rows == report.comparisons[0].difference_rows == []
+    assert "dt, which differences are taken against, has no run here." in report.summary()
 
 
 def test_what_not_all_have_run_is_said(folders, elsewhere):
@@ -80,10 +120,7 @@ def test_the_baseline_is_the_same_on_every_dataset(elsewhere):
     assert report.improvement_rows[0]["difference"] == -6
     assert report.comparisons[0].difference_rows == []
     assert "dt, which differences are taken against, has no run here" in report.comparisons[0].summary()
-    assert (
-        "flow − dt is -6.0 [-6.0, -6.0] points of own score (paired), which one training seed cannot tell"
-        in report.summary()
-    )
+    assert "flow − dt is -6.0 points of own score (paired), which one training seed cannot tell" in report.summary()
     write_report(report, elsewhere / "out")
 
 
@@ -288,6 +325,38 @@ def test_writing_it_again_changes_nothing(two_datasets, written):
     assert len(list((written / "hparams").rglob("events*"))) == 11
 
 
+def test_what_a_report_did_not_write_stays(folders, elsewhere):
+    out, other = elsewhere / "out", "test-other-v0"
+    for place in ("data/precious/main_data.hdf5", "figures/mine.png", "data/bc-seed0/config.json"):
+        (out / place).parent.mkdir(parents=True, exist_ok=True)
+        (out / place).write_text("mine")
+    more = make_run(elsewhere / "dt-seed0", "dt", 0, dataset="test/other-v0")
+    write_report(Report.of(load(*folders.values(), more)), out)
+    mine = {path for path in out.rglob("*") if path.is_file() and path.read_bytes() == b"mine"}
+    assert len(mine) == 3
+    assert list(out.glob(f"*/*{other}*"))
+    (out / "figures/also-mine.png").write_text("mine")
+    write_report(Report.of(load(*folders.values())), out)
+    assert {path for path in out.rglob("*") if path.is_file() and path.read_bytes() == b"mine"} > mine
+    assert not list(out.glob(f"*/*{other}*")), "the earlier report's own are gone, and their folders"
+
+
+def test_a_list_that_leads_elsewhere_removes_nothing(folders, elsewhere):
+    out = elsewhere / "out"
+    write_report(Report.of(load(folders["dt", 0])), out)
+    (elsewhere / "precious.txt").write_text("mine")
+    (out / "precious.txt").write_text("mine")
+    results = json.loads((out / "results.json").read_text())
+    results["files"] = ["data/../../precious.txt", "precious.txt", str(elsewhere / "precious.txt")]
+    (out / "results.json").write_text(json.dumps(results))
+    write_report(Report.of(load(folders["dt", 0])), out)
+    assert (elsewhere / "precious.txt").exists()
+    assert (out / "precious.txt").exists()
+    for damaged in ("", "[]", '{"files": 3}', '{"files": [3]}', '{"files": ["", "data"]}'):
+        (out / "results.json").write_text(damaged)
+        write_report(Report.of(load(folders["dt", 0])), out)
+
+
 @pytest.fixture(scope="module")
 def studied(tmp_path_factory):
     """The folder of a report of runs that were studied."""
@@ -306,7 +375,7 @@ def data(folder, name):
 def test_sensitivity_and_clips_are_shown(studied):
     page = Page((studied / "report.html").read_text())
     assert sum(link.startswith("data:image/gif") for link in page.links) == 2
-    assert "flow, seed 0: return 12.0" in page.texts
+    assert "flow, seed 0: return 12.0; an episode of its own, in no table" in page.texts
     assert [(r["agent"], float(r["target"]), float(r["change"])) for r in data(studied, "sensitivity")] == [
         (a, t, (10 - t) / 16) for a in ("flow", "dt") for t in (2.0, 10.0)
     ]
