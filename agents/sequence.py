@@ -9,13 +9,15 @@ from torch import Tensor, nn
 
 from agents.acting import ACTING
 from flowrl.attention import ATTENTION
+from flowrl.attention.cosformer import LENGTH, CosformerAttention
 from flowrl.attention.options import read_options
 from flowrl.data import Normaliser
-from flowrl.model import BlockState, ModelConfig, TrajectoryModel, map_state
+from flowrl.model import TOKENS, BlockState, ModelConfig, TrajectoryModel, map_state
 from flowrl.recording import Recording
 from flowrl.windows import Batch, Context
 
 Rollout = Literal["window", "recurrent", "staggered"]
+_ANOTHER = "another function, which it is not trained for"
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,27 @@ class SequenceConfig(ModelConfig):
         if self.acting_context is not None or self.context == "episode":
             return self.acting_context
         return max(1, self.context // 2) if self.acts == "staggered" else self.context
+
+    def cautions(self) -> list[str]:
+        """What is allowed and probably not meant, in sentences."""
+        told, steps = [], self.context
+        most = None if self.acts == "recurrent" else self.reads
+        if most is not None and self.acts == "staggered":
+            most *= 2
+        if self.remembers and most is not None:
+            past = f"a past that begins anew within the last {most} steps"
+            told.append(f"the agent learns from the whole past of its episodes: {past} is {_ANOTHER}")
+        elif not self.remembers and steps != "episode" and (most is None or most > steps):
+            past = "a state that is carried over a whole episode" if most is None else f"a past of up to {most} steps"
+            told.append(f"the agent learns from windows of {steps} steps: {past} is {_ANOTHER}")
+        if ATTENTION[self.attention] is CosformerAttention:
+            length = read_options(CosformerAttention, self.attention_options).get("length", LENGTH)
+            if self.remembers or steps == "episode" or steps * len(TOKENS[self.tokens]) > length:
+                told.append(
+                    f"cosformer tells distances within its first {length} tokens alone, and is given more:"
+                    " --attention-options length=N"
+                )
+        return told
 
     def build(self, normaliser: Normaliser) -> "SequenceAgent":
         """A new agent; its initial weights come from torch's generator."""

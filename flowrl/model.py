@@ -28,6 +28,7 @@ TOKENS: dict[str, tuple[str, ...]] = {
     "observation-action": ("observation", "action"),
 }
 
+LONGEST_CONVOLUTION = 4_096  # tokens
 S = TypeVar("S")
 
 
@@ -71,8 +72,10 @@ class ModelConfig:
             raise ValueError(f"width is {self.width} and heads is {self.heads}: width must be a multiple of heads")
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
-        if self.convolution < 0:
-            raise ValueError(f"convolution is {self.convolution}: it must be at least 0")
+        if not 0 <= self.convolution <= LONGEST_CONVOLUTION:
+            raise ValueError(
+                f"convolution is {self.convolution}: it must be at least 0 and at most {LONGEST_CONVOLUTION:,}"
+            )
         if self.tokens not in TOKENS:
             raise ValueError(f"tokens is {self.tokens!r}: known are {', '.join(TOKENS)}")
         if options:

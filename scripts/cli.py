@@ -28,6 +28,12 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
+def warn(*sentences: str) -> None:
+    """Say what is allowed and probably not meant."""
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)
+
+
 def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = None, *, after: str = "") -> Args:
     """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest.
 

@@ -2,7 +2,6 @@
 
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,6 +17,7 @@ from flowrl.errors import InputError, cause
 from flowrl.protocols import Agent
 from flowrl.rollout import rollout
 from flowrl.scores import interquartile_mean, normalised
+from scripts.cli import warn
 
 
 @dataclass(frozen=True)
@@ -177,10 +177,7 @@ def _warn_if_far(target: float, low: float, high: float) -> None:
         trouble = "is far beyond the data"
     else:
         return
-    print(
-        f"warning: target {target:,.1f} {trouble}: returns in the dataset are {low:,.1f} to {high:,.1f}",
-        file=sys.stderr,
-    )
+    warn(f"target {target:,.1f} {trouble}: returns in the dataset are {low:,.1f} to {high:,.1f}")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

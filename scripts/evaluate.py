@@ -4,7 +4,6 @@ python -m scripts.evaluate runs/hopper/flow-seed0 --episodes 100 --targets p50 b
 python -m scripts.evaluate runs/hopper/flow-seed* runs/hopper/dt-seed* --out runs/hopper/report
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from envs.video import check_video, record_video
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
 from flowrl.report import Report, Run, console, label_of, tables_of, write_report
-from scripts.cli import command, parse, run
+from scripts.cli import command, parse, run, warn
 from scripts.episodes import (
     EvaluationConfig,
     check_spaces,
@@ -131,25 +130,9 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
         raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
     env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
     check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size, discrete_start)
-    if (args.rollout or args.acting_context) and isinstance(agent, SequenceAgent):
-        _warn_of_another_function(agent)
+    if isinstance(agent, SequenceAgent):
+        warn(*agent.config.cautions())
     return _Player(folder, config, agent, step, env)
-
-
-def _warn_of_another_function(agent: SequenceAgent) -> None:
-    """Say so where an agent reads another part of the past than it learnt from."""
-    reads, context = agent.acting.most, agent.context
-    if agent.config.remembers and reads is not None:
-        learnt, acts = "the whole past of its episodes", f"a past that begins anew within the last {reads} steps"
-    elif isinstance(context, int) and not agent.config.remembers and (reads is None or reads > context):
-        learnt = f"windows of {context} steps"
-        acts = "a state that is carried over a whole episode" if reads is None else f"a past of up to {reads} steps"
-    else:
-        return
-    print(
-        f"warning: the agent learnt from {learnt}: {acts} is another function, which it was not trained for",
-        file=sys.stderr,
-    )
 
 
 def _report(

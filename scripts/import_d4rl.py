@@ -5,7 +5,6 @@
 makes `d4rl/hopper/medium-v2`, which every other script takes. Nothing is downloaded.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from envs import Reference, d4rl_environment, d4rl_reference, facts
 from flowrl.d4rl import HORIZON, d4rl_name, find_file, import_file, minari_id
 from flowrl.errors import InputError, cause
 from flowrl.minari_store import COLLECTED_NAMESPACE, dataset_path
-from scripts.cli import parse, run
+from scripts.cli import parse, run, warn
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def main(args: Args) -> None:
     for note in recording.notes():
         print(note)
     if recording.mismatches:
-        print(f"warning: {path}: some flags do not stand where the episodes end", file=sys.stderr)
+        warn(f"{path}: some flags do not stand where the episodes end")
     if reference is None:
         print("reference scores: none are known")
     else:

@@ -22,7 +22,7 @@ from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
-from scripts.cli import parse, run
+from scripts.cli import parse, run, warn
 from scripts.datasets import Selection, folder_name, load
 from scripts.episodes import (
     EvaluationConfig,
@@ -87,6 +87,7 @@ def main(args: Args) -> Path:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
             if distributed.rank() == 0:
+                warn(*(args.config.cautions() if isinstance(args.config, SequenceConfig) else ()))
                 span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
                 size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
                 together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""

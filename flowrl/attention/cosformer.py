@@ -20,6 +20,7 @@ from torch import Tensor
 from flowrl.attention.kernel import KernelState, causal_product, causal_product_step, product_weights, real_alone
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
+LENGTH = 60  # tokens of a window of 20 steps
 EPS = 1e-6  # as in the paper's code; less would let a ReLU near 0 blow up the gradient
 
 
@@ -43,7 +44,7 @@ class CosformerAttention(CausalAttention):
 
     constant_state = True
 
-    def __init__(self, width: int, heads: int, dropout: float = 0.0, *, length: int = 60) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, *, length: int = LENGTH) -> None:
         super().__init__(width, heads, dropout)
         if length < 1:
             raise ValueError(f"length is {length}: it must be at least 1")

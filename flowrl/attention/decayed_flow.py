@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from flowrl.attention.flow_state import FlowState
+from flowrl.attention.flow_state import FEW, FlowState
 from flowrl.attention.multihead import at_least_float32
 
 TILE = 64
@@ -31,7 +31,10 @@ def decayed_flow_attention(
     is_pad: Tensor | None = None,
     tile: int = TILE,
 ) -> tuple[Tensor, FlowState]:
-    """The tokens that follow `state` (None: the first ones), in time and memory linear in T, and the state after them.
+    """The tokens that follow `state` (None: the first ones), and the state after them.
+
+    Memory is linear in T, and so is time up to some ten thousand tokens: the T/`tile` sums before the tiles are a
+    product with the square matrix of decays between them.
 
     Args:
         q: (B, H, T, D) queries after the feature map, in at least float32.
@@ -47,6 +50,8 @@ def decayed_flow_attention(
     """
     (batch, heads, tokens, d), m, dtype = q.shape, v.shape[-1], v.dtype
     with torch.autocast(q.device.type, enabled=False):
+        if state is not None and tokens <= FEW and is_pad is None:
+            return _few_tokens(q, k, v, log_decay, state, clip, eps)
         if state is None:
             state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(q))
             state = state.with_counts_by_head()
@@ -83,6 +88,46 @@ def decayed_flow_attention(
     return y.to(dtype), FlowState(
         after_n[..., 0], after_k, after_q, after_k_per_flow, after_q_per_flow, after_competition, after_memory
     )
+
+
+def _few_tokens(
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, past: FlowState, clip: float, eps: float
+) -> tuple[Tensor, FlowState]:
+    """The same for a few tokens, as an agent's step has them; sinks and sources are worked out at once."""
+    tokens, dtype = q.shape[-2], past.k.dtype
+    own, other = torch.stack([q, k]).to(dtype), torch.stack([k, q]).to(dtype) + eps  # (2, B, H, T, D)
+    q, k = own
+    log_decay = log_decay.to(dtype)[:, None]
+    since = torch.arange(1, tokens + 1, device=q.device, dtype=dtype)
+    kept = (since * log_decay).exp()  # (H, T) of the past
+    within = decay_matrix(since, log_decay[..., None])  # (H, T, T)
+
+    n = past.n[..., None] * kept + within.sum(-1)  # (B, H, T)
+    sums, (q_sum, k_sum) = _written_out(torch.stack([past.q, past.k]), own, kept[:, :1])
+    flows = (other * (sums + eps)).sum(-1)  # (2, B, H, T): outgoing, incoming
+    sums, (q_per_flow, k_per_flow) = _written_out(
+        torch.stack([past.q_per_flow, past.k_per_flow]), own * (n / flows).flip(0)[..., None], kept[:, :1]
+    )
+    conserved_out, conserved_in = (other * (sums + eps)).sum(-1) / n
+
+    exp_outgoing = conserved_out.clamp(-clip, clip).exp()
+    competing = past.competition * kept + (within @ exp_outgoing[..., None])[..., 0]
+    values = (n * exp_outgoing / competing)[..., None] * v.to(dtype)
+    aggregated = (q @ past.memory) * kept[..., None] + (q @ k.mT * within) @ values
+    y = (conserved_in.sigmoid() / flows[1])[..., None] * aggregated
+    memory = past.memory * kept[:, -1:, None] + (k * within[:, -1, :, None]).mT @ values
+    return y.to(v.dtype), FlowState(
+        n[..., -1].clone(), k_sum, q_sum, k_per_flow, q_per_flow, competing[..., -1:].clone(), memory
+    )
+
+
+def _written_out(past: Tensor, terms: Tensor, decay: Tensor) -> tuple[Tensor, Tensor]:
+    """Decaying sums (..., T, D) of `terms` after `past` (..., D), and the last of them."""
+    sums = []
+    for term in terms.unbind(-2):
+        past = torch.addcmul(term, past, decay)
+        sums.append(past)
+    return torch.stack(sums, dim=-2), past
 
 
 class _Sums:

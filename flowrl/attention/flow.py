@@ -29,7 +29,7 @@ from torch.nn.functional import logsigmoid, rms_norm
 
 from flowrl.attention.decayed_flow import decay_matrix, decayed_flow_attention
 from flowrl.attention.features import FEATURE_MAPS, FeatureMap, map_features
-from flowrl.attention.flow_state import FlowState
+from flowrl.attention.flow_state import FEW, FlowState
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
@@ -38,7 +38,6 @@ ONE_TILE = 128  # the longest sequence taken as a single tile
 TILE = 64  # the tile of longer ones
 OUTPUT_EPS = 1e-8  # below the mean square of the output, which falls to 2e-4 in 3,000 tokens of random weights
 SHORTEST_MEMORY, LONGEST_MEMORY = 8, 4096  # tokens, 1/(1 - γ), that the heads begin with, evenly in its logarithm
-FEW = 4  # up to so many tokens, running sums written out are faster than a tile's matrix products
 
 
 def flow_attention(

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+FEW = 4  # up to so many tokens, running sums written out are faster than a tile's matrix products
+
 
 class FlowState(NamedTuple):
     """All that the past of a sequence means to its future: D·M + 4 D + 2 numbers a head, however long it was."""

@@ -20,6 +20,8 @@ from torch.nn.functional import pad
 
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
+LONGEST_BLOCK = 4_096  # tokens; the projections have as many columns
+
 
 class LinformerState(NamedTuple):
     """Two vectors for each summary of a finished block and each token of the current one: 2 D (R ⌊T/c⌋ + T mod c)."""
@@ -39,7 +41,7 @@ class LinformerAttention(CausalAttention):
         seed: of the first E and F, which leave other initial weights what they would be without.
 
     Raises:
-        ValueError: as `CausalAttention`; not 1 ≤ rank ≤ block.
+        ValueError: as `CausalAttention`; not 1 ≤ rank ≤ block ≤ `LONGEST_BLOCK`.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class LinformerAttention(CausalAttention):
         super().__init__(width, heads, dropout)
         if not 1 <= rank <= block:
             raise ValueError(f"rank is {rank} and block is {block}: rank must be at least 1 and at most block")
+        if block > LONGEST_BLOCK:
+            raise ValueError(f"block is {block}: it must be at most {LONGEST_BLOCK:,}")
         self.block, self.rank = block, rank
         drawn = torch.randn(2, rank, block, generator=torch.Generator().manual_seed(seed))
         self.summarise_k, self.summarise_v = (nn.Parameter(logits.clone()) for logits in drawn)  # E, F as logits

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from flowrl.attention.multihead import ALL, CausalAttention, at_least_float32
 
+MOST = 1_024  # rounds, and buckets: rotations have as many columns as the two multiplied
+
 
 class ReformerAttention(CausalAttention):
     """Multi-head causal LSH attention; `dropout` acts on its weights while training.
@@ -33,7 +35,7 @@ class ReformerAttention(CausalAttention):
         seed: of the rotations.
 
     Raises:
-        ValueError: as `CausalAttention`; `rounds` is below 1, or `buckets` not even or below 2.
+        ValueError: as `CausalAttention`; `rounds` is below 1, `buckets` not even or below 2, or either above `MOST`.
     """
 
     parts = 2  # queries are keys
@@ -49,10 +51,10 @@ class ReformerAttention(CausalAttention):
         self, width: int, heads: int, dropout: float = 0.0, *, rounds: int = 4, buckets: int = 8, seed: int = 0
     ) -> None:
         super().__init__(width, heads, dropout)
-        if rounds < 1:
-            raise ValueError(f"rounds is {rounds}: it must be at least 1")
-        if buckets < 2 or buckets % 2:
-            raise ValueError(f"buckets is {buckets}: it must be even and at least 2")
+        if not 1 <= rounds <= MOST:
+            raise ValueError(f"rounds is {rounds}: it must be at least 1 and at most {MOST:,}")
+        if not 2 <= buckets <= MOST or buckets % 2:
+            raise ValueError(f"buckets is {buckets}: it must be even, at least 2 and at most {MOST:,}")
         drawn = torch.randn(heads, rounds, width // heads, buckets // 2, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("rotations", drawn)
 

@@ -111,12 +111,17 @@ def _weights(runs: Sequence[Run], name: str) -> Picture:
     figure.supxlabel("token looked at →", fontsize=9)
     figure.supylabel("← token that looks", fontsize=9)
     windows = "; ".join(_window_told(run) for run in runs)
+    orders = {
+        run.label: ", ".join(dict.fromkeys(t.split()[0] for t in _maps(run)["picture"]["tokens"])) for run in runs
+    }
+    alike = len(set(orders.values())) == 1
+    order = orders[runs[0].label] if alike else "; ".join(f"{label}: {order}" for label, order in orders.items())
     return Picture(
         name,
         "Effective attention weights",
         f"What was acted on at one step ({windows}), the mean over heads: white is no weight, black {DARKEST} times"
-        " that of uniform weights or more. Tokens in the order return, observation, action of each step. The data are"
-        " shares of all of a token's weight.",
+        f" that of uniform weights or more. Tokens of each step in the order {order}. The data are shares of all of a"
+        " token's weight.",
         figure,
         rows,
         aside=True,

@@ -499,3 +499,37 @@ def test_every_field_explains_itself():
         source = "".join(inspect.getsource(c) for c in config.__mro__ if c is not object)
         for field in fields(config):
             assert f"    {field.name}: " in source
+
+
+@pytest.mark.parametrize(
+    ("changes", "cautions"),
+    [
+        ({}, []),
+        ({"acting_context": 5}, []),
+        ({"rollout": "staggered"}, []),
+        ({"context": "episode"}, []),
+        ({"carry_state": True}, []),
+        ({"rollout": "recurrent"}, ["learns from windows of 20 steps: a state that is carried over a whole episode"]),
+        (
+            {"rollout": "staggered", "acting_context": 11},
+            ["learns from windows of 20 steps: a past of up to 22 steps is another function"],
+        ),
+        ({"rollout": "staggered", "context": 1}, ["windows of 1 steps: a past of up to 2 steps"]),
+        ({"carry_state": True, "rollout": "window"}, ["begins anew within the last 20 steps"]),
+        (
+            {"context": "episode", "rollout": "staggered", "acting_context": 8},
+            ["learns from the whole past of its episodes: a past that begins anew within the last 16 steps"],
+        ),
+        ({"context": "episode", "rollout": "window"}, []),
+        ({"attention": "cosformer"}, []),
+        ({"attention": "cosformer", "context": 21}, ["within its first 60 tokens alone"]),
+        ({"attention": "cosformer", "context": 30, "tokens": "observation-action"}, []),
+        ({"attention": "cosformer", "context": 21, "attention_options": ["length=63"]}, []),
+        ({"attention": "cosformer", "context": "episode", "attention_options": ["length=90"]}, ["first 90 tokens"]),
+        ({"attention": "cosformer", "carry_state": True}, ["cosformer tells distances"]),
+    ],
+)
+def test_what_is_probably_not_meant_is_told(changes, cautions):
+    told = SequenceConfig(**changes).cautions()
+    assert len(told) == len(cautions)
+    assert all(expected in sentence for expected, sentence in zip(cautions, told, strict=True))

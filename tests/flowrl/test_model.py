@@ -332,6 +332,11 @@ def test_bfloat16_is_near_float32(normaliser):
         ({"dropout": float("nan")}, "dropout is nan"),
         ({"context": "all"}, "context is 'all': it must be at least 1, or 'episode'"),
         ({"convolution": -1}, "convolution is -1: it must be at least 0"),
+        ({"convolution": 2_000_000_000_000}, "convolution is 2000000000000: it must be at least 0 and at most 4,096"),
+        (
+            {"attention": "linformer", "attention_options": ["block=2000000000"]},
+            "block is 2000000000: it must be at most 4,096",
+        ),
         ({"tokens": "action"}, "tokens is 'action': known are return-observation-action, observation-action"),
         ({"attention_options": ["decoy"]}, "FlowAttention has no option 'decoy'"),
         ({"attention_options": ["clip=0"]}, "clip is 0.0: it must be above 0"),

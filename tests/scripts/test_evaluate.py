@@ -195,6 +195,16 @@ def test_a_target_far_from_the_data_is_warned_of_and_kept(word, percentiles, war
     assert said.startswith("warning: ") if warning else said == ""
 
 
+def test_another_past_than_was_trained_is_warned_of(tiny_argv, reach_dataset, tmp_path, capsys):
+    train.start(tiny_argv("flow", tmp_path / "run", "--rollout", "recurrent"))
+    told = "warning: the agent learns from windows of 5 steps: a state that is carried over a whole episode is another"
+    assert capsys.readouterr().err.count(told) == 1
+    evaluate.start([str(tmp_path / "run"), "--episodes", "1"])
+    assert capsys.readouterr().err.count(told) == 1
+    evaluate.start([str(tmp_path / "run"), "--episodes", "1", "--rollout", "window"])
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_warned_of_or_not_it_is_played(tiny_run, capsys):
     start(tiny_run, "--episodes", "1", "--targets", "-100", "9999")
     captured = capsys.readouterr()

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowrl.attention import decayed_flow
 from flowrl.attention.decayed_flow import decayed_flow_attention
 from flowrl.attention.flow import LONGEST_MEMORY, SHORTEST_MEMORY, FlowAttention, FlowState, flow_attention
 
@@ -91,6 +92,24 @@ def test_split_and_resumed_anywhere_it_is_the_same(tokens, cuts, tile):
         y, state = attend(*(x[:, :, start:end] for x in columns), log_decay, state, tile=tile)
         parts.append(y)
     assert_close(torch.cat(parts, 2), literal(*columns, log_decay.exp()))
+
+
+@pytest.mark.parametrize("tokens", [1, 3, 4])
+def test_a_few_tokens_written_out_are_a_tile(tokens, monkeypatch):
+    *columns, log_decay = inputs(20 + tokens)
+    first, last = [x[:, :, :20] for x in columns], [x[:, :, 20:] for x in columns]
+    found = []
+    for few in (decayed_flow.FEW, 0):
+        monkeypatch.setattr(decayed_flow, "FEW", few)
+        given = [x.clone().requires_grad_() for x in (*first, *last, log_decay)]
+        _, state = attend(*given[:3], given[6])
+        y, after = attend(*given[3:6], given[6], state)
+        weighted = sum((x * torch.linspace(1, 2, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in (y, *after))
+        found.append([y, *after, *torch.autograd.grad(weighted, given)])
+    assert decayed_flow.FEW == 0
+    for mine, due in zip(*found, strict=True):
+        assert due.abs().max() > 0
+        assert_close(mine, due)
 
 
 def test_a_padded_token_changes_neither_sums_nor_count():

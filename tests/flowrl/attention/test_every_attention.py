@@ -300,6 +300,18 @@ def test_padded_rows_and_their_gradients_are_finite_in_float32(name):
     assert gradient.isfinite().all()
 
 
+@every_attention
+def test_long_sequences_of_large_inputs_stay_finite_in_float32(name):
+    attention, tokens = made(name).float(), 600 if name.split()[0] in ("reformer", "linformer") else 3_000
+    for scale in (1.0, 30.0):
+        x = (scale * sequence(tokens).float()).requires_grad_()
+        y = attention(x)
+        (gradient,) = torch.autograd.grad((y + y.square()).sum(), x)
+        assert y.isfinite().all()
+        assert gradient.isfinite().all()
+        assert (y[:, -1] != 0).any()
+
+
 @every_step
 def test_a_state_of_constant_size_keeps_it_and_begins_as_zeros(name):
     attention = made(name)

@@ -120,8 +120,9 @@ def trained(module, steps, optimiser):
     used = []
     for _ in range(steps):
         optimiser.zero_grad()
+        y = module(sequence(6))
         used.append(module.directions.clone())
-        module(sequence(6)).square().mean().backward()
+        y.square().mean().backward()
         optimiser.step()
         with torch.no_grad():  # an evaluation in between counts for nothing
             module.eval()(sequence(3))
@@ -139,6 +140,9 @@ def test_features_are_redrawn_every_so_many_training_steps_and_never_by_default(
     changed = [not torch.equal(a, b) for a, b in pairwise(used)]
     assert changed == [False, False, True, False, False, True, False]
     assert int(module.training_steps) == 8
+    module = made(redraw_every=4)
+    used = trained(module, 8, optimiser_of(module))
+    assert torch.equal(module.directions, used[-1]), "what was trained is what is evaluated"
     module = made()
     assert all(torch.equal(directions, module.directions) for directions in trained(module, 5, optimiser_of(module)))
 

@@ -115,6 +115,8 @@ def test_queries_of_zero_stay_finite():
     ("options", "message"),
     [
         ({"rounds": 0}, "rounds is 0"),
+        ({"rounds": 2_000_000_000}, "rounds is 2000000000: it must be at least 1 and at most 1,024"),
+        ({"buckets": 2_000_000_000}, "buckets is 2000000000: it must be even, at least 2 and at most 1,024"),
         ({"buckets": 3}, "buckets is 3: it must be even"),
         ({"buckets": 0}, "buckets is 0"),
     ],
