@@ -3,14 +3,15 @@
 import importlib
 import os
 import socket
-import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from flowrl.errors import InputError, cause
+from scripts.cli import warn
 from scripts.matrix import Cell, train_in_own_process
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -31,7 +32,7 @@ class Cluster:
         gpus: of each cell; a fraction shares one.
 
     Raises:
-        InputError: Ray is not installed, or nothing answers at the address.
+        InputError: Ray is not installed, or nothing answers at the address; later, that the cluster was lost.
     """
 
     def __init__(self, address: str, *, cpus: int, gpus: float) -> None:
@@ -49,14 +50,17 @@ class Cluster:
         try:
             self._ray.init(address, runtime_env=runtime, log_to_driver=False, logging_level="ERROR")
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"Ray address {address!r} cannot be used: {cause(error)}") from error
+            # `ray start` asks for a token by default (Ray 2.60), and a driver elsewhere offers one only if told to.
+            token = (
+                "" if "RAY_AUTH_MODE" in os.environ else " (where the cluster asks for a token: RAY_AUTH_MODE=token)"
+            )
+            raise InputError(f"Ray address {address!r} cannot be used: {cause(error)}{token}") from error
         found = self._ray.cluster_resources()
         for name, needed in (("CPU", cpus), ("GPU", gpus)):
             if found.get(name, 0) < needed:
-                print(
-                    f"warning: a cell asks for {needed:g} {name} and the cluster has {found.get(name, 0):g}: cells wait"
-                    " until it has more",
-                    file=sys.stderr,
+                warn(
+                    f"a cell asks for {needed:g} {name} and the cluster has {found.get(name, 0):g}: cells wait until it"
+                    " has more"
                 )
         # max_calls: a fresh process for every cell. max_retries: another try is ours to give, and to count.
         task = self._ray.remote(max_calls=1, max_retries=0, num_cpus=cpus, num_gpus=gpus)
@@ -85,7 +89,9 @@ class Cluster:
     def ended(self, timeout: float) -> list[tuple[Cell, str | None]]:
         """See `scripts.matrix.Executor`."""
         found = []
-        for reference in self._ray.wait(list(self._running), timeout=timeout)[0]:
+        with self._connected():
+            ready, _ = self._ray.wait(list(self._running), timeout=timeout)
+        for reference in ready:
             cell, tried = self._running.pop(reference)
             try:
                 found.append((cell, self._ray.get(reference)))
@@ -99,7 +105,19 @@ class Cluster:
     def _submit(self, cell: Cell, tried: int) -> None:
         # The folder is shared, the place it is seen from need not be.
         absolute = replace(cell, args=replace(cell.args, run_dir=cell.run_dir.resolve()))
-        self._running[self._task.remote(absolute, str(Path.cwd()))] = cell, tried
+        with self._connected():
+            self._running[self._task.remote(absolute, str(Path.cwd()))] = cell, tried
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Raise InputError where the cluster is lost: nothing that runs there can be asked or stopped any more."""
+        try:
+            yield
+        except (ConnectionError, self._ray.exceptions.RaySystemError) as error:
+            self._running.clear()
+            raise InputError(
+                f"the Ray cluster was lost: {cause(error)}; the same command goes on from the checkpoints"
+            ) from error
 
 
 def _work(cell: Cell, folder: str) -> str | None:

@@ -11,6 +11,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,6 +212,45 @@ def test_a_ray_address_that_does_not_answer(args, monkeypatch):
     with pytest.raises(InputError, match="'head' is none of auto, local, HOST:PORT"):
         compare.main(replace(args, ray="head"))
     assert not args.out.exists()
+
+
+class LostRay:
+    """A Ray that answers until a cell is waited for."""
+
+    class exceptions:
+        RayError = RaySystemError = type("RaySystemError", (Exception,), {})
+
+    def init(self, *args, **keywords):
+        pass
+
+    def cluster_resources(self):
+        return {"CPU": 2.0}
+
+    def remote(self, **keywords):
+        return lambda work: SimpleNamespace(remote=lambda *args: object())
+
+    def wait(self, *args, **keywords):
+        raise ConnectionError("the client is disconnected")
+
+    def shutdown(self):
+        pass
+
+
+def test_a_ray_cluster_that_is_lost_ends_in_one_sentence(args, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", LostRay())
+    with pytest.raises(
+        InputError, match="^the Ray cluster was lost: the client is disconnected; the same command goes"
+    ):
+        compare.main(replace(args, ray="auto"))
+
+
+def test_a_ray_cluster_that_asks_for_a_token(args, monkeypatch):
+    ray = LostRay()
+    ray.init = ray.wait
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(InputError, match="^Ray address 'auto' cannot be used: .*RAY_AUTH_MODE=token"):
+        compare.main(replace(args, ray="auto"))
 
 
 def test_without_ray(args, monkeypatch):
