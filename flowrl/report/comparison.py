@@ -286,7 +286,7 @@ class Comparison:
         told = []
         if len(scores) > 1 and all(row["mean_low"] is not None for row in scores.values()):
             most = max(scores, key=lambda label: scores[label]["mean"])
-            told.append(f"{most} returns the most.{against(differences)}")
+            told.append(f"{most} has the highest mean return.{against(differences)}")
         told.append(
             f"Asked for {asked}, "
             + "; ".join(f"{label} returns {estimated(row, 'mean')}" for label, row in scores.items())

@@ -193,7 +193,7 @@ class Report:
         told, rows = [], self.aggregate_rows
         if len(rows) > 1 and rows[0]["iqm_low"] is not None:
             best = max(rows, key=lambda row: row["iqm"])["agent"]
-            told.append(f"{best} scores highest.{against(self.improvement_rows)}")
+            told.append(f"{best} has the highest interquartile mean.{against(self.improvement_rows)}")
         for row in rows:
             told.append(
                 f"{row['agent']}: interquartile mean {name} {estimated(row, 'iqm')} over {row['tasks']} datasets and"

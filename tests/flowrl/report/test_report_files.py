@@ -59,7 +59,7 @@ def test_the_summary_of_many_datasets(two_datasets):
     assert "over 2 datasets and 3 runs" in said
     assert "2 runs without a counterpart of every agent" in said
     assert "One training seed of bc on test/other-v0: no interval can be given" in said
-    assert "highest" not in said
+    assert "the highest" not in said
 
 
 def test_what_few_seeds_leave_unsaid_is_of_the_fewest(elsewhere):
@@ -91,7 +91,7 @@ def test_the_summary_begins_with_who_leads(elsewhere):
     rows = {row["agent"]: row for row in report.improvement_rows}
     assert rows["flow"]["difference_high"] < 0 < rows["bc"]["difference_high"]
     best = max(report.aggregate_rows, key=lambda row: row["iqm"])["agent"]
-    assert report.summary().startswith(f"{best} scores highest. Beside dt, flow is worse; bc is not told apart.")
+    assert report.summary().startswith(f"{best} has the highest interquartile mean. Beside dt, flow is worse; bc is not told apart.")
     assert "2 training seeds: so few" in report.summary()
 
 
