@@ -36,10 +36,15 @@ class Acting(ABC):
     def first(self, steps: Tensor) -> Tensor:
         """(n,) the first step that is read when acting at steps (n,)."""
 
-    @property
+    @staticmethod
     @abstractmethod
+    def most_of(context: int | None) -> int | None:
+        """The most steps that are read when acting with that K; None for the whole past."""
+
+    @property
     def most(self) -> int | None:
-        """The most steps that are read when acting; None for the whole past."""
+        """The same of its own K."""
+        return self.most_of(self.context)
 
 
 class WindowCarry(NamedTuple):
@@ -77,9 +82,9 @@ class Window(Acting):
     def first(self, steps: Tensor) -> Tensor:
         return torch.zeros_like(steps) if self.context is None else (steps - self.context + 1).clamp(min=0)
 
-    @property
-    def most(self) -> int | None:
-        return self.context
+    @staticmethod
+    def most_of(context: int | None) -> int | None:
+        return context
 
 
 class RecurrentCarry(NamedTuple):
@@ -107,8 +112,8 @@ class Recurrent(Acting):
     def first(self, steps: Tensor) -> Tensor:
         return torch.zeros_like(steps)
 
-    @property
-    def most(self) -> None:
+    @staticmethod
+    def most_of(context: int | None) -> None:
         return None
 
 
@@ -150,10 +155,10 @@ class Staggered(Acting):
         assert self.context is not None
         return ((steps // self.context - 1) * self.context).clamp(min=0)
 
-    @property
-    def most(self) -> int:
-        assert self.context is not None
-        return 2 * self.context
+    @staticmethod
+    def most_of(context: int | None) -> int:
+        assert context is not None
+        return 2 * context
 
 
 ACTING: dict[str, type[Acting]] = {"window": Window, "recurrent": Recurrent, "staggered": Staggered}

@@ -83,10 +83,7 @@ class SequenceConfig(ModelConfig):
 
     def cautions(self) -> list[str]:
         """What is allowed and probably not meant, in sentences."""
-        told, steps = [], self.context
-        most = None if self.acts == "recurrent" else self.reads
-        if most is not None and self.acts == "staggered":
-            most *= 2
+        told, steps, most = [], self.context, ACTING[self.acts].most_of(self.reads)
         if self.remembers and most is not None:
             past = f"a past that begins anew within the last {most} steps"
             told.append(f"the agent learns from the whole past of its episodes: {past} is {_ANOTHER}")

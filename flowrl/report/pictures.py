@@ -55,7 +55,7 @@ def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, 
     return Picture(
         f"return-by-target-{slug}",
         "Asked and achieved",
-        f"Mean return{_with_intervals(comparison.score_rows, 'mean')} against the return asked for;"
+        f"Mean return{_with_intervals(comparison.score_rows, 'mean_low')} against the return asked for;"
         f" {_made_of(comparison)}.",
         figure,
         [{name: row[name] for name in names} for row in comparison.score_rows],
@@ -133,7 +133,7 @@ def _intervals(report: Report) -> Picture:
     return Picture(
         "scores",
         "Scores over all datasets",
-        f"Interquartile mean over datasets and training seeds{_with_intervals(report.aggregate_rows, 'iqm')};"
+        f"Interquartile mean over datasets and training seeds{_with_intervals(report.aggregate_rows, 'iqm_low')};"
         f" {report.aggregate_rows[0]['tasks']} datasets.",
         figure,
         report.aggregate_rows,
@@ -156,7 +156,7 @@ def _profiles(report: Report) -> Picture:
         "performance-profiles",
         "Performance profiles",
         "The share of runs (datasets × training seeds) whose score is above"
-        f" τ{_with_intervals(report.profile_rows, '', 'pointwise ')}: the higher the better.",
+        f" τ{_with_intervals(report.profile_rows, 'low', 'pointwise ')}: the higher the better.",
         figure,
         report.profile_rows,
     )
@@ -168,13 +168,9 @@ def _errors(rows: Sequence[Row], name: str) -> Floats:
     return np.abs([values - low, high - values])
 
 
-def _with_intervals(rows: Sequence[Row], name: str, kind: str = "") -> str:
-    low = f"{name}_low".lstrip("_")
-    return (
-        f", with {kind}95 % intervals"
-        if any(row[low] is not None for row in rows)
-        else ", without intervals (one seed)"
-    )
+def _with_intervals(rows: Sequence[Row], low: str, kind: str = "") -> str:
+    known = any(row[low] is not None for row in rows)
+    return f", with {kind}95 % intervals" if known else ", without intervals (one seed)"
 
 
 def _draw_dataset_means(axes: Axes, returns: Row) -> None:
