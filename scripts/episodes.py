@@ -1,9 +1,10 @@
 """What train, evaluate and compare share: which episodes are played, where, and the rows that come of them."""
 
+import ast
 import platform
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -69,6 +70,7 @@ def play(
             "kind": kind,
             "step": step,
             "env": known.env_id,
+            "env_kwargs": env.kwargs,
             "rollout": how,
             "acting_context": None if acting is None or how == "recurrent" else acting.context,
             "target": result.target,
@@ -91,23 +93,50 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {package: version(package) for package in packages}
 
 
-def environment(env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str) -> EnvSpec:
+def environment(
+    env_id: str | None, dataset_env: EnvSpec | None, dataset_id: str, keywords: Sequence[str] = ()
+) -> EnvSpec:
     """The environment to play in: the one asked for, else the dataset's.
 
+    Args:
+        keywords: NAME=VALUE, what its constructor is told beside or instead of what it is told already; a value is a
+            Python literal, or else a string.
+
     Raises:
-        InputError: it is unknown or cannot be made here, or there is none.
+        InputError: it is unknown or cannot be made here, or there is none, or it takes no such keyword.
     """
     env = env_id or dataset_env
     if env is None:
         raise InputError(f"dataset {dataset_id} names no environment: give one with --env")
+    told = dict(_keyword(word) for word in keywords)
     try:
-        made = make_env(env)
+        spec = _spec(env)
+        if not told:
+            return spec
+        return _spec(replace(spec, kwargs={**spec.kwargs, **told}))
     except ValueError as error:
         raise InputError(str(error)) from error
+    except (TypeError, AssertionError) as error:
+        if not told:
+            raise
+        raise InputError(f"--env-kwargs {' '.join(keywords)}: {cause(error)}") from error
+
+
+def _spec(env: str | EnvSpec) -> EnvSpec:
+    made = make_env(env)
     made.close()
-    spec = made.spec
-    assert spec is not None
-    return spec
+    assert made.spec is not None
+    return made.spec
+
+
+def _keyword(word: str) -> tuple[str, Any]:
+    name, equals, value = word.partition("=")
+    if not equals or not name.isidentifier():
+        raise InputError(f"--env-kwargs {word}: it must be NAME=VALUE, as length=300")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete_start: int | None) -> None:

@@ -19,7 +19,7 @@ from agents.sequence import Rollout
 from envs.video import check_video, record_video
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Report, Run, console, label_of, tables_of, write_report
+from flowrl.report import Report, Run, console, env_told, label_of, tables_of, write_report
 from scripts.cli import command, parse, run, warn
 from scripts.episodes import (
     EvaluationConfig,
@@ -43,6 +43,8 @@ class Args:
     evaluation: EvaluationConfig = EvaluationConfig()
     env: str | None = None
     """Environment id; by default that of the dataset."""
+    env_kwargs: tuple[str, ...] = ()
+    """What the environment's constructor is told beside or instead of what the run's was, as NAME=VALUE: length=300."""
     rollout: Rollout | None = None
     """How a sequence agent acts: re-reading a window, with a state of the whole past, or with two staggered states; by
     default as its run says."""
@@ -57,7 +59,7 @@ class Args:
     """Also write a report of the runs here: report.html, report.md, results.json."""
     study: bool = True
     """With --out, also study the first run of every name: how its action depends on the return, what it attends to, a
-    clip. Not with --rollout, --acting-context or --env: a study shows a run as it was configured."""
+    clip. Not with --rollout, --acting-context, --env or --env-kwargs: a study shows a run as it was configured."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +114,7 @@ def main(args: Args) -> list[dict[str, Any]]:
             player.folder.append("evaluations.jsonl", rows)
             played.append(rows)
             how = f"{args.evaluation.episodes} episodes per target, {rows[0]['rollout']} rollout"
-            print(f"{player.folder.path} at step {player.step:,}, {how}, {player.env.id}")
+            print(f"{player.folder.path} at step {player.step:,}, {how}, {env_told(player.env.id, player.env.kwargs)}")
             print(table(rows))
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
@@ -128,7 +130,7 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
         config["dataset_returns"]["percentiles"]
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
-    env = environment(args.env, spec and EnvSpec.from_json(spec), dataset)
+    env = environment(args.env, spec and EnvSpec.from_json(spec), dataset, args.env_kwargs)
     check_spaces(env, agent.normaliser.observation_size, agent.normaliser.action_size, discrete_start)
     if isinstance(agent, SequenceAgent):
         warn(*agent.config.cautions())
@@ -153,7 +155,8 @@ def _report(
     if args.out is None:
         return
     # A study shows a run as it was configured, in the environment of its data.
-    studying = args.study and args.rollout is None and args.acting_context is None and args.env is None
+    as_configured = args.rollout is None and args.acting_context is None and args.env is None and not args.env_kwargs
+    studying = args.study and as_configured
     firsts = {label_of(player.folder.path): player for player in reversed(players)}.values() if studying else ()
     made = write_report(report({player: study(player.folder, device) for player in firsts}), args.out)
     print("\nwritten:")

@@ -26,7 +26,7 @@ from scripts.studies import stored_study, study
 
 # What must be the same for every agent, and what the comparison itself deals out.
 _NOT_OF_AN_AGENT = (
-    *("dataset", "env", "seed", "targets", "episodes", "episode-seed"),
+    *("dataset", "env", "env-kwargs", "seed", "targets", "episodes", "episode-seed"),
     *("run-dir", "device", "threads"),
 )
 

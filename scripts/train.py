@@ -52,6 +52,9 @@ class Args:
     selection: Selection = Selection()
     env: str | None = None
     """Environment id to evaluate in; by default that of the dataset."""
+    env_kwargs: tuple[str, ...] = ()
+    """What the environment's constructor is told beside or instead of what the dataset's was, as NAME=VALUE:
+    length=300."""
     evaluate_every: int = 0
     """Steps between evaluations while training; 0 for one at the end alone."""
     evaluate_episodes: int = 5
@@ -154,7 +157,7 @@ def prepare(args: Args, like: Prepared | None = None) -> Prepared:
     if like is not None:
         return like._replace(training=training, device=device)
     dataset, selected, columns = load(args.dataset, args.selection, args.env)
-    env = environment(args.env, dataset.env_spec, dataset.id)
+    env = environment(args.env, dataset.env_spec, dataset.id, args.env_kwargs)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     returns = summarise_returns(dataset)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])

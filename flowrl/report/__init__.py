@@ -9,6 +9,7 @@ from flowrl.report.files import write_report
 from flowrl.report.overview import Report
 from flowrl.report.runs import Run, label_of
 from flowrl.report.tables import console, overview_tables, tables_of
+from flowrl.report.wording import env_told
 
 __all__ = [
     "Comparison",
@@ -16,6 +17,7 @@ __all__ = [
     "Run",
     "baseline_of",
     "console",
+    "env_told",
     "label_of",
     "overview_tables",
     "tables_of",

@@ -2,7 +2,7 @@
 
 from flowrl.report.comparison import JUDGED_AT, Comparison
 from flowrl.report.overview import Report
-from flowrl.report.wording import number, unit_told
+from flowrl.report.wording import env_told, number, unit_told
 from flowrl.scores import RESAMPLES
 
 
@@ -17,9 +17,9 @@ def protocol(report: Report) -> list[str]:
         last = evaluation["episode_seed"] + evaluation["episodes"] - 1
         seeds = "; ".join(f"{label} {', '.join(map(str, comparison.runs_of(label)))}" for label in comparison.labels)
         told.append(
-            f"{comparison.dataset}: every agent plays {evaluation['env']} with environment seeds"
-            f" {evaluation['episode_seed']} to {last} at every target, and is judged at {number(comparison.headline)}."
-            f" Training seeds: {seeds}. Acting: {_acting_told(comparison)}."
+            f"{comparison.dataset}: every agent plays {env_told(evaluation['env'], evaluation['env_kwargs'])} with"
+            f" environment seeds {evaluation['episode_seed']} to {last} at every target, and is judged at"
+            f" {number(comparison.headline)}. Training seeds: {seeds}. Acting: {_acting_told(comparison)}."
         )
     told += [
         "Agents with the same training seed, data, context and batch size draw the same batches in the same order where"

@@ -1,5 +1,6 @@
 """One finished run as a report needs it: its settings, every episode it played, its curves and what it cost."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ class Run:
     path: Path
     config: Row = field(repr=False)
     evaluation: Row
-    """targets (returns, in ascending order), episodes and episode_seed of `episodes`."""
+    """env, env_kwargs, targets (returns, in ascending order), episodes and episode_seed of `episodes`."""
     episodes: tuple[Row, ...] = field(repr=False)
     """A row per episode of the last checkpoint."""
     training_episodes: tuple[Row, ...] = field(repr=False)
@@ -68,6 +69,10 @@ class Run:
             missing = [f"dataset_returns.{name}" for name in _RETURNS if name not in config["dataset_returns"]]
         if missing:
             raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {missing[0]}")
+        try:
+            json.loads(config["env_spec"])
+        except ValueError as error:
+            raise InputError(f"{folder.path / 'config.json'} is damaged: env_spec is no JSON") from error
         rows = folder.rows("evaluations.jsonl")
         final = [row for row in rows if row["kind"] == "final"]
         due = len(config["evaluation"]["targets"]) * config["evaluation"]["episodes"]
@@ -85,6 +90,7 @@ class Run:
             config=config,
             evaluation={
                 "env": judged[0]["env"],
+                "env_kwargs": _env_kwargs(judged[0], config),
                 "targets": targets,
                 "episodes": len(seeds),
                 "episode_seed": seeds[0],
@@ -101,9 +107,11 @@ class Run:
 
     def curve(self, target: float) -> dict[int, float]:
         """Mean return by training step at a target, where it was played so; the last step's is the result."""
-        names = ("env", "rollout", "acting_context")
-        how = [self.episodes[0].get(name) for name in names]
-        before = [row for row in self.training_episodes if [row.get(name) for name in names] == how]
+
+        def how(row: Row) -> list[Any]:
+            return [*(row.get(name) for name in ("env", "rollout", "acting_context")), _env_kwargs(row, self.config)]
+
+        before = [row for row in self.training_episodes if how(row) == how(self.episodes[0])]
         mine = [row for row in (*before, *self.episodes) if row["target"] == target]
         return {
             step: float(np.mean([row["return"] for row in mine if row["step"] == step]))
@@ -123,6 +131,11 @@ class Run:
     def metric(self, name: str) -> float | None:
         """The last value of a metric; None where it was not recorded."""
         return next((row[name] for row in reversed(self.metrics) if name in row), None)
+
+
+def _env_kwargs(row: Row, config: Row) -> Row:
+    """What the environment of an episode was told; rows that do not say are of the run's own environment."""
+    return row.get("env_kwargs", json.loads(config["env_spec"]).get("kwargs", {}))
 
 
 def label_of(folder: Path) -> str:

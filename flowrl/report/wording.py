@@ -1,4 +1,7 @@
-"""Numbers as a report writes them."""
+"""Numbers and names as a report writes them."""
+
+from collections.abc import Mapping
+from typing import Any
 
 
 def number(value: float, *, sign: bool = False) -> str:
@@ -22,6 +25,11 @@ def span(values: list[int]) -> str:
 def seeds_told(count: int) -> str:
     """How many training seeds."""
     return "1 training seed" if count == 1 else f"{count} training seeds"
+
+
+def env_told(env_id: str, told: Mapping[str, Any]) -> str:
+    """An environment's id, and what its constructor was told."""
+    return f"{env_id} ({', '.join(f'{name}={value}' for name, value in told.items())})" if told else env_id
 
 
 def unit_told(unit: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from envs.tiny import Reach
 from flowrl.errors import InputError
 from flowrl.minari_store import Episode
 from scripts import evaluate, train
@@ -91,6 +92,40 @@ def test_another_environment_can_be_named(tiny_run):
     found = rows(tiny_run)[-2:]
     assert {(row["env"], row["length"], row["terminated"]) for row in found} == {("test/Reach-v3", 2, False)}
     assert {row["score_measured"] for row in found} == {None}
+
+
+@pytest.fixture
+def short_env():
+    """An environment of Reach that ends after `steps`, 3 unless told."""
+    gym.register("test/Short-v0", entry_point=_short, kwargs={"steps": 3})
+    yield "test/Short-v0"
+    del gym.registry["test/Short-v0"]
+
+
+def _short(steps: int, render_mode: str | None = None) -> gym.Env:
+    return gym.wrappers.TimeLimit(Reach(render_mode=render_mode), steps)
+
+
+def test_the_environment_can_be_told_otherwise(tiny_run, short_env, capsys):
+    start(tiny_run, "--episodes", "1", "--targets", "best", "--env", short_env)
+    start(tiny_run, "--episodes", "1", "--targets", "best", "--env", short_env, "--env-kwargs", "steps=2")
+    assert [(row["env_kwargs"], row["length"]) for row in rows(tiny_run)[-2:]] == [({"steps": 3}, 3), ({"steps": 2}, 2)]
+    assert "test/Short-v0 (steps=2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("steps", "--env-kwargs steps: it must be NAME=VALUE, as length=300"),
+        ("=2", "--env-kwargs =2: it must be NAME=VALUE"),
+        ("length=2", r"--env-kwargs length=2: .*unexpected keyword argument 'length'"),
+    ],
+)
+def test_what_an_environment_cannot_be_told_is_refused(tiny_run, short_env, word, message):
+    before = rows(tiny_run)
+    with pytest.raises(InputError, match=message):
+        start(tiny_run, "--env", short_env, "--env-kwargs", word)
+    assert rows(tiny_run) == before
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
                 "percentiles": [10 - spread * (100 - p) / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5,
                 "episodes": 1234, "steps": 45678,
             },
-            "env_spec": "e",
+            "env_spec": '{"kwargs": {"told": 1}}',
             "device": "cpu",
             "versions": {"torch": "9.9"},
         }

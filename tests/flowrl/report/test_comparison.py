@@ -232,12 +232,16 @@ def test_the_curve_leaves_out_what_was_played_otherwise(folders):
     others = [row | {"env": "test/Other-v0"} for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
     assert list(Run.load(run, "dt").curve(2.0)) == [20, 40]
     assert list(Run.load(run, "dt", episodes=others).curve(2.0)) == [40]
+    told = [row | {"env": "test/Env-v0", "env_kwargs": {"told": 2}} for row in others]
+    assert list(Run.load(run, "dt", episodes=told).curve(2.0)) == [40]
+    as_configured = [row | {"env": "test/Env-v0", "env_kwargs": {"told": 1}} for row in others]
+    assert list(Run.load(run, "dt", episodes=as_configured).curve(2.0)) == [20, 40]
 
 
 @pytest.mark.parametrize("name", ["dataset", "fingerprint", "env_spec"])
 def test_runs_of_other_data_are_not_compared(folders, name):
     run = folders["bc", 1]
-    (run.path / "config.json").write_text(json.dumps(run.config() | {name: "other"}))
+    (run.path / "config.json").write_text(json.dumps(run.config() | {name: "{}"}))
     with pytest.raises(InputError, match=f"cannot be compared: .*bc-seed1 differs in {name} from .*flow-seed0"):
         Comparison.of(load(*folders.values()))
 
@@ -254,7 +258,9 @@ def test_a_run_can_be_judged_by_other_episodes(folders):
     run = folders["dt", 0]
     others = [row for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
     judged = Run.load(run, "dt", episodes=others)
-    assert judged.evaluation == {"env": "test/Env-v0", "targets": TARGETS, "episodes": 1, "episode_seed": 7}
+    assert judged.evaluation == {
+        "env": "test/Env-v0", "env_kwargs": {"told": 1}, "targets": TARGETS, "episodes": 1, "episode_seed": 7,
+    }  # fmt: skip
     assert judged.values(2.0) == [-5000]
 
 
