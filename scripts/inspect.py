@@ -32,7 +32,6 @@ from flowrl.inspection import (
     count_figures,
     find_warnings,
     judge_alignment,
-    judge_steering,
     load,
     metadata,
     reset_seeds,
@@ -41,6 +40,7 @@ from flowrl.inspection import (
 )
 from flowrl.minari_store import open_dataset
 from flowrl.spaces import columns, leaves
+from flowrl.steering import judge_steering
 from flowrl.stored_arrays import observation_rows
 from scripts.cli import parse, run
 from scripts.import_d4rl import resolve

@@ -16,10 +16,12 @@ import tyro
 from gymnasium.envs.registration import EnvSpec
 
 from agents import AGENTS, BCConfig, SequenceConfig
+from envs import facts
 from flowrl import distributed
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError
+from flowrl.steering import judge_steering
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
 from scripts.cli import parse, run, warn
@@ -90,7 +92,8 @@ def main(args: Args) -> Path:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
             if distributed.rank() == 0:
-                warn(*(args.config.cautions() if isinstance(args.config, SequenceConfig) else ()))
+                if isinstance(args.config, SequenceConfig):
+                    warn(*args.config.cautions(), *_steering_cautions(dataset.id, returns))
                 span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
                 size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
                 together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
@@ -159,7 +162,7 @@ def prepare(args: Args, like: Prepared | None = None) -> Prepared:
     dataset, selected, columns = load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id, args.env_kwargs)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
-    returns = summarise_returns(dataset)
+    returns = summarise_returns(dataset, env)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
     return Prepared(selected, columns, env, targets, returns, training, device)
 
@@ -177,16 +180,33 @@ def is_finished(args: Args, prepared: Prepared) -> bool:
     return _finished(folder, args, prepared.targets)
 
 
-def summarise_returns(dataset: TrajectoryDataset) -> dict[str, Any]:
+def summarise_returns(dataset: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
     """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset."""
     returns, lengths = dataset.returns.double(), dataset.lengths.double()
+    known = facts(env.id)
+    references = {
+        "own": None if known.measured is None else (known.measured.random, known.measured.expert),
+        "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
+    }
+    steered = judge_steering(dataset, references, np.random.default_rng((0, 2)))  # as scripts.inspect draws
     return {
+        "steering": {"verdict": steered.verdict, "sentence": steered.sentence},
         "percentiles": np.percentile(dataset.returns.numpy(), range(101)).tolist(),
         "mean": float(returns.mean()),
         "mean_by_step": float((returns * lengths).sum() / lengths.sum()),  # short failures are many, but few steps
         "episodes": dataset.episodes,
         "steps": dataset.steps,
     }
+
+
+def _steering_cautions(dataset_id: str, returns: dict[str, Any]) -> list[str]:
+    if returns["steering"]["verdict"] != "no":
+        return []
+    why = returns["steering"]["sentence"].removeprefix("No: ").rstrip(".")
+    return [
+        f"the return asked for is not expected to steer an agent that is trained on {dataset_id}: {why}, as far as"
+        " observation and time tell (what takes memory is not looked at)"
+    ]
 
 
 def default_run_dir(args: Args) -> Path:

@@ -2,7 +2,7 @@
 
 Three questions get an answer in a sentence: what training would refuse (`load`), whether transitions follow from their
 actions (`judge_alignment`, of errors that a simulator was asked for), and whether returns can steer a policy
-(`judge_steering`).
+(`flowrl.steering`).
 """
 
 from flowrl.inspection.alignment import (
@@ -18,7 +18,6 @@ from flowrl.inspection.figures import count_figures
 from flowrl.inspection.page import write_inspection
 from flowrl.inspection.refusals import load
 from flowrl.inspection.result import Inspection, metadata, screen
-from flowrl.inspection.steering import judge_steering
 from flowrl.inspection.warnings import find_warnings
 
 __all__ = [
@@ -31,7 +30,6 @@ __all__ = [
     "count_figures",
     "find_warnings",
     "judge_alignment",
-    "judge_steering",
     "load",
     "metadata",
     "reset_seeds",

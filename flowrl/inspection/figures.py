@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.inspection.wording import LISTED
 from flowrl.spaces import Column
 from flowrl.stored_arrays import StoredArrays
+from flowrl.wording import LISTED
 
 PERCENTS = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 BINS = 40

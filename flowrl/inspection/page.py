@@ -8,7 +8,6 @@ from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.figures import Figures
 from flowrl.inspection.pictures import returns_picture, rewards_picture
 from flowrl.inspection.result import Answer, Inspection, answers, summary
-from flowrl.inspection.steering import TELLING
 from flowrl.inspection.tables import (
     alignment_table,
     feature_table,
@@ -18,7 +17,8 @@ from flowrl.inspection.tables import (
     seeded_table,
     steering_table,
 )
-from flowrl.inspection.wording import LISTED, small
+from flowrl.steering import TELLING
+from flowrl.wording import LISTED, small
 
 
 def write_inspection(inspection: Inspection, out: Path) -> list[Path]:

@@ -9,8 +9,8 @@ import minari
 
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
-from flowrl.inspection.wording import named
 from flowrl.stored_arrays import StoredArrays, read_arrays
+from flowrl.wording import named
 
 
 def load(dataset: minari.MinariDataset) -> tuple[StoredArrays | None, TrajectoryDataset | None, list[str]]:

@@ -20,6 +20,7 @@ JUDGED_AT = (
     " lowest above)"
 )
 NARROW = 0.1  # the share of the best return below which the spread of a dataset's returns cannot steer
+FOLLOWS = 0.5  # the slope of achieved over asked-for return from which an agent is steered
 
 
 def generator() -> np.random.Generator:
@@ -268,7 +269,18 @@ class Comparison:
         return list(dict.fromkeys(told))
 
     def steering_warning(self) -> str | None:
-        """Why this dataset's returns cannot steer an agent, if they hardly vary."""
+        """Why this dataset's returns cannot steer an agent, as judged of the data, unless one was steered after all."""
+        # Runs of earlier versions have no verdict.
+        verdicts = (run.config["dataset_returns"].get("steering") for run in self.runs)
+        judged = next((verdict for verdict in verdicts if verdict is not None), None)
+        if judged is not None:
+            if judged["verdict"] != "no" or any((row["slope"] or 0.0) >= FOLLOWS for row in self.calibration_rows):
+                return None
+            why = judged["sentence"].removeprefix("No: ").rstrip(".")
+            return (
+                f"No agent follows the return it is asked for, and from these data it was not to be expected: {why}"
+                " (scripts.inspect has the figures)."
+            )
         percentiles = self.dataset_returns["percentiles"]
         low, high = percentiles[10], percentiles[90]
         if high - low >= NARROW * max(abs(percentiles[0]), abs(percentiles[-1])):

@@ -113,6 +113,22 @@ def test_evaluating_while_training_changes_no_weight(tiny_argv, tiny_runs, reach
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_whether_returns_can_steer_is_judged_when_a_run_begins(
+    tiny_argv, reach_dataset, write, numbered_episode, tmp_path, capsys
+):
+    train.start(tiny_argv("flow", tmp_path / "mixed", "--steps", "1"))
+    config = json.loads((tmp_path / "mixed" / "config.json").read_text())
+    assert config["dataset_returns"]["steering"]["verdict"] == "yes"
+    assert "steer" not in capsys.readouterr().err
+    write("few-v0", [numbered_episode(0, 5)] * 3)
+    few = ("--steps", "1", "--dataset", "few-v0", "--env", "flowrl/Reach-v0")
+    train.start(tiny_argv("flow", tmp_path / "few", *few))
+    told = "not expected to steer an agent that is trained on few-v0: 3 episode(s) are too few"
+    assert told in capsys.readouterr().err
+    train.start(tiny_argv("bc", tmp_path / "bc", *few))
+    assert "steer" not in capsys.readouterr().err, "it takes no return"
+
+
 def test_a_finished_run_says_so_and_does_nothing(any_tiny_run, tiny_argv, reach_dataset, capsys):
     before = {path.name: path.read_bytes() for path in any_tiny_run.iterdir()}
     train.start(tiny_argv(any_tiny_run.name, any_tiny_run))

@@ -10,7 +10,7 @@ from flowrl.inspection.figures import Distribution
 from flowrl.inspection.page import page
 from flowrl.inspection.pictures import returns_picture
 from flowrl.inspection.result import summary
-from flowrl.inspection.steering import Steering
+from flowrl.steering import Steering
 
 NONE = {"own": None, "dataset": None, "D4RL": None}
 

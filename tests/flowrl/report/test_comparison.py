@@ -155,6 +155,22 @@ def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
     assert "cannot steer" in warning
 
 
+@pytest.mark.parametrize(
+    ("verdict", "beyond", "warned"),
+    [("no", 0.1, True), ("no", 0.9, False), ("weakly", 0.1, False), ("yes", 0.1, False)],
+)
+def test_a_verdict_on_the_data_is_told_unless_an_agent_is_steered(elsewhere, verdict, beyond, warned):
+    run = make_run(elsewhere / "dt-seed0", "dt", 0)
+    config = run.config()
+    config["dataset_returns"]["steering"] = {"verdict": verdict, "sentence": "No: they are alike."}
+    (run.path / "config.json").write_text(json.dumps(config))
+    rows = [row | {"return": 5.0 + beyond * row["target"]} for row in run.rows("evaluations.jsonl")]
+    (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    warning = Comparison.of(load(run)).steering_warning()
+    assert (warning is not None) == warned
+    assert not warned or "was not to be expected: they are alike (scripts.inspect" in warning
+
+
 def test_the_summary_in_plain_words(comparison, elsewhere):
     said = comparison.summary()
     flow = next(r for r in comparison.score_rows if (r["target"], r["agent"]) == (10.0, "flow"))

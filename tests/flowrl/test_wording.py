@@ -2,7 +2,7 @@
 
 import pytest
 
-from flowrl.inspection.wording import figure
+from flowrl.wording import figure
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowrl.data import TrajectoryDataset
-from flowrl.inspection.wording import figure, share
+from flowrl.wording import figure, share
 
 Floats = NDArray[np.floating]
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from flowrl.data import TrajectoryDataset
-from flowrl.inspection import judge_steering
-from flowrl.inspection.steering import regression_gain
+from flowrl.steering import judge_steering, regression_gain
 from flowrl.stored_arrays import StoredArrays
 
 NONE = {"own": None, "dataset": None, "D4RL": None}
