@@ -44,7 +44,8 @@ class Args:
     env: str | None = None
     """Environment id; by default that of the dataset."""
     env_kwargs: tuple[str, ...] = ()
-    """What the environment's constructor is told beside or instead of what the run's was, as NAME=VALUE: length=300."""
+    """What the environment's constructor is told beside or instead of what the run's was, as NAME=VALUE: length=300.
+    Scores are normalised by the same references all the same."""
     rollout: Rollout | None = None
     """How a sequence agent acts: re-reading a window, with a state of the whole past, or with two staggered states; by
     default as its run says."""
