@@ -62,6 +62,7 @@ class Steering:
 
     verdict: Literal["yes", "weakly", "no"]
     sentence: str
+    """The verdict as yes, no or between, a colon, and why."""
     detail: tuple[str, ...] = ()
     """The numbers behind it, a sentence each."""
     scale: float | None = None
@@ -78,6 +79,11 @@ class Steering:
     everywhere: Gain | None = None
     start: Gain | None = None
     """The same on the first `START` steps of the episodes alone."""
+
+    @property
+    def reason(self) -> str:
+        """Why, for the middle of a sentence."""
+        return self.sentence.partition(": ")[2].rstrip(".")
 
 
 def judge_steering(
@@ -140,7 +146,9 @@ def judge_steering(
     if spread < NARROW:
         return judged("no", "No: the returns of most steps are too much alike.")
     if all(gain.high < TELLING for gain in gains):
-        return judged("no", "No: the returns differ, but the actions hardly differ with them.")
+        return judged(
+            "no", "No: the returns differ, but given observation and time the actions hardly differ with them."
+        )
     if best.low <= 0:
         return judged("weakly", "Uncertain: the returns differ, but whether the actions differ with them is open.")
     if best.gain < TELLING:

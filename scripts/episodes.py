@@ -1,6 +1,7 @@
 """What train, evaluate and compare share: which episodes are played, where, and the rows that come of them."""
 
 import ast
+import json
 import platform
 import re
 from collections.abc import Sequence
@@ -70,7 +71,7 @@ def play(
             "kind": kind,
             "step": step,
             "env": known.env_id,
-            "env_kwargs": env.kwargs,
+            "env_kwargs": json.loads(json.dumps(env.kwargs, default=repr)),
             "rollout": how,
             "acting_context": None if acting is None or how == "recurrent" else acting.context,
             "target": result.target,
@@ -99,44 +100,81 @@ def environment(
     """The environment to play in: the one asked for, else the dataset's.
 
     Args:
-        keywords: NAME=VALUE, what its constructor is told beside or instead of what it is told already; a value is a
-            Python literal, or else a string.
+        keywords: NAME=VALUE, what its constructor is told beside or instead of what it is told already; see
+            `read_keywords`.
 
     Raises:
-        InputError: it is unknown or cannot be made here, or there is none, or it takes no such keyword.
+        InputError: it is unknown or cannot be made here, or there is none, or it cannot be told so.
     """
     env = env_id or dataset_env
     if env is None:
         raise InputError(f"dataset {dataset_id} names no environment: give one with --env")
-    told = dict(_keyword(word) for word in keywords)
+    told = read_keywords(keywords)
     try:
-        spec = _spec(env)
-        if not told:
-            return spec
-        return _spec(replace(spec, kwargs={**spec.kwargs, **told}))
+        return _told(env, told) if told else _made_spec(make_env(env))
     except ValueError as error:
         raise InputError(str(error)) from error
-    except (TypeError, AssertionError) as error:
-        if not told:
-            raise
-        raise InputError(f"--env-kwargs {' '.join(keywords)}: {cause(error)}") from error
 
 
-def _spec(env: str | EnvSpec) -> EnvSpec:
-    made = make_env(env)
-    made.close()
-    assert made.spec is not None
-    return made.spec
+def read_keywords(words: Sequence[str]) -> dict[str, Any]:
+    """Of NAME=VALUE words: a value is a Python literal, or true, false, none or null in any case, or else a name.
+
+    Raises:
+        InputError: one of them is not of this form or not of values that JSON has, is given twice, or is not an
+            environment's own matter.
+    """
+    told: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals or not name.isidentifier():
+            raise InputError(f"--env-kwargs {word}: it must be NAME=VALUE, as length=300 (run folders come before it)")
+        if name in told or name == "render_mode":
+            why = "is given twice" if name in told else "is not to be chosen here"
+            raise InputError(f"--env-kwargs {word}: {name} {why}")
+        try:
+            # Through JSON, as it will be read back: a tuple is a list.
+            value = _WORDS[text.casefold()] if text.casefold() in _WORDS else ast.literal_eval(text)
+            told[name] = json.loads(json.dumps(value, allow_nan=False))
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            if not re.fullmatch(r"[A-Za-z_./~][\w./:~-]*", text) or text.casefold() in ("nan", "inf", "infinity"):
+                raise InputError(
+                    f"--env-kwargs {word}: {text!r} is no value; write a finite number, True, False, None, a name, or a"
+                    " list of these"
+                ) from None
+            told[name] = text
+    return told
 
 
-def _keyword(word: str) -> tuple[str, Any]:
-    name, equals, value = word.partition("=")
-    if not equals or not name.isidentifier():
-        raise InputError(f"--env-kwargs {word}: it must be NAME=VALUE, as length=300")
+_WORDS = {"true": True, "false": False, "none": None, "null": None}
+
+
+def _told(env: str | EnvSpec, told: dict[str, Any]) -> EnvSpec:
+    """The spec of `env` told so, after one step of it: some environments find out only then what they cannot use."""
+    if isinstance(env, str):
+        env = gym.registry.get(env) or _made_spec(make_env(env))
+    words = " ".join(f"{name}={value}" for name, value in told.items())
     try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+        made = make_env(replace(env, kwargs={**env.kwargs, **told}))
+        try:
+            made.reset(seed=0)
+            made.action_space.seed(0)
+            observation, reward, *_ = made.step(made.action_space.sample())
+            if not (np.isfinite(float(reward)) and np.isfinite(np.asarray(observation, dtype=np.float64)).all()):
+                raise ValueError("its first step is not of finite numbers")
+            return _made_spec(made)
+        finally:
+            made.close()
+    except Exception as error:  # whatever an environment's own code raises on a value that is not for it
+        raise InputError(f"--env-kwargs {words}: {env.id} cannot be told so: {cause(error)}") from error
+
+
+def _made_spec(made: gym.Env) -> EnvSpec:
+    made.close()
+    spec = made.spec
+    assert spec is not None
+    if callable(spec.entry_point):  # a run keeps the spec as JSON, which has names for classes alone
+        spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{spec.entry_point.__qualname__}")
+    return spec
 
 
 def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete_start: int | None) -> None:

@@ -56,7 +56,7 @@ class Args:
     """Environment id to evaluate in; by default that of the dataset."""
     env_kwargs: tuple[str, ...] = ()
     """What the environment's constructor is told beside or instead of what the dataset's was, as NAME=VALUE:
-    length=300."""
+    length=300. Scores are normalised by the same references all the same."""
     evaluate_every: int = 0
     """Steps between evaluations while training; 0 for one at the end alone."""
     evaluate_episodes: int = 5
@@ -188,9 +188,9 @@ def summarise_returns(dataset: TrajectoryDataset, env: EnvSpec) -> dict[str, Any
         "own": None if known.measured is None else (known.measured.random, known.measured.expert),
         "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
     }
-    steered = judge_steering(dataset, references, np.random.default_rng((0, 2)))  # as scripts.inspect draws
+    steered = judge_steering(dataset, references, np.random.default_rng((0, 2)))  # scripts.inspect draws so by default
     return {
-        "steering": {"verdict": steered.verdict, "sentence": steered.sentence},
+        "steering": {"verdict": steered.verdict, "reason": steered.reason},
         "percentiles": np.percentile(dataset.returns.numpy(), range(101)).tolist(),
         "mean": float(returns.mean()),
         "mean_by_step": float((returns * lengths).sum() / lengths.sum()),  # short failures are many, but few steps
@@ -200,13 +200,10 @@ def summarise_returns(dataset: TrajectoryDataset, env: EnvSpec) -> dict[str, Any
 
 
 def _steering_cautions(dataset_id: str, returns: dict[str, Any]) -> list[str]:
-    if returns["steering"]["verdict"] != "no":
+    judged = returns["steering"]
+    if judged["verdict"] != "no":
         return []
-    why = returns["steering"]["sentence"].removeprefix("No: ").rstrip(".")
-    return [
-        f"the return asked for is not expected to steer an agent that is trained on {dataset_id}: {why}, as far as"
-        " observation and time tell (what takes memory is not looked at)"
-    ]
+    return [f"the returns of {dataset_id} are not expected to steer an agent: {judged['reason']}"]
 
 
 def default_run_dir(args: Args) -> Path:

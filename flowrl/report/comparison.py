@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def dataset_returns(self) -> Row:
-        """Percentiles (0 to 100), mean, episodes and steps of the whole dataset."""
+        """Of the whole dataset: percentiles (0 to 100), means, episodes, steps, and whether returns can steer."""
         return self.runs[0].config["dataset_returns"]
 
     @property
@@ -274,12 +274,12 @@ class Comparison:
         verdicts = (run.config["dataset_returns"].get("steering") for run in self.runs)
         judged = next((verdict for verdict in verdicts if verdict is not None), None)
         if judged is not None:
-            if judged["verdict"] != "no" or any((row["slope"] or 0.0) >= FOLLOWS for row in self.calibration_rows):
+            slopes = [row["slope"] for row in self.calibration_rows if row["slope"] is not None]
+            if judged["verdict"] != "no" or max(slopes, default=0.0) >= FOLLOWS:
                 return None
-            why = judged["sentence"].removeprefix("No: ").rstrip(".")
             return (
-                f"No agent follows the return it is asked for, and from these data it was not to be expected: {why}"
-                " (scripts.inspect has the figures)."
+                f"From these data it was not to be expected that an agent follows the return asked for:"
+                f" {judged['reason']} (scripts.inspect has the figures)."
             )
         percentiles = self.dataset_returns["percentiles"]
         low, high = percentiles[10], percentiles[90]

@@ -35,7 +35,7 @@ def protocol(report: Report) -> list[str]:
         "Probability of improvement: the chance that a run of one agent scores above a run of the other on the same"
         " dataset, averaged over datasets.",
         "D4RL score is 100·(return − random)/(expert − random) with D4RL's reference returns, own score the same with"
-        " ours for this very environment; the two are not to be mixed.",
+        " ours for this very environment as it is registered, whatever else it was told; the two are not to be mixed.",
     ]
     played = dict.fromkeys(told for comparison in report.comparisons for told in comparison.circumstances())
     return [*told, f"Played with: {'; '.join(played)}."]

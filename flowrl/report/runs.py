@@ -69,10 +69,10 @@ class Run:
             missing = [f"dataset_returns.{name}" for name in _RETURNS if name not in config["dataset_returns"]]
         if missing:
             raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {missing[0]}")
-        try:
-            json.loads(config["env_spec"])
-        except ValueError as error:
-            raise InputError(f"{folder.path / 'config.json'} is damaged: env_spec is no JSON") from error
+        steering = config["dataset_returns"].get("steering", {"verdict": "", "reason": ""})  # earlier runs have none
+        if not (isinstance(steering, dict) and {"verdict", "reason"} <= steering.keys()):
+            raise InputError(f"{folder.path / 'config.json'} is damaged: its steering has no verdict and reason")
+        env_kwargs = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.rows("evaluations.jsonl")
         final = [row for row in rows if row["kind"] == "final"]
         due = len(config["evaluation"]["targets"]) * config["evaluation"]["episodes"]
@@ -90,7 +90,7 @@ class Run:
             config=config,
             evaluation={
                 "env": judged[0]["env"],
-                "env_kwargs": _env_kwargs(judged[0], config),
+                "env_kwargs": _env_kwargs(judged[0], env_kwargs),
                 "targets": targets,
                 "episodes": len(seeds),
                 "episode_seed": seeds[0],
@@ -108,10 +108,13 @@ class Run:
     def curve(self, target: float) -> dict[int, float]:
         """Mean return by training step at a target, where it was played so; the last step's is the result."""
 
-        def how(row: Row) -> list[Any]:
-            return [*(row.get(name) for name in ("env", "rollout", "acting_context")), _env_kwargs(row, self.config)]
+        configured = _configured_env_kwargs(self.config, self.path / "config.json")
 
-        before = [row for row in self.training_episodes if how(row) == how(self.episodes[0])]
+        def how(row: Row) -> list[Any]:
+            return [*(row.get(name) for name in ("env", "rollout", "acting_context")), _env_kwargs(row, configured)]
+
+        mine = how(self.episodes[0])
+        before = [row for row in self.training_episodes if how(row) == mine]
         mine = [row for row in (*before, *self.episodes) if row["target"] == target]
         return {
             step: float(np.mean([row["return"] for row in mine if row["step"] == step]))
@@ -133,9 +136,22 @@ class Run:
         return next((row[name] for row in reversed(self.metrics) if name in row), None)
 
 
-def _env_kwargs(row: Row, config: Row) -> Row:
+def _configured_env_kwargs(config: Row, path: Path) -> Row:
+    """What the run's own environment was told."""
+    try:
+        return _plain(json.loads(config["env_spec"])["kwargs"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path} is damaged: its env_spec is none of Gymnasium's") from error
+
+
+def _env_kwargs(row: Row, configured: Row) -> Row:
     """What the environment of an episode was told; rows that do not say are of the run's own environment."""
-    return row.get("env_kwargs", json.loads(config["env_spec"]).get("kwargs", {}))
+    return _plain(row["env_kwargs"]) if "env_kwargs" in row else configured
+
+
+def _plain(told: Row) -> Row:
+    """With words for numbers that a report's JSON cannot hold."""
+    return json.loads(json.dumps(told), parse_constant=str)
 
 
 def label_of(folder: Path) -> str:

@@ -16,7 +16,7 @@ from envs.tiny import Reach
 from flowrl.errors import InputError
 from flowrl.minari_store import Episode
 from scripts import evaluate, train
-from scripts.episodes import EvaluationConfig, choose_device, resolve_targets
+from scripts.episodes import EvaluationConfig, choose_device, read_keywords, resolve_targets
 
 PERCENTILES = [float(p) for p in range(1, 102)]  # the p-th percentile is p + 1
 
@@ -114,18 +114,70 @@ def test_the_environment_can_be_told_otherwise(tiny_run, short_env, capsys):
 
 
 @pytest.mark.parametrize(
-    ("word", "message"),
+    ("words", "message"),
     [
-        ("steps", "--env-kwargs steps: it must be NAME=VALUE, as length=300"),
-        ("=2", "--env-kwargs =2: it must be NAME=VALUE"),
-        ("length=2", r"--env-kwargs length=2: .*unexpected keyword argument 'length'"),
+        (["steps"], "--env-kwargs steps: it must be NAME=VALUE, as length=300"),
+        (["=2"], "--env-kwargs =2: it must be NAME=VALUE"),
+        (["steps=0,5.x"], "'0,5.x' is no value"),
+        (["steps={1}"], "is no value; write a finite number"),
+        (["steps={[]: 1}"], "is no value"),
+        (["steps=1e999"], "'1e999' is no value"),
+        (["steps=inf"], "'inf' is no value"),
+        (["steps=2", "steps=3"], "--env-kwargs steps=3: steps is given twice"),
+        (["render_mode=human"], "render_mode is not to be chosen here"),
+        (
+            ["length=2"],
+            "--env-kwargs length=2: test/Short-v0 cannot be told so: .*unexpected keyword argument 'length'",
+        ),
+        (
+            ["steps=long"],
+            "--env-kwargs steps=long: test/Short-v0 cannot be told so: Expect the `max_episode_steps` to be an integer",
+        ),
     ],
 )
-def test_what_an_environment_cannot_be_told_is_refused(tiny_run, short_env, word, message):
+def test_what_an_environment_cannot_be_told_is_refused(tiny_run, short_env, words, message):
     before = rows(tiny_run)
     with pytest.raises(InputError, match=message):
-        start(tiny_run, "--env", short_env, "--env-kwargs", word)
+        start(tiny_run, "--env", short_env, "--env-kwargs", *words)
     assert rows(tiny_run) == before
+
+
+def test_the_words_of_an_environments_values():
+    words = ["a=1", "b=0.5", "c=false", "d=None", "e=(0.7, 2)", "f=ant.xml", "g='two words'", "h=[1, 'x']", "i=TRUE"]
+    assert read_keywords(words) == {
+        "a": 1, "b": 0.5, "c": False, "d": None, "e": [0.7, 2], "f": "ant.xml", "g": "two words", "h": [1, "x"],
+        "i": True,
+    }  # fmt: skip
+
+
+def test_a_value_that_only_the_first_step_cannot_use_is_refused_before_training(tiny_argv, reach_dataset, tmp_path):
+    gym.register("test/Scaled-v0", entry_point=_Scaled)
+    told = ("--env", "test/Scaled-v0", "--env-kwargs")
+    try:
+        for word, message in (
+            ("scale=abc", "test/Scaled-v0 cannot be told so: can't multiply"),
+            ("scale=1e308", "its first step is not of finite numbers"),
+            ("other=1", "unexpected keyword argument 'other'"),
+        ):
+            with pytest.raises(InputError, match=message):
+                train.start(tiny_argv("bc", tmp_path / "run", *told, word))
+            assert not (tmp_path / "run" / "checkpoint.pt").exists()
+        train.start(tiny_argv("bc", tmp_path / "run", *told, "scale=2"))  # which it must be told
+    finally:
+        del gym.registry["test/Scaled-v0"]
+    assert {json.dumps(row["env_kwargs"]) for row in rows(tmp_path / "run")} == {'{"scale": 2}'}
+
+
+class _Scaled(Reach):
+    """Reach that pays `scale` times 1.5e10, whatever `scale` is; it must be told."""
+
+    def __init__(self, scale, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.scale = scale
+
+    def step(self, action):
+        observation, _, *flags = super().step(action)
+        return observation, self.scale * 1.5e10, *flags
 
 
 @pytest.mark.parametrize(

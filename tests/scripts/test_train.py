@@ -123,7 +123,7 @@ def test_whether_returns_can_steer_is_judged_when_a_run_begins(
     write("few-v0", [numbered_episode(0, 5)] * 3)
     few = ("--steps", "1", "--dataset", "few-v0", "--env", "flowrl/Reach-v0")
     train.start(tiny_argv("flow", tmp_path / "few", *few))
-    told = "not expected to steer an agent that is trained on few-v0: 3 episode(s) are too few"
+    told = "the returns of few-v0 are not expected to steer an agent: 3 episode(s) are too few"
     assert told in capsys.readouterr().err
     train.start(tiny_argv("bc", tmp_path / "bc", *few))
     assert "steer" not in capsys.readouterr().err, "it takes no return"

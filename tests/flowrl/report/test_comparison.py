@@ -162,13 +162,39 @@ def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
 def test_a_verdict_on_the_data_is_told_unless_an_agent_is_steered(elsewhere, verdict, beyond, warned):
     run = make_run(elsewhere / "dt-seed0", "dt", 0)
     config = run.config()
-    config["dataset_returns"]["steering"] = {"verdict": verdict, "sentence": "No: they are alike."}
+    config["dataset_returns"]["steering"] = {"verdict": verdict, "reason": "they are alike"}
     (run.path / "config.json").write_text(json.dumps(config))
     rows = [row | {"return": 5.0 + beyond * row["target"]} for row in run.rows("evaluations.jsonl")]
     (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     warning = Comparison.of(load(run)).steering_warning()
     assert (warning is not None) == warned
-    assert not warned or "was not to be expected: they are alike (scripts.inspect" in warning
+    assert not warned or "follows the return asked for: they are alike (scripts.inspect" in warning
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"env_spec": "e"}, "its env_spec is none of Gymnasium's"),
+        ({"env_spec": "[1]"}, "its env_spec is none of Gymnasium's"),
+        ({"env_spec": "{}"}, "its env_spec is none of Gymnasium's"),
+        ({"dataset_returns": {"steering": "no"}}, "its steering has no verdict and reason"),
+        ({"dataset_returns": {"steering": {}}}, "its steering has no verdict and reason"),
+    ],
+)
+def test_a_configuration_that_was_damaged_is_named(elsewhere, change, message):
+    run = make_run(elsewhere / "dt-seed0", "dt", 0)
+    config = run.config()
+    changed = {name: config[name] | value if isinstance(value, dict) else value for name, value in change.items()}
+    (run.path / "config.json").write_text(json.dumps(config | changed))
+    with pytest.raises(InputError, match=f"dt-seed0/config.json is damaged: {message}"):
+        Run.load(run, "dt")
+
+
+def test_what_an_environment_was_told_fits_into_a_reports_json(elsewhere):
+    run = make_run(elsewhere / "dt-seed0", "dt", 0)
+    told = {"env_spec": '{"kwargs": {"range": [0.7, Infinity]}}'}
+    (run.path / "config.json").write_text(json.dumps(run.config() | told))
+    assert Run.load(run, "dt").evaluation["env_kwargs"] == {"range": [0.7, "Infinity"]}
 
 
 def test_the_summary_in_plain_words(comparison, elsewhere):
@@ -257,7 +283,7 @@ def test_the_curve_leaves_out_what_was_played_otherwise(folders):
 @pytest.mark.parametrize("name", ["dataset", "fingerprint", "env_spec"])
 def test_runs_of_other_data_are_not_compared(folders, name):
     run = folders["bc", 1]
-    (run.path / "config.json").write_text(json.dumps(run.config() | {name: "{}"}))
+    (run.path / "config.json").write_text(json.dumps(run.config() | {name: '{"kwargs": {}}'}))
     with pytest.raises(InputError, match=f"cannot be compared: .*bc-seed1 differs in {name} from .*flow-seed0"):
         Comparison.of(load(*folders.values()))
 
