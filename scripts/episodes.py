@@ -172,8 +172,9 @@ def _made_spec(made: gym.Env) -> EnvSpec:
     made.close()
     spec = made.spec
     assert spec is not None
-    if callable(spec.entry_point):  # a run keeps the spec as JSON, which has names for classes alone
-        spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{spec.entry_point.__qualname__}")
+    name = getattr(spec.entry_point, "__qualname__", "")
+    if name.isidentifier():  # a run keeps the spec as JSON, which holds the name of a class and not the class
+        spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{name}")
     return spec
 
 

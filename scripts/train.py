@@ -20,7 +20,7 @@ from envs import facts
 from flowrl import distributed
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 from flowrl.steering import judge_steering
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
@@ -161,6 +161,10 @@ def prepare(args: Args, like: Prepared | None = None) -> Prepared:
         return like._replace(training=training, device=device)
     dataset, selected, columns = load(args.dataset, args.selection, args.env)
     env = environment(args.env, dataset.env_spec, dataset.id, args.env_kwargs)
+    try:
+        env.to_json()
+    except (ValueError, TypeError) as error:
+        raise InputError(f"environment {env.id} cannot be kept with the run: {cause(error)}") from error
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     returns = summarise_returns(dataset, env)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])

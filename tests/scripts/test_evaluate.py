@@ -163,8 +163,12 @@ def test_a_value_that_only_the_first_step_cannot_use_is_refused_before_training(
                 train.start(tiny_argv("bc", tmp_path / "run", *told, word))
             assert not (tmp_path / "run" / "checkpoint.pt").exists()
         train.start(tiny_argv("bc", tmp_path / "run", *told, "scale=2"))  # which it must be told
+        gym.register("test/Nameless-v0", entry_point=lambda **keywords: Reach(**keywords))
+        with pytest.raises(InputError, match="environment test/Nameless-v0 cannot be kept with the run: Callable"):
+            train.start(tiny_argv("bc", tmp_path / "other", "--env", "test/Nameless-v0"))
     finally:
-        del gym.registry["test/Scaled-v0"]
+        gym.registry.pop("test/Scaled-v0")
+        gym.registry.pop("test/Nameless-v0", None)
     assert {json.dumps(row["env_kwargs"]) for row in rows(tmp_path / "run")} == {'{"scale": 2}'}
 
 
