@@ -10,7 +10,7 @@ import numpy as np
 
 from flowrl.errors import InputError
 from flowrl.report.runs import Row, Run
-from flowrl.report.wording import bounds, number, seeds_told
+from flowrl.report.wording import bounds, leader_told, number, seeds_told
 from flowrl.scores import Estimate, Returns, interquartile_mean, mean_return, paired_difference
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
@@ -297,8 +297,8 @@ class Comparison:
         asked, returns = number(self.headline), self.dataset_returns
         told = []
         if len(scores) > 1 and all(row["mean_low"] is not None for row in scores.values()):
-            most = max(scores, key=lambda label: scores[label]["mean"])
-            told.append(f"{most} has the highest mean return.{against(differences)}")
+            leader = leader_told({label: row["mean"] for label, row in scores.items()}, "mean return")
+            told.append(leader + against(differences))
         told.append(
             f"Asked for {asked}, "
             + "; ".join(f"{label} returns {estimated(row, 'mean')}" for label, row in scores.items())

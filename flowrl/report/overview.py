@@ -19,6 +19,7 @@ from flowrl.report.comparison import (
     verdict,
 )
 from flowrl.report.runs import Row, Run
+from flowrl.report.wording import leader_told
 from flowrl.scores import (
     Returns,
     aggregate,
@@ -192,8 +193,8 @@ class Report:
     def _scores_told(self, name: str) -> list[str]:
         told, rows = [], self.aggregate_rows
         if len(rows) > 1 and rows[0]["iqm_low"] is not None:
-            best = max(rows, key=lambda row: row["iqm"])["agent"]
-            told.append(f"{best} has the highest interquartile mean.{against(self.improvement_rows)}")
+            leader = leader_told({row["agent"]: row["iqm"] for row in rows}, "interquartile mean")
+            told.append(leader + against(self.improvement_rows))
         for row in rows:
             told.append(
                 f"{row['agent']}: interquartile mean {name} {estimated(row, 'iqm')} over {row['tasks']} datasets and"

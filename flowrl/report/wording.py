@@ -27,6 +27,15 @@ def seeds_told(count: int) -> str:
     return "1 training seed" if count == 1 else f"{count} training seeds"
 
 
+def leader_told(values: Mapping[str, float], what: str) -> str:
+    """Who has the highest value, or who all share it."""
+    best = max(values.values())
+    *others, last = [label for label, value in values.items() if value == best]
+    if not others:
+        return f"{last} has the highest {what}."
+    return f"{', '.join(others)} and {last} share the highest {what}."
+
+
 def env_told(env_id: str, told: Mapping[str, Any]) -> str:
     """An environment's id, and what its constructor was told."""
     return f"{env_id} ({', '.join(f'{name}={value}' for name, value in told.items())})" if told else env_id

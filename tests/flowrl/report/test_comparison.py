@@ -202,7 +202,7 @@ def test_the_summary_in_plain_words(comparison, elsewhere):
     flow = next(r for r in comparison.score_rows if (r["target"], r["agent"]) == (10.0, "flow"))
     assert f"Asked for 10.0, flow returns {flow['mean']:.1f} [" in said
     assert "mean return is 5.0 an episode and 6.5 a step" in said
-    assert said.startswith("dt has the highest mean return. Beside dt, flow is worse; bc is not told apart.")
+    assert said.startswith("dt and bc share the highest mean return. Beside dt, flow is worse; bc is not told apart.")
     assert "flow − dt is -3.0 [-3.0, -3.0] (paired), in favour of dt." in said
     assert "bc − dt is " in said
     assert "(paired), an interval that holds zero." in said
