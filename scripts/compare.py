@@ -24,7 +24,7 @@ from rich.console import Console
 from flowrl.errors import InputError
 from flowrl.report import Report, Run, baseline_of, console, overview_tables, tables_of, write_report
 from scripts import train
-from scripts.cli import command, parse, run
+from scripts.cli import command, parse, run, warn
 from scripts.cluster import Cluster
 from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig, choose_device
@@ -217,6 +217,8 @@ def _report(args: Args, cells: Sequence[Cell], runs: Sequence[Run], failures: Ma
         print(f"\n{comparison.dataset}")
         for title, lines in tables_of(comparison):
             print(f"\n{title}\n{console(lines)}")
+        if warning := comparison.steering_warning():
+            warn(f"{comparison.dataset}: {warning}")
     for title, lines in overview_tables(report):
         print(f"\n{title}\n{console(lines)}")
     print(f"\n{report.summary()}\n\nwritten:")

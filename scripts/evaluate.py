@@ -152,6 +152,8 @@ def _report(
     for comparison in told.comparisons:
         for title, lines in tables_of(comparison):
             print(f"\n{title}\n{console(lines)}")
+        if warning := comparison.steering_warning():
+            warn(f"{comparison.dataset}: {warning}")
     print(f"\n{told.summary()}")
     if args.out is None:
         return

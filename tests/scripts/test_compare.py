@@ -22,6 +22,7 @@ from flowrl import training
 from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
 from flowrl.errors import InputError
+from flowrl.report.comparison import Comparison
 from scripts import compare, matrix, train
 from scripts.compare import Args
 from scripts.datasets import Selection
@@ -254,6 +255,12 @@ def test_finished_cells_are_reused_without_a_process(finished, monkeypatch, caps
     assert "; 6 of them are finished" in capsys.readouterr().out
     assert {path: path.read_bytes() for path in (finished.out / NAME).rglob("*") if path.is_file()} == before
     assert (finished.out / "report.md").read_text() == report
+
+
+def test_data_that_cannot_steer_are_warned_of(finished, monkeypatch, capsys):
+    monkeypatch.setattr(Comparison, "steering_warning", lambda comparison: f"{comparison.headline} is not to be had")
+    compare.main(tiny(finished.out))
+    assert re.search(rf"warning: {re.escape(REACH)}: \S+ is not to be had", capsys.readouterr().err)
 
 
 def test_every_command_can_be_typed_alone(finished, capsys):

@@ -470,6 +470,16 @@ def test_several_runs_are_compared_by_the_episodes_they_now_play(pair, tmp_path,
     assert "python -m scripts.evaluate" in (tmp_path / "out/report.md").read_text()
 
 
+def test_data_that_cannot_steer_are_warned_of(pair, capsys):
+    for run in pair:
+        config = json.loads((run / "config.json").read_text())
+        config["dataset_returns"]["steering"] = {"verdict": "no", "reason": "they are alike"}
+        (run / "config.json").write_text(json.dumps(config))
+    evaluate_all(pair, "--episodes", "2", "--targets", "best")  # one target has no slope
+    warning = "it was not to be expected that an agent follows the return asked for: they are alike"
+    assert capsys.readouterr().err.count(warning) == 1
+
+
 def test_one_run_can_have_a_report_too(pair, tmp_path):
     evaluate_all(pair[:1], "--episodes", "2", "--out", str(tmp_path / "out"))
     assert (tmp_path / "out/report.html").exists()
