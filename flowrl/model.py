@@ -21,11 +21,14 @@ from flowrl.data import Normaliser
 from flowrl.dropout import Dropout
 from flowrl.windows import Context
 
-# Axes: B batch, T steps, P tokens a step: return, observation, action, or two with the return in the observation's.
+# Axes: B batch, T steps, P tokens a step: return, observation and action, or some of them.
 
+# The action is read from the observation's token, which carries the return where no token of its own does.
 TOKENS: dict[str, tuple[str, ...]] = {
     "return-observation-action": ("return", "observation", "action"),
     "observation-action": ("observation", "action"),
+    "return-observation": ("return", "observation"),
+    "observation": ("observation",),
 }
 
 LONGEST_CONVOLUTION = 4_096  # tokens
@@ -48,8 +51,11 @@ class ModelConfig:
     """Options of the attention, NAME=VALUE, or NAME alone for one that is true: docs/attention.md lists them."""
     convolution: int = 0
     """Tokens that a causal convolution before the attention's projections spans; 0 for none."""
-    tokens: Literal["return-observation-action", "observation-action"] = "return-observation-action"
-    """Tokens of a step; of two, the observation's carries the return."""
+    tokens: Literal["return-observation-action", "observation-action", "return-observation", "observation"] = (
+        "return-observation-action"
+    )
+    """Tokens of a step. Without one of its own the return is in the observation's; without one, past actions are not
+    seen."""
     context: Context = 20
     """Steps in a training window (K), and the most that a window rollout looks back; episode: all of an episode's."""
     dropout: float = 0.1
@@ -95,9 +101,11 @@ class TrajectoryModel(nn.Module):
         self.normaliser = normaliser
         width = config.width
         self.kinds = TOKENS[config.tokens]  # of a step's tokens, in their order
+        self.acting_token = self.kinds.index("observation")  # the one of a step's from which its action is read
         self.embed_return = nn.Linear(1, width)
         self.embed_observation = nn.Linear(normaliser.input_size, width)
-        self.embed_action = nn.Linear(normaliser.action_size, width)
+        embed_action = nn.Linear(normaliser.action_size, width)  # drawn in any case: all else begins with equal weights
+        self.embed_action = embed_action if "action" in self.kinds else None
         self.embed_timestep = TimestepEmbedding(width)
         self.embed_norm = nn.LayerNorm(width)
         self.embed_dropout = Dropout(config.dropout)
@@ -133,7 +141,7 @@ class TrajectoryModel(nn.Module):
         """
         tokens = self._embed(returns_to_go, observations, actions, timesteps)
         token_is_pad = None if is_pad is None else is_pad.repeat_interleave(len(self.kinds), dim=1)
-        if last:
+        if last and self.embed_action is not None:
             tokens = tokens[:, :-1]
             token_is_pad = None if token_is_pad is None else token_is_pad[:, :-1]
         of_the_last = slice(-1, None) if last else self._observations
@@ -181,7 +189,8 @@ class TrajectoryModel(nn.Module):
         now = torch.as_tensor(timestep, device=observation.device)
         before, time = self.embed_timestep(torch.stack([now - 1, now]))
         tokens = self._before_acting(returns_to_go, observation, time)
-        if previous_action is not None:  # there is no action before the first step: its token is left out
+        # There is no action before the first step: its token is left out.
+        if previous_action is not None and self.embed_action is not None:
             tokens.insert(0, self.embed_action(self.normaliser.actions(previous_action)) + before)
         x = self.embed_dropout(self.embed_norm(torch.stack(tokens, dim=1)))
         predicted, state = self._resume(x, state, slice(-1, None))
@@ -190,7 +199,7 @@ class TrajectoryModel(nn.Module):
     @property
     def _observations(self) -> slice:
         """The tokens from which actions are predicted: of the last block no other output is looked at."""
-        return slice(len(self.kinds) - 2, None, len(self.kinds))
+        return slice(self.acting_token, None, len(self.kinds))
 
     def _resume(self, tokens: Tensor, state: list["BlockState"], at: slice) -> tuple[Tensor, list["BlockState"]]:
         states = []
@@ -208,7 +217,8 @@ class TrajectoryModel(nn.Module):
         """(B, P T, width): the tokens of each step in their order."""
         time = self.embed_timestep(timesteps)
         tokens = self._before_acting(returns_to_go, observations, time)
-        tokens.append(self.embed_action(self.normaliser.actions(actions)) + time)
+        if self.embed_action is not None:
+            tokens.append(self.embed_action(self.normaliser.actions(actions)) + time)
         return self.embed_dropout(self.embed_norm(torch.stack(tokens, dim=2).flatten(1, 2)))
 
     def _before_acting(self, returns_to_go: Tensor, observations: Tensor, time: Tensor) -> list[Tensor]:

@@ -230,7 +230,7 @@ def _series(agent: SequenceAgent, recording: Recording, steps: Tensor) -> dict[s
     """Figures by name, (layers, heads, steps) each; `tokens`, (steps,), is how many are read."""
     seen = agent.seen(recording, steps)
     kinds = agent.model.kinds
-    token = (seen.position + 1) * len(kinds) - 2  # of the observation
+    token = seen.position * len(kinds) + agent.model.acting_token
     at, row = token.unique(return_inverse=True)
     columns: dict[str, list[Tensor]] = defaultdict(list)
     for layer in attention_maps(agent.model, *seen[:4], at):
@@ -251,7 +251,8 @@ def _picture(agent: SequenceAgent, recording: Recording) -> dict[str, Any]:
     seen = agent.seen(recording, torch.tensor([step], device=recording.actions.device))
     position = int(seen.position)
     kinds = agent.model.kinds
-    shown = slice(len(kinds) * max(0, position + 1 - PICTURE_STEPS), len(kinds) * (position + 1) - 1)
+    first = max(0, position + 1 - PICTURE_STEPS)
+    shown = slice(len(kinds) * first, len(kinds) * position + agent.model.acting_token + 1)
     maps = attention_maps(agent.model, *seen[:4], shown)
     return {
         "step": step,

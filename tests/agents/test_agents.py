@@ -211,7 +211,9 @@ def shown_and_done(agent, steps):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("options", [{}, {"tokens": "observation-action", "convolution": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"tokens": "observation-action", "convolution": 3}, {"tokens": "return-observation"}]
+)
 @pytest.mark.parametrize(
     ("rollout", "first"),
     [
@@ -264,6 +266,7 @@ def test_episodes_that_end_leave_the_others_staggered_states_alone(dataset):
         {},
         {"attention_options": ("output_norm", "decay"), "convolution": 3},
         {"tokens": "observation-action", "recompute": True},
+        {"tokens": "observation"},
         *({"attention": name} for name, rule in ATTENTION.items() if rule.constant_state and name != "flow"),
     ],
     ids=str,

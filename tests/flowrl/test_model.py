@@ -14,6 +14,7 @@ every_attention = pytest.mark.parametrize("attention", ATTENTION)
 WITH_OPTIONS = [
     *("flow convolution=4", "softmax convolution=3 tokens=observation-action", "linear tokens=observation-action"),
     "flow attention_options=decay,output_norm tokens=observation-action convolution=1",
+    *("flow tokens=return-observation", "softmax tokens=observation", "linear tokens=observation convolution=2"),
 ]
 every_model = pytest.mark.parametrize("attention", [*ATTENTION, *WITH_OPTIONS])
 every_step = pytest.mark.parametrize(
@@ -71,6 +72,9 @@ def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_
         assert (of_observation[:, : t + 1].abs().sum(-1) > 0).all()
         assert (of_return[:, t + 1 :] == 0).all()
         assert (of_observation[:, t + 1 :] == 0).all()
+        if model.embed_action is None:
+            assert of_action is None, "past actions are not seen"
+            continue
         assert (of_action[:, :t].abs().sum(-1) > 0).all()
         assert (of_action[:, t:] == 0).all()
 
@@ -149,7 +153,10 @@ def test_a_state_is_taken_apart_and_put_together_in_the_same_order():
     assert doubled[1:3] == [{"kept": 1}, torch.tensor(3.0)]
 
 
-@pytest.mark.parametrize(("tokens", "kinds"), [("return-observation-action", 3), ("observation-action", 2)])
+@pytest.mark.parametrize(
+    ("tokens", "kinds"),
+    [("return-observation-action", 3), ("observation-action", 2), ("return-observation", 2), ("observation", 1)],
+)
 def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
     model = made(f"flow tokens={tokens}", normaliser)
     seen = []
@@ -337,7 +344,7 @@ def test_bfloat16_is_near_float32(normaliser):
             {"attention": "linformer", "attention_options": ["block=2000000000"]},
             "block is 2000000000: it must be at most 4,096",
         ),
-        ({"tokens": "action"}, "tokens is 'action': known are return-observation-action, observation-action"),
+        ({"tokens": "action"}, "tokens is 'action': known are return-observation-action, observation-action, return-"),
         ({"attention_options": ["decoy"]}, "FlowAttention has no option 'decoy'"),
         ({"attention_options": ["clip=0"]}, "clip is 0.0: it must be above 0"),
         ({"attention": "linformer", "attention_options": ["rank=20"]}, "rank is 20 and block is 16"),
