@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -256,10 +257,16 @@ def test_behaviour_cloning_looks_at_no_return():
 # Attention
 
 
-@pytest.fixture(params=["flow", "dt"])
+@pytest.fixture(params=["flow", "dt", "flow return-observation", "dt observation"])
 def watched(request, tiny_runs):
-    """A tiny run's agent, the recording of an episode, and what each layer's attention read at each step of it."""
-    agent, _ = load_agent(RunFolder(tiny_runs / request.param), CPU)
+    """A tiny run's agent, the recording of an episode, and what each layer's attention read at each step of it.
+
+    An agent of other tokens has the run's configuration and untrained weights.
+    """
+    name, *tokens = request.param.split()
+    agent, _ = load_agent(RunFolder(tiny_runs / name), CPU)
+    if tokens:
+        agent = replace(agent.config, tokens=tokens[0]).build(agent.normaliser)
     agent.eval().requires_grad_(False)
     for parameter in agent.model.blocks.parameters():
         if parameter.ndim == 2:
@@ -285,6 +292,7 @@ def test_the_series_are_of_what_the_agent_read_when_it_acted(watched):
     assert found["attention"] == agent.config.attention
     assert found["steps"] == list(range(length))
     assert found["tokens"] == [x.shape[1] for x in read[0]]
+    kinds = agent.model.kinds
     for layer, block in enumerate(agent.model.blocks):
         for step, x in enumerate(read[layer]):
             rows = block.attention.weights(x)[0, :, -1].double()
@@ -297,9 +305,10 @@ def test_the_series_are_of_what_the_agent_read_when_it_acted(watched):
 
                 assert figure("gain") == pytest.approx(float(row.sum()), rel=1e-4)
                 assert figure("attended") == pytest.approx(math.exp(-float((p * p.log()).sum())), rel=1e-4)
-                for kind, token in enumerate(TOKENS):
-                    assert figure(token, found["share"]) == pytest.approx(float(p[kind::3].sum()), rel=1e-4, abs=1e-6)
-                assert sum(figure(token, found["share"]) for token in TOKENS) == pytest.approx(1, rel=1e-4)
+                for place, kind in enumerate(kinds):
+                    due = float(p[place :: len(kinds)].sum())
+                    assert figure(kind, found["share"]) == pytest.approx(due, rel=1e-4, abs=1e-6)
+                assert sum(figure(kind, found["share"]) for kind in kinds) == pytest.approx(1, rel=1e-4)
                 assert 1 <= figure("attended") <= len(row) + 1e-3
                 if found["flows"] is not None:
                     flows = block.attention.flows(x)
@@ -320,8 +329,9 @@ def test_the_picture_is_of_a_full_window_in_the_middle(watched):
     assert picture["step"] == step
     assert picture["tokens_before"] == 0
     first = step - CONTEXT + 1
-    labels = [f"{kind} {t}" for t in range(first, step + 1) for kind in TOKENS][:-1]
-    assert picture["tokens"] == labels
+    kinds = agent.model.kinds
+    labels = [f"{kind} {t}" for t in range(first, step + 1) for kind in kinds]
+    assert picture["tokens"] == (labels[:-1] if kinds[-1] == "action" else labels), "the step's own action is not read"
     for found, block, x in zip(picture["weights"], agent.model.blocks, read, strict=True):
         np.testing.assert_allclose(found, block.attention.weights(x[step])[0], atol=1.5e-5)
 
@@ -331,9 +341,11 @@ def test_of_a_long_past_the_last_steps_are_pictured(watched, monkeypatch):
     whole = attention_series(agent, recording)["picture"]
     monkeypatch.setattr(studies, "PICTURE_STEPS", 2)
     few = attention_series(agent, recording)["picture"]
-    assert few["tokens_before"] == 3 * (CONTEXT - 2)
-    assert few["tokens"] == whole["tokens"][-5:]
-    np.testing.assert_array_equal(few["weights"], np.array(whole["weights"])[:, :, -5:, -5:])
+    kinds = agent.model.kinds
+    left = 2 * len(kinds) - (kinds[-1] == "action")
+    assert few["tokens_before"] == len(kinds) * (CONTEXT - 2)
+    assert few["tokens"] == whole["tokens"][-left:]
+    np.testing.assert_array_equal(few["weights"], np.array(whole["weights"])[:, :, -left:, -left:])
 
 
 def test_portions_change_nothing(watched, monkeypatch):
