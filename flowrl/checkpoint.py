@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ class RunFolder:
         now = json.loads(json.dumps(config))
         differs = [
             f"{name} was {was!r} and is {value!r}"
-            for name, was, value in _differences(before, now)
+            for name, was, value in _differences(_opened(before), _opened(now))
             if name.partition(".")[0] not in _FREE_TO_CHANGE | _DERIVED
         ]
         if differs:
@@ -191,6 +191,13 @@ def _completed(config: Any) -> Any:
     if not isinstance(agent, dict) or "attention" not in agent:
         return config
     return config | {"agent_config": _BEFORE | agent}
+
+
+def _opened(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration with its environment's specification, JSON in a string, as values."""
+    with suppress(KeyError, TypeError, ValueError):  # a damaged one is compared as it is
+        return config | {"env_spec": json.loads(config["env_spec"])}
+    return config
 
 
 def _partial_name(name: str, process: int | str) -> str:

@@ -189,6 +189,21 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path, monkeypatch):
     assert files(tmp_path) == {"file"}
 
 
+def test_of_another_environment_what_differs_is_told(tmp_path):
+    def config(**keywords):
+        return {"agent": "flow", "env_spec": json.dumps({"id": "Hopper-v5", "kwargs": keywords})}
+
+    run = RunFolder(tmp_path)
+    with run.locked():
+        run.begin(config(mass=1))
+        run.save({})
+        run.begin(config(mass=1))
+        with pytest.raises(InputError, match=r"another configuration \(env_spec.kwargs.mass was 1 and is 2\):"):
+            run.begin(config(mass=2))
+        with pytest.raises(InputError, match=r"env_spec was .* and is 'none'"):
+            run.begin({"agent": "flow", "env_spec": "none"})
+
+
 def test_what_an_older_version_did_not_record_is_what_it_did(run):
     """Runs of before the attention had options, of a sequence agent and of another."""
     old = {"agent": "flow", "agent_config": {"attention": "flow", "width": 16, "rollout": "window"}}
