@@ -54,8 +54,7 @@ class ModelConfig:
     tokens: Literal["return-observation-action", "observation-action", "return-observation", "observation"] = (
         "return-observation-action"
     )
-    """Tokens of a step. Without one of its own the return is in the observation's; without one, past actions are not
-    seen."""
+    """Tokens of a step; without their own, the return is in the observation's and past actions are not seen."""
     context: Context = 20
     """Steps in a training window (K), and the most that a window rollout looks back; episode: all of an episode's."""
     dropout: float = 0.1
