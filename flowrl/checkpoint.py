@@ -98,8 +98,9 @@ class RunFolder:
         now = json.loads(json.dumps(config))
         differs = [
             f"{name} was {was!r} and is {value!r}"
-            for name, was, value in _differences(_opened(before), _opened(now))
-            if name.partition(".")[0] not in _FREE_TO_CHANGE | _DERIVED
+            for place, old, new in _differences(before, now)
+            if place.partition(".")[0] not in _FREE_TO_CHANGE | _DERIVED
+            for name, was, value in (_opened(place, old, new) if place == "env_spec" else [(place, old, new)])
         ]
         if differs:
             raise InputError(
@@ -193,11 +194,12 @@ def _completed(config: Any) -> Any:
     return config | {"agent_config": _BEFORE | agent}
 
 
-def _opened(config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration with its environment's specification, JSON in a string, as values."""
-    with suppress(KeyError, TypeError, ValueError):  # a damaged one is compared as it is
-        return config | {"env_spec": json.loads(config["env_spec"])}
-    return config
+def _opened(name: str, was: Any, value: Any) -> list[tuple[str, Any, Any]]:
+    """What differs within two strings of JSON; the strings, where that cannot be told."""
+    parts = []
+    with suppress(TypeError, ValueError):
+        parts += _differences(json.loads(was), json.loads(value), name)
+    return parts or [(name, was, value)]
 
 
 def _partial_name(name: str, process: int | str) -> str:

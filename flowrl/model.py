@@ -1,4 +1,4 @@
-"""The trajectory model: return, observation and action tokens through causal attention blocks to one action a step.
+"""The trajectory model: tokens of returns, observations and actions through causal attention to one action a step.
 
 Source: Chen et al., "Decision Transformer", NeurIPS 2021, with the attention left open. What differs from their release
 is in docs/differences.md.
@@ -54,7 +54,7 @@ class ModelConfig:
     tokens: Literal["return-observation-action", "observation-action", "return-observation", "observation"] = (
         "return-observation-action"
     )
-    """Tokens of a step; without their own, the return is in the observation's and past actions are not seen."""
+    """Tokens of a step. Without a return's the observation's carries it; without an action's no past action is seen."""
     context: Context = 20
     """Steps in a training window (K), and the most that a window rollout looks back; episode: all of an episode's."""
     dropout: float = 0.1
@@ -89,7 +89,7 @@ class ModelConfig:
 
 
 class TrajectoryModel(nn.Module):
-    """Predicts the action of every step from the return-to-go, observation and action tokens up to its observation.
+    """Predicts the action of every step from the returns-to-go, observations and past actions up to its observation.
 
     Everything enters and leaves in raw units: `normaliser` is part of the model.
     """
@@ -176,7 +176,8 @@ class TrajectoryModel(nn.Module):
         """Predict the next action of episodes whose past is `state`; equals `forward` over the whole episode.
 
         Args:
-            previous_action: (B, action size), the last step's action; None at the first step.
+            previous_action: (B, action size), the last step's action; None at the first step. Not looked at where
+                actions have no token.
             returns_to_go: (B,).
             observation: (B, observation size).
             timestep: of the observation.

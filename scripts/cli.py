@@ -30,6 +30,7 @@ FLAT = (tyro.conf.OmitArgPrefixes,)
 
 def warn(*sentences: str) -> None:
     """Say what is allowed and probably not meant."""
+    sys.stdout.flush()  # it stands after what was printed before it, also where both go to one file
     for sentence in sentences:
         print(f"warning: {sentence}", file=sys.stderr)
 

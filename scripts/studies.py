@@ -22,7 +22,7 @@ there is none, it is null.
   ``[layer][head][i]`` at the observation token of step ``steps[i]``, from which its action is read:
   - ``attention``: the name of it. ``steps``: at most 200, spread evenly. ``tokens``: how many are read at each.
   - ``attended``: exp(entropy) of the weights scaled to sum to 1, the effective number of tokens looked at.
-  - ``share``: of the weight that falls on ``return``, ``observation`` and ``action`` tokens.
+  - ``share``: of the weight that falls on ``return``, ``observation`` and ``action`` tokens, of those a step has.
   - ``gain``: the sum of the weights, which is 1 for softmax.
   - ``flows``: null but for Flow-Attention; there ``incoming`` flow I, ``allocation`` sigmoid(Î) of this token as a
     sink, and its ``competition`` C as a source.

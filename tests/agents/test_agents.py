@@ -212,7 +212,13 @@ def shown_and_done(agent, steps):
 
 @torch.inference_mode()
 @pytest.mark.parametrize(
-    "options", [{}, {"tokens": "observation-action", "convolution": 3}, {"tokens": "return-observation"}]
+    "options",
+    [
+        {},
+        {"tokens": "observation-action", "convolution": 3},
+        {"tokens": "return-observation"},
+        {"tokens": "observation"},
+    ],
 )
 @pytest.mark.parametrize(
     ("rollout", "first"),

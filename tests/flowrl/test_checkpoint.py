@@ -202,6 +202,11 @@ def test_of_another_environment_what_differs_is_told(tmp_path):
             run.begin(config(mass=2))
         with pytest.raises(InputError, match=r"env_spec was .* and is 'none'"):
             run.begin({"agent": "flow", "env_spec": "none"})
+        for alike in (True, 1.0):  # equal in Python, and not what the environment was told
+            with pytest.raises(InputError, match=r"env_spec was .*\"mass\": 1}}' and is "):
+                run.begin(config(mass=alike))
+        with pytest.raises(InputError, match="env_spec was"):
+            run.begin(config(mass=1, drag=None))
 
 
 def test_what_an_older_version_did_not_record_is_what_it_did(run):

@@ -7,7 +7,7 @@ import torch
 
 from flowrl.attention import ATTENTION
 from flowrl.data import Normaliser
-from flowrl.model import ModelConfig, TimestepEmbedding, TrajectoryModel, map_state, tensors_of
+from flowrl.model import TOKENS, ModelConfig, TimestepEmbedding, TrajectoryModel, map_state, tensors_of
 
 every_attention = pytest.mark.parametrize("attention", ATTENTION)
 # A name, and options of the model after it.
@@ -163,6 +163,13 @@ def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
     model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     model(*episodes(7))
     assert seen == [7 * kinds]
+
+
+def test_other_tokens_begin_with_the_same_weights(normaliser):
+    whole, *others = (made(f"flow tokens={tokens}", normaliser).state_dict() for tokens in TOKENS)
+    for other in others:
+        assert whole.keys() - other.keys() <= {"embed_action.weight", "embed_action.bias"}
+        assert all(torch.equal(whole[name], value) for name, value in other.items())
 
 
 @every_model
