@@ -14,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from flowrl.report import Report, Run, console, write_report
 from flowrl.report.tables import (
     aggregate_table,
+    attention_table,
     cost_table,
     dataset_table,
     difference_table,
@@ -404,6 +405,21 @@ def test_weights_on_a_longer_past_are_shares_of_all_of_it(elsewhere):
     weights = data(elsewhere / "out", "attention-weights")
     assert {(r["query"], r["key"]): float(r["weight"]) for r in weights}["return 7", "return 7"] == 0.5
     assert "the last 6 of 100 tokens" in (elsewhere / "out/report.html").read_text()
+
+
+def test_agents_of_other_tokens_are_shown_beside_each_other(elsewhere):
+    """Three tokens a step, and the observation's alone."""
+    few = made_up_study()
+    few["maps"]["share"] = {"observation": few["maps"]["share"]["observation"]}
+    few["maps"]["picture"]["tokens"] = [f"observation {step}" for step in range(3, 9)]
+    runs = [make_run(elsewhere / f"{agent}-seed0", agent, 0) for agent in ("dt", "flow")]
+    report = Report.of(load(*runs, studies={"dt": made_up_study(flows=False), "flow": few}))
+    write_report(report, elsewhere / "out")
+    shares = {(row[0], row[1]): row[3:6] for row in attention_table(report.comparisons[0])[1:]}
+    assert shares["flow", "1"] == ["–", "8.0 %", "–"]  # the mean of 0.02 · (1 + head + step), three heads, five steps
+    assert "–" not in shares["dt", "1"]
+    text = (elsewhere / "out/report.html").read_text()
+    assert "dt: return, observation, action; flow: observation." in text
 
 
 def test_studies_with_nothing_to_show_are_shown_so(elsewhere):
