@@ -22,12 +22,13 @@ import torch
 from rich.console import Console
 
 from flowrl.errors import InputError
-from flowrl.report import Report, Run, baseline_of, console, overview_tables, tables_of, write_report
+from flowrl.report import Report, Run, baseline_of, console, overview_tables, write_report
 from scripts import train
-from scripts.cli import command, parse, run, warn
+from scripts.cli import command, parse, run
 from scripts.cluster import Cluster
 from scripts.datasets import Selection
 from scripts.episodes import EvaluationConfig, choose_device
+from scripts.evaluate import print_comparison
 from scripts.live import View
 from scripts.matrix import AgentSpec, Cell, Executor, finished, load_run, make_cells
 from scripts.processes import Processes
@@ -215,10 +216,7 @@ def _report(args: Args, cells: Sequence[Cell], runs: Sequence[Run], failures: Ma
     made = write_report(report, args.out)
     for comparison in report.comparisons:
         print(f"\n{comparison.dataset}")
-        for title, lines in tables_of(comparison):
-            print(f"\n{title}\n{console(lines)}")
-        if warning := comparison.steering_warning():
-            warn(f"{comparison.dataset}: {warning}")
+        print_comparison(comparison)
     for title, lines in overview_tables(report):
         print(f"\n{title}\n{console(lines)}")
     print(f"\n{report.summary()}\n\nwritten:")

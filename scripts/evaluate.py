@@ -19,7 +19,7 @@ from agents.sequence import Rollout
 from envs.video import check_video, record_video
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Report, Run, console, env_told, label_of, tables_of, write_report
+from flowrl.report import Comparison, Report, Run, console, env_told, label_of, tables_of, write_report
 from scripts.cli import command, parse, run, warn
 from scripts.episodes import (
     EvaluationConfig,
@@ -138,6 +138,14 @@ def _player(folder: RunFolder, args: Args, device: torch.device) -> _Player:
     return _Player(folder, config, agent, step, env)
 
 
+def print_comparison(comparison: Comparison) -> None:
+    """Print the tables of the runs on one dataset, and warn where its returns cannot steer an agent."""
+    for title, lines in tables_of(comparison):
+        print(f"\n{title}\n{console(lines)}")
+    if warning := comparison.steering_warning():
+        warn(f"{comparison.dataset}: {warning}")
+
+
 def _report(
     args: Args, players: Sequence[_Player], played: Sequence[list[dict[str, Any]]], device: torch.device
 ) -> None:
@@ -150,10 +158,7 @@ def _report(
 
     told = report({})
     for comparison in told.comparisons:
-        for title, lines in tables_of(comparison):
-            print(f"\n{title}\n{console(lines)}")
-        if warning := comparison.steering_warning():
-            warn(f"{comparison.dataset}: {warning}")
+        print_comparison(comparison)
     print(f"\n{told.summary()}")
     if args.out is None:
         return
