@@ -104,6 +104,8 @@ def test_gradcheck_of_one_tile_and_of_a_row_of_them():
     assert torch.autograd.gradcheck(lambda *qkv: flow_attention_step(*qkv, None, tile=2)[0], x)
     is_pad = torch.tensor([[True, False, True, False, False], [False, False, False, True, True]])
     assert torch.autograd.gradcheck(lambda *qkv: flow_attention(*qkv, is_pad=is_pad), x)
+    # Other feature maps than the sigmoid are not 0 where a flow is: it must not reach what they were given.
+    assert torch.autograd.gradcheck(lambda *qkv: flow_attention(*qkv, is_pad=is_pad, feature_map="softplus"), x)
 
 
 @pytest.mark.parametrize("padded", [False, True])
