@@ -5,7 +5,7 @@ python -m scripts.evaluate runs/hopper/flow-seed* runs/hopper/dt-seed* --out run
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,6 +120,9 @@ def main(args: Args) -> list[dict[str, Any]]:
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
         _report(args, players, played, device)
+    else:
+        with suppress(InputError):  # a run that is not finished can be played, and has no comparison
+            warn_of_steering(Comparison.of([Run.load(first.folder, label_of(first.folder.path), episodes=played[0])]))
     return [row for rows in played for row in rows]
 
 
@@ -142,6 +145,11 @@ def print_comparison(comparison: Comparison) -> None:
     """Print the tables of the runs on one dataset, and warn where its returns cannot steer an agent."""
     for title, lines in tables_of(comparison):
         print(f"\n{title}\n{console(lines)}")
+    warn_of_steering(comparison)
+
+
+def warn_of_steering(comparison: Comparison) -> None:
+    """Warn where returns cannot steer an agent."""
     if warning := comparison.steering_warning():
         warn(f"{comparison.dataset}: {warning}")
 

@@ -135,7 +135,7 @@ class Prepared(NamedTuple):
     columns: list[int] | None  # the features of an observation that the agent is shown; None for all
     env: EnvSpec
     targets: list[float]
-    returns: dict[str, Any]  # of the whole dataset, see `summarise_returns`
+    returns: dict[str, Any]  # see `summarise_returns`
     training: TrainingConfig  # with no choice left to the device
     device: torch.device
 
@@ -166,7 +166,7 @@ def prepare(args: Args, like: Prepared | None = None) -> Prepared:
     except (ValueError, TypeError) as error:
         raise InputError(f"environment {env.id} cannot be kept with the run: {cause(error)}") from error
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
-    returns = summarise_returns(dataset, env)
+    returns = summarise_returns(dataset, selected, env)
     targets = resolve_targets(args.evaluation.targets, returns["percentiles"])
     return Prepared(selected, columns, env, targets, returns, training, device)
 
@@ -184,15 +184,19 @@ def is_finished(args: Args, prepared: Prepared) -> bool:
     return _finished(folder, args, prepared.targets)
 
 
-def summarise_returns(dataset: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
-    """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset."""
+def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
+    """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset.
+
+    Args:
+        selected: the part of it that is trained on, which is what must be able to steer.
+    """
     returns, lengths = dataset.returns.double(), dataset.lengths.double()
     known = facts(env.id)
     references = {
         "own": None if known.measured is None else (known.measured.random, known.measured.expert),
         "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
     }
-    steered = judge_steering(dataset, references, np.random.default_rng((0, 2)))  # scripts.inspect draws so by default
+    steered = judge_steering(selected, references, np.random.default_rng((0, 2)))  # scripts.inspect draws so by default
     return {
         "steering": {"verdict": steered.verdict, "reason": steered.reason},
         "percentiles": np.percentile(dataset.returns.numpy(), range(101)).tolist(),

@@ -68,7 +68,7 @@ class Comparison:
 
     @property
     def dataset_returns(self) -> Row:
-        """Of the whole dataset: percentiles (0 to 100), means, episodes, steps, and whether returns can steer."""
+        """Of the whole dataset: percentiles (0 to 100), means, episodes and steps."""
         return self.runs[0].config["dataset_returns"]
 
     @property
@@ -269,17 +269,22 @@ class Comparison:
         return list(dict.fromkeys(told))
 
     def steering_warning(self) -> str | None:
-        """Why this dataset's returns cannot steer an agent, as judged of the data, unless one was steered after all."""
+        """Why returns cannot steer an agent here, as judged of the data it was trained on, unless one was steered after
+        all; None where no agent takes a return."""
+        asked = [run for run in self.runs if run.episodes[0].get("rollout") != "memoryless"]
+        if not asked:
+            return None
         # Runs of earlier versions have no verdict.
-        verdicts = (run.config["dataset_returns"].get("steering") for run in self.runs)
-        judged = next((verdict for verdict in verdicts if verdict is not None), None)
-        if judged is not None:
-            slopes = [row["slope"] for row in self.calibration_rows if row["slope"] is not None]
-            if judged["verdict"] != "no" or max(slopes, default=0.0) >= FOLLOWS:
+        if judged := [run for run in asked if "steering" in run.config["dataset_returns"]]:
+            doomed = [run for run in judged if run.config["dataset_returns"]["steering"]["verdict"] == "no"]
+            labels = tuple(dict.fromkeys(run.label for run in doomed))
+            slopes = [r["slope"] for r in self.calibration_rows if r["agent"] in labels and r["slope"] is not None]
+            if not doomed or max(slopes, default=0.0) >= FOLLOWS:
                 return None
+            data = "these data" if len(doomed) == len(judged) else f"the data of {', '.join(labels)}"
             return (
-                f"From these data it was not to be expected that an agent follows the return asked for:"
-                f" {judged['reason']} (scripts.inspect has the figures)."
+                f"From {data} it was not to be expected that an agent follows the return asked for:"
+                f" {doomed[0].config['dataset_returns']['steering']['reason']} (scripts.inspect has the figures)."
             )
         percentiles = self.dataset_returns["percentiles"]
         low, high = percentiles[10], percentiles[90]

@@ -155,20 +155,37 @@ def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
     assert "cannot steer" in warning
 
 
+def judged_run(folder, label, verdict, beyond, rollout="window"):
+    """A run whose data got that verdict, and which returned 5 and that share of what it was asked for."""
+    run = make_run(folder / f"{label}-seed0", label, 0)
+    config = run.config()
+    config["dataset_returns"]["steering"] = {"verdict": verdict, "reason": f"{label}'s are alike"}
+    (run.path / "config.json").write_text(json.dumps(config))
+    played = {"rollout": rollout}
+    rows = [row | played | {"return": 5.0 + beyond * row["target"]} for row in run.rows("evaluations.jsonl")]
+    (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return run
+
+
 @pytest.mark.parametrize(
     ("verdict", "beyond", "warned"),
     [("no", 0.1, True), ("no", 0.9, False), ("weakly", 0.1, False), ("yes", 0.1, False)],
 )
 def test_a_verdict_on_the_data_is_told_unless_an_agent_is_steered(elsewhere, verdict, beyond, warned):
-    run = make_run(elsewhere / "dt-seed0", "dt", 0)
-    config = run.config()
-    config["dataset_returns"]["steering"] = {"verdict": verdict, "reason": "they are alike"}
-    (run.path / "config.json").write_text(json.dumps(config))
-    rows = [row | {"return": 5.0 + beyond * row["target"]} for row in run.rows("evaluations.jsonl")]
-    (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    warning = Comparison.of(load(run)).steering_warning()
+    warning = Comparison.of(load(judged_run(elsewhere, "dt", verdict, beyond))).steering_warning()
     assert (warning is not None) == warned
-    assert not warned or "follows the return asked for: they are alike (scripts.inspect" in warning
+    assert not warned or "From these data it was not" in warning
+    assert not warned or "follows the return asked for: dt's are alike (scripts.inspect" in warning
+
+
+def test_a_verdict_is_of_the_data_that_an_agent_was_trained_on(elsewhere):
+    flow, bc = judged_run(elsewhere, "flow", "no", 0.1), judged_run(elsewhere, "bc", "no", 0.1, "memoryless")
+    dt = judged_run(elsewhere, "dt", "yes", 0.9)
+    warning = Comparison.of(load(flow, dt, bc)).steering_warning()
+    assert "From the data of flow it was not" in warning, "dt, which was steered, had others; bc takes no return"
+    assert "flow's are alike" in warning
+    assert Comparison.of(load(dt, bc)).steering_warning() is None
+    assert Comparison.of(load(bc)).steering_warning() is None
 
 
 @pytest.mark.parametrize(
