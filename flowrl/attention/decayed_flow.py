@@ -29,19 +29,21 @@ def decayed_flow_attention(
     eps: float,
     is_pad: Tensor | None = None,
     tile: int = TILE,
+    mapped: bool = True,
 ) -> tuple[Tensor, FlowState]:
     """The tokens that follow `state` (None: the first ones), and the state after them.
 
     Time and memory are linear in T; differentiable once.
 
     Args:
-        q: (B, H, T, D) queries after the feature map, in at least float32.
-        k: (B, H, T, D) keys after the feature map.
+        q: (B, H, T, D) queries after the feature map, or before it where that is the sigmoid.
+        k: (B, H, T, D) keys, likewise.
         v: (B, H, T, M) values.
         log_decay: (H,) log γ, at most 0.
         clip: bound on the conserved outgoing flow |Ô|.
         eps: ε, added once after each sum.
         is_pad: (B, T) bool, True at tokens that carry no flow and do not count, wherever they stand.
+        mapped: whether queries and keys are those after the map; else their sigmoid is taken.
 
     Returns:
         (B, H, T, M) in the dtype of `v`, and the state.
@@ -49,13 +51,13 @@ def decayed_flow_attention(
     (batch, heads, tokens, d), m = q.shape, v.shape[-1]
     with torch.autocast(q.device.type, enabled=False):
         if state is not None and tokens <= FEW and is_pad is None:
-            return _few_tokens(q, k, v, log_decay, state, clip, eps)
+            return _few_tokens(q, k, v, log_decay, state, clip, eps, mapped)
         if state is None:
-            state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(q))
+            state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(v))
             state = state.with_counts_by_head()
         real = q.new_ones(1, tokens) if is_pad is None else (~is_pad).to(q.dtype)
         n, after_n = _counts(real, log_decay, state.n, tile)
-        y, *after = FlowTiles.apply(q, k, v, n, log_decay, is_pad, clip, eps, tile, True, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
+        y, *after = FlowTiles.apply(q, k, v, n, log_decay, is_pad, clip, eps, tile, mapped, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(after_n, *after)
 
 
@@ -76,12 +78,14 @@ def _counts(real: Tensor, log_decay: Tensor, past: Tensor, tile: int) -> tuple[T
 
 
 def _few_tokens(
-    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, past: FlowState, clip: float, eps: float
+    q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, past: FlowState, clip: float, eps: float, mapped: bool
 ) -> tuple[Tensor, FlowState]:
     """The same for a few tokens, as an agent's step has them; sinks and sources are worked out at once."""
     tokens, dtype = q.shape[-2], past.k.dtype
-    own, other = torch.stack([q, k]).to(dtype), torch.stack([k, q]).to(dtype) + eps  # (2, B, H, T, D)
+    own = torch.stack([q, k]).to(dtype)  # (2, B, H, T, D)
+    own = own if mapped else own.sigmoid()
     q, k = own
+    other = own.flip(0) + eps
     log_decay = log_decay.to(dtype)[:, None]
     since = torch.arange(1, tokens + 1, device=q.device, dtype=dtype)
     kept = (since * log_decay).exp()  # (H, T) of the past

@@ -250,16 +250,16 @@ class FlowAttention(CausalAttention):
         if (log_decay := self.log_decay) is None:
             y = flow_attention(q, k, v, clip=self.clip, is_pad=is_pad, feature_map=self.feature_map)
         else:
-            q, k = map_features(q, k, self.feature_map)
-            y, _ = decayed_flow_attention(q, k, v, log_decay, clip=self.clip, eps=EPS, is_pad=is_pad)
+            q, k, mapped = _ready(q, k, self.feature_map)
+            y, _ = decayed_flow_attention(q, k, v, log_decay, clip=self.clip, eps=EPS, is_pad=is_pad, mapped=mapped)
         return self._normalised(y)
 
     def mix_step(self, q: Tensor, k: Tensor, v: Tensor, state: FlowState) -> tuple[Tensor, FlowState]:
         if (log_decay := self.log_decay) is None:
             y, state = flow_attention_step(q, k, v, state, clip=self.clip, feature_map=self.feature_map)
         else:
-            q, k = map_features(q, k, self.feature_map)
-            y, state = decayed_flow_attention(q, k, v, log_decay, state, clip=self.clip, eps=EPS)
+            q, k, mapped = _ready(q, k, self.feature_map)
+            y, state = decayed_flow_attention(q, k, v, log_decay, state, clip=self.clip, eps=EPS, mapped=mapped)
         return self._normalised(y), state
 
     def mix_weights(self, q: Tensor, k: Tensor, at: slice | Tensor) -> Tensor:

@@ -333,7 +333,7 @@ ROWS = {
     "machine": 12,
     "core": 8,
     "layers": 8 + 8 + 7,  # every attention but softmax, and two options of flow; reformer has no step
-    "memory": 8,
+    "memory": 10,
     "step": 5,
     "sampling": 3,
     "context": 2,

@@ -99,6 +99,22 @@ def test_without_forgetting_it_is_the_papers(tokens):
     assert_close(found, flow_attention(q, k, v))
 
 
+@pytest.mark.parametrize("tokens", [2, 70], ids=["few", "tiles"])
+def test_the_sigmoid_can_be_left_to_it(tokens):
+    *columns, log_decay = inputs(tokens + 5)
+    _, state = attend(*(x[:, :, :5] for x in columns), log_decay)
+    q, k, v = (x[:, :, 5:] for x in columns)
+    found = []
+    for mapped in (True, False):
+        given = [x.clone().requires_grad_() for x in (q.logit(), k.logit(), v)]
+        positive = [x.sigmoid() for x in given[:2]] if mapped else given[:2]
+        y, after = attend(*positive, given[2], log_decay, state, mapped=mapped)
+        weighted = sum((x * torch.linspace(1, 2, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in (y, *after))
+        found.append([y, *after, *torch.autograd.grad(weighted, given)])
+    for mine, due in zip(*found, strict=True):
+        assert_close(mine, due)
+
+
 @settings(deadline=None, max_examples=25)
 @given(tokens=st.integers(1, 140), cuts=st.lists(st.integers(1, 139), max_size=5), tile=st.sampled_from([1, 7, 64]))
 def test_split_and_resumed_anywhere_it_is_the_same(tokens, cuts, tile):
