@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flowrl.attention.flow_state import FEW, FlowState
-from flowrl.attention.flow_tiles import FlowTiles, decay_matrix
+from flowrl.attention.flow_tiles import DifferentiableOnce, FlowTiles, decay_matrix
 from flowrl.attention.multihead import at_least_float32
 
 TILE = 64
@@ -55,6 +55,9 @@ def decayed_flow_attention(
         if state is None:
             state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(v))
             state = state.with_counts_by_head()
+        # The counts alone could be differentiated twice, which would be half of the truth.
+        log_decay = DifferentiableOnce.apply(log_decay)
+        assert isinstance(log_decay, Tensor)
         real = q.new_ones(1, tokens) if is_pad is None else (~is_pad).to(q.dtype)
         n, after_n = _counts(real, log_decay, state.n, tile)
         y, *after = FlowTiles.apply(q, k, v, n, log_decay, is_pad, clip, eps, tile, mapped, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]

@@ -18,7 +18,7 @@ from flowrl.attention.multihead import at_least_float32
 
 
 class FlowTiles(torch.autograd.Function):
-    """y, and where a state came in or there are several tiles, all parts of the state after but the count.
+    """y, and where a state came in, all parts of the state after but the count.
 
     Call it as ``FlowTiles.apply(q, k, v, n, log_decay, is_pad, clip, eps, tile, mapped, *state)``: n (B or 1, H or 1,
     T) counts the tokens, at least 1; log_decay (H,) or None; mapped: queries and keys are positive already, else their
@@ -65,6 +65,19 @@ class FlowTiles(torch.autograd.Function):
         return *inputs, d_n, d_log_decay, None, None, None, None, None, *d_past
 
 
+class DifferentiableOnce(torch.autograd.Function):
+    """The same tensor; whoever differentiates its gradient is told that this cannot be done."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return dx
+
+
 class _Kept(NamedTuple):
     """What the gradient needs of the forward pass."""
 
@@ -76,18 +89,19 @@ class _Kept(NamedTuple):
     totals: Tensor  # (2, Z, C)       the sums over the features of flows
     drawn: Tensor  # (2, Z, C)        I, O
     per_flow: Tensor  # (2, Z, C)     n/I, n/O
-    conserved: Tensor  # (2, Z, C)    Î, Ô before the clamp
     allocation: Tensor  # (Z, C)      sigmoid(Î)
     exp_outgoing: Tensor  # (Z, C)    exp(Ô)
     competing: Tensor  # (Z, C)       Σ exp(Ô)
     free: Tensor  # (Z, C) bool       where the clamp is not active
-    # What each tile finds before it; None where a single tile has no past and leaves no state.
+    # What each tile finds before it; None where a single tile has no past.
     before: Tensor | None  # (2, Z, D)           Σ k, Σ q
     before_per_flow: Tensor | None  # (2, Z, D)  Σ k n/O, Σ q n/I
     memory: Tensor | None  # (Z, D, M)           Σ k ⊗ C v
     # Where sums decay.
+    conserved: Tensor | None  # (2, Z, C)  Î, Ô before the clamp
     within: Tensor | None  # (B or 1, H, L or 1, C, C) γ^(p_i - p_j) for j ≤ i, else 0
-    passed: Tensor | None  # (Z, C)   p, the real tokens of the tile so far
+    since: Tensor | None  # (B or 1, 1, L or 1, C)  p, the real tokens of the tile so far
+    passed: Tensor | None  # (Z, C)   the same, and no more at what fills up
     from_before: Tensor | None  # (Z, C)  γ^p_i, what is left of the sums before the tile
     to_end: Tensor | None  # (Z, C)       γ^(p_C - p_j), what is left of a token at the tile's end
     before_competing: Tensor | None  # (Z, 1)  Σ exp(Ô) before the tile
@@ -135,22 +149,23 @@ def _attend(
     flows = flows.view(2, z, tile, d)
     sinks, sources = flows
 
-    within_tile = passed = from_before = to_end = None
+    within_tile = since = passed = from_before = to_end = None
     upto = torch.ones(tile, tile, device=q.device, dtype=dtype).triu()
     lower = upto.mT.contiguous()
     if log_decay is not None:
         if real is None:  # what fills up has no flow: its decays mean nothing
             real = q.new_zeros(1, 1, filled, dtype=dtype)
             real[..., :tokens] = 1
-            since = (real.new_ones(1, 1, 1, tile)).cumsum(-1)
+            since = real.new_ones(1, 1, 1, tile).cumsum(-1)
         else:
-            since = real.view(-1, 1, tiles, tile).cumsum(-1)
+            since = real.view(batch, 1, tiles, tile).cumsum(-1)
         within_tile = lower = decay_matrix(since, log_decay.to(dtype)[:, None, None, None])
-        passed = real.view(-1, 1, tiles, tile).cumsum(-1)
+        passed = real.view(len(real), 1, tiles, tile).cumsum(-1)
         logarithm = log_decay.to(dtype)[:, None, None]
-        from_before = _by_token((passed * logarithm).exp(), batch, z)
-        to_end = _by_token(((passed[..., -1:] - passed) * logarithm).exp(), batch, z)
-        passed = _by_token(passed.expand(-1, heads, -1, -1), batch, z)
+        by_token = batch, heads, tiles, tile
+        from_before = (passed * logarithm).exp().expand(by_token).reshape(z, tile)
+        to_end = ((passed[..., -1:] - passed) * logarithm).exp().expand(by_token).reshape(z, tile)
+        passed = passed.expand(by_token).reshape(z, tile)
     fades = None if from_before is None else from_before[:, -1].reshape(rows, tiles)
 
     gram = torch.bmm(sinks, sources.mT)
@@ -168,8 +183,7 @@ def _attend(
         weighted = totals if weights is None else totals * weights
         within.add_(_spread(weighted, lower, batch, tiles).flip(0), alpha=eps)
         if before is not None:
-            through = _dot(flows, before).add_(before.sum(-1, keepdim=True), alpha=eps)
-            within.add_(_times(through, from_before))
+            within.add_(_from_before(flows, before, from_before, eps))
         return within.add_(totals, alpha=eps).add_(d * eps**2)
 
     def running(given: Tensor, first: Sequence[Tensor] | None) -> tuple[Tensor, Tensor]:
@@ -225,16 +239,16 @@ def _attend(
         memory = sums.reshape(z, d, m)
         aggregated.baddbmm_(_rows(sinks, from_before), memory)
         if past is not None:
-            ends += [after_competition.clone().view(batch, heads, 1), whole.clone().view(batch, heads, d, m)]
+            ends += [after_competition.view(batch, heads, 1).clone(), whole.view(batch, heads, d, m).clone()]
     allocation = conserved[0].sigmoid()
     aggregated *= (allocation / drawn[0])[..., None]
     if filled > tokens:
         y = y[:, :, :tokens].clone()  # autograd lets nobody change a view of ours in place
     free = conserved[1].abs() <= clip
     kept = _Kept(
-        flows, values, to_sinks, from_sources, n, totals, drawn, per_flow, conserved, allocation, exp_outgoing,
-        competing, free, before, before_per_flow, memory, within_tile, passed, from_before, to_end,
-        before_competing,
+        flows, values, to_sinks, from_sources, n, totals, drawn, per_flow, allocation, exp_outgoing,
+        competing, free, before, before_per_flow, memory, None if within_tile is None else conserved, within_tile,
+        since, passed, from_before, to_end, before_competing,
     )  # fmt: skip
     return y, ends if past is not None else [], kept
 
@@ -251,9 +265,8 @@ def _gradient(
     over features that g and C need are the row and column sums of A ∘ (g dy)(C v)ᵀ, which is small. Running sums turn
     into running sums from the end.
 
-    A decay multiplies A and U, and so X_A and X_U, by its powers. Its own gradient needs no more than a few numbers of
-    each token: of the sums s_i = γ^p_i s_before + Σ_{j≤i} γ^(p_i - p_j) x_j of a tile, the one that it leaves among
-    them, d log γ is Σ_i p_i ds_i·s_i - Σ_j p_j dx_j·x_j.
+    A decay multiplies A and U, and so X_A and X_U, by its powers; the gradient of log γ is the sum of what each power
+    does, times its exponent.
     """
     flows, values, to_sinks, from_sources = kept.flows, kept.values, kept.to_sinks, kept.from_sources
     n, drawn, per_flow, exp_outgoing = kept.n, kept.drawn, kept.per_flow, kept.exp_outgoing
@@ -266,7 +279,7 @@ def _gradient(
     lower = torch.ones(tile, tile, device=dy.device, dtype=n.dtype).tril() if kept.within is None else kept.within
     fades = None if from_before is None else from_before[:, -1].reshape(rows, tiles)
     d_state: list[Tensor | None] = [None] * len(d_after)
-    through_decay = None if kept.passed is None else _ThroughDecay(kept.passed, (batch, heads, tiles))
+    through_decay = None if kept.passed is None else _ThroughDecay(kept, (batch, heads, tiles, tile))
 
     def onwards(x: Tensor) -> Tensor:
         """Σ_{i≥j} x_i of what each token draws, as the other side has given it."""
@@ -311,10 +324,7 @@ def _gradient(
         d_log_gain += through_memory[0]
         d_log_competition += through_memory[1]
         if through_decay is not None:
-            assert fades is not None
-            through_decay.left(kept.memory.flatten(1), d_given.flatten(1), fades, through_memory[1])
-    if through_decay is not None:
-        through_decay.summed(d_log_gain, d_log_competition)
+            through_decay.carried(through_memory[0], kept.memory.flatten(1), d_given.flatten(1), through_memory[1])
     d_values *= (n * exp_outgoing / kept.competing)[..., None]
 
     d_sum = (d_log_competition / kept.competing).neg_()
@@ -339,8 +349,9 @@ def _gradient(
             d_given = sums.reshape(-1, 1)
             to_the_end = to_end * d_given
             d_competing += to_the_end
-            through_decay.left(kept.before_competing, d_given, fades, exp_outgoing * to_the_end)
-        through_decay.summed(d_sum * kept.competing, exp_outgoing * d_competing)
+            drawn_from_before = d_sum * from_before * kept.before_competing
+            through_decay.carried(drawn_from_before, kept.before_competing, d_given, exp_outgoing * to_the_end)
+        through_decay.spread(d_sum[None], exp_outgoing[None])
     d_outgoing = torch.addcmul(d_log_competition, exp_outgoing, d_competing).mul_(kept.free)
     d_conserved = torch.stack([d_log_gain * (1 - kept.allocation), d_outgoing]).div_(n)
 
@@ -355,12 +366,16 @@ def _gradient(
         d_per_flow += to_the_end
         if through_decay is not None:
             # Sinks draw on what sources gave: the sums stand as they are drawn on, their gradients as they are given.
-            assert fades is not None
-            through_decay.left(kept.before_per_flow.flip(0), d_given_per_flow, fades, per_flow * to_the_end)
+            through_decay.carried(
+                d_conserved * _from_before(flows, kept.before_per_flow, from_before, eps),
+                kept.before_per_flow,
+                d_given_per_flow.flip(0),
+                per_flow * to_the_end,
+            )
     d_n = None
     if through_decay is not None:
-        own = eps * kept.totals + d * eps**2
-        through_decay.summed(d_conserved * (kept.conserved * n - own), per_flow * d_per_flow)
+        assert kept.conserved is not None
+        through_decay.spread(eps * d_conserved, (kept.totals * per_flow).flip(0))
         d_n = (d_per_flow / drawn - d_conserved * kept.conserved).sum(0) + d_log_competition / n
     d_drawn = d_per_flow.mul_(per_flow)
     d_drawn[0] += d_log_gain
@@ -368,23 +383,26 @@ def _gradient(
 
     by_head = (batch, heads, tiles, tile, tile)
     later_drawn = onwards(d_drawn)
-    d_given = to_the_end = None
+    d_given = None
     if kept.before is not None:
         d_given = running(_weigh(_times(d_drawn, from_before), flows, eps), slice(0, 2))
     if through_decay is not None:
-        given_back = torch.stack([_dot(from_sources, d_drawn[1]), _weigh(d_drawn[0], to_sinks)])
-        given_back.addcmul_(kept.totals, later_drawn, value=eps)
+        through_decay.spread(eps * d_drawn, kept.totals.flip(0))
         if d_given is not None and kept.before is not None:
-            to_the_end = _times(_dot(flows, d_given), to_end)
-            given_back += to_the_end
-            assert fades is not None
-            through_decay.left(kept.before.flip(0), d_given, fades, to_the_end)
-        own = eps * kept.totals + d * eps**2
-        through_decay.summed(d_drawn * (drawn - own), given_back)
+            through_decay.carried(
+                d_drawn * _from_before(flows, kept.before, from_before, eps),
+                kept.before,
+                d_given.flip(0),
+                _times(_dot(flows, d_given), to_end),
+            )
 
     x.addcmul_(d_conserved[0][..., None], per_flow[1][..., None, :]).add_(d_drawn[0][..., None])
+    if through_decay is not None:
+        through_decay.pairs(torch.mul(x, to_sinks, out=scratch))
     x.view(by_head).mul_(lower)
     scratch.copy_(d_drawn[1][..., None, :]).addcmul_(per_flow[0][..., None], d_conserved[1][..., None, :])
+    if through_decay is not None:
+        through_decay.pairs((scratch * from_sources).mT)
     x.view(by_head).addcmul_(scratch.view(by_head), lower.mT)
     to_all_features = later_drawn.addcmul_(per_flow, later).add_(d_drawn).add_(d_conserved).mul_(eps)
     if d_given is None or d_given_per_flow is None or kept.before is None or kept.before_per_flow is None:
@@ -414,34 +432,53 @@ def _gradient(
 
 
 class _ThroughDecay:
-    """The gradient of log γ, put together from the sums that decay; see `_gradient`.
+    """The gradient of log γ: each power of γ, in the sums of a tile, times its exponent.
 
     Args:
-        passed: (Z, C) the real tokens of the tile so far.
-        shape: (B, H, L).
+        shape: (B, H, L, C).
     """
 
-    def __init__(self, passed: Tensor, shape: tuple[int, int, int]) -> None:
-        self.passed, self.shape = passed, shape
-        self.total = passed.new_zeros(shape[1])  # (H,)
+    def __init__(self, kept: _Kept, shape: tuple[int, int, int, int]) -> None:
+        assert kept.since is not None
+        assert kept.within is not None
+        assert kept.passed is not None
+        assert kept.from_before is not None
+        self.shape, self.passed, self.fades = shape, kept.passed, kept.from_before[:, -1]
+        self.exponents = (kept.since[..., :, None] - kept.since[..., None, :]).tril()  # p_i - p_j for j ≤ i
+        self.within = self.exponents * kept.within
+        self.total = kept.passed.new_zeros(shape[1])  # (H,)
 
-    def summed(self, sums: Tensor, terms: Tensor) -> None:
-        """(..., Z, C) ds·s and dx·x of each token."""
-        self._add(((sums - terms) * self.passed).sum(-1))
+    def pairs(self, x: Tensor) -> None:
+        """(Z, C, C) what the gradient of a sum's i-th value and its j-th term make of γ^(p_i - p_j)."""
+        self._add((x.view(*self.shape, self.shape[-1]) * self.exponents).sum((-1, -2)))
 
-    def left(self, before: Tensor, d_end: Tensor, fades: Tensor, terms: Tensor) -> None:
-        """Of the sum that each tile leaves.
+    def spread(self, d_sums: Tensor, terms: Tensor) -> None:
+        """The same of (S, Z, C) gradients of sums and their terms."""
+        self._add((d_sums * _spread(terms, self.within, self.shape[0], self.shape[2])).sum(-1))
+
+    def carried(self, drawn: Tensor, before: Tensor, d_end: Tensor, given: Tensor) -> None:
+        """What comes into tiles and leaves them.
 
         Args:
-            before: (..., Z, F) what it found.
-            d_end: (..., Z, F) the gradient of what it leaves.
-            fades: (R, L) what is left of it at the tile's end.
-            terms: (..., Z, C) dx·x of each token by way of what the tile leaves.
+            drawn: (..., Z, C) what the gradient makes of what each token draws from before its tile.
+            before: (..., Z, F) the sum before each tile.
+            d_end: (..., Z, F) the gradient of the sum after it.
+            given: (..., Z, C) what the gradient makes of what each token gives to the sum after its tile.
         """
-        self._add(((before * d_end).sum(-1) * fades.reshape(-1) + terms.sum(-1)) * self.passed[:, -1])
+        last = self.passed[:, -1:]
+        kept_on = (before * d_end).sum(-1) * self.fades * last[:, 0]
+        self._add((drawn * self.passed + given * (last - self.passed)).sum(-1) + kept_on)
 
     def _add(self, x: Tensor) -> None:
-        self.total = self.total + x.reshape(-1, *self.shape).sum((0, 1, 3))
+        """(..., Z) or (..., B, H, L)."""
+        batch, heads, tiles, _ = self.shape
+        copies = x.numel() // max(1, batch * heads * tiles)
+        self.total = self.total + x.reshape(copies, batch, heads, tiles).sum((0, 1, 3))
+
+
+def _from_before(flows: Tensor, before: Tensor, left: Tensor | None, eps: float) -> Tensor:
+    """(2, Z, C): (f_i + ε)·Σ w_j g_j over all before the tile, times what is `left` (Z, C) of it at each token."""
+    return _times(_dot(flows, before).add_(before.sum(-1, keepdim=True), alpha=eps), left)
 
 
 def decay_matrix(passed: Tensor, log_decay: Tensor) -> Tensor:
@@ -453,11 +490,6 @@ def decay_matrix(passed: Tensor, log_decay: Tensor) -> Tensor:
     """
     since = (passed[..., :, None] - passed[..., None, :]).tril()
     return (since * log_decay).exp().tril()
-
-
-def _by_token(x: Tensor, batch: int, z: int) -> Tensor:
-    """(B or 1, H, L, C) to (Z, C)."""
-    return x.expand(batch, -1, -1, -1).reshape(z, -1)
 
 
 def _times(x: Tensor, factors: Tensor | None) -> Tensor:
@@ -474,7 +506,7 @@ def _spread(x: Tensor, matrix: Tensor, batch: int, tiles: int) -> Tensor:
     """Σ_j w_ij x_j within tiles, of x (S, Z, C) and w (C, C) or (B or 1, H, L or 1, C, C)."""
     if matrix.ndim == 2:
         return x @ matrix.mT
-    by_head = x.view(len(x), batch, -1, tiles, x.shape[-1])
+    by_head = x.view(len(x), batch, matrix.shape[1], tiles, x.shape[-1])
     return torch.einsum("bhlij,sbhlj->sbhli", matrix, by_head).reshape(x.shape)
 
 
