@@ -5,7 +5,7 @@ python -m scripts.evaluate runs/hopper/flow-seed* runs/hopper/dt-seed* --out run
 """
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -120,9 +120,10 @@ def main(args: Args) -> list[dict[str, Any]]:
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
         _report(args, players, played, device)
-    else:
-        with suppress(InputError):  # a run that is not finished can be played, and has no comparison
-            warn_of_steering(Comparison.of([Run.load(first.folder, label_of(first.folder.path), episodes=played[0])]))
+    elif any(
+        row["kind"] == "final" for row in first.folder.rows("evaluations.jsonl")
+    ):  # an unfinished run has no report
+        warn_of_steering(Comparison.of([Run.load(first.folder, label_of(first.folder.path), episodes=played[0])]))
     return [row for rows in played for row in rows]
 
 

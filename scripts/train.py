@@ -93,7 +93,7 @@ def main(args: Args) -> Path:
                 return folder.path
             if distributed.rank() == 0:
                 if isinstance(args.config, SequenceConfig):
-                    warn(*args.config.cautions(), *_steering_cautions(dataset.id, returns))
+                    warn(*args.config.cautions(), *_steering_cautions(args, returns))
                 span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
                 size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
                 together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
@@ -207,11 +207,12 @@ def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, e
     }
 
 
-def _steering_cautions(dataset_id: str, returns: dict[str, Any]) -> list[str]:
+def _steering_cautions(args: Args, returns: dict[str, Any]) -> list[str]:
     judged = returns["steering"]
     if judged["verdict"] != "no":
         return []
-    return [f"the returns of {dataset_id} are not expected to steer an agent: {judged['reason']}"]
+    whose = f"of {args.dataset}" if args.selection == Selection() else f"that are selected of {args.dataset}"
+    return [f"the returns {whose} are not expected to steer an agent: {judged['reason']}"]
 
 
 def default_run_dir(args: Args) -> Path:

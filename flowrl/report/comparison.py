@@ -269,23 +269,28 @@ class Comparison:
         return list(dict.fromkeys(told))
 
     def steering_warning(self) -> str | None:
-        """Why returns cannot steer an agent here, as judged of the data it was trained on, unless one was steered after
-        all; None where no agent takes a return."""
+        """Why returns cannot steer the agents that take one, as judged of the data they were trained on; an agent that
+        was steered after all speaks for all that were trained on the same."""
         asked = [run for run in self.runs if run.episodes[0].get("rollout") != "memoryless"]
-        if not asked:
-            return None
         # Runs of earlier versions have no verdict.
-        if judged := [run for run in asked if "steering" in run.config["dataset_returns"]]:
-            doomed = [run for run in judged if run.config["dataset_returns"]["steering"]["verdict"] == "no"]
-            labels = tuple(dict.fromkeys(run.label for run in doomed))
-            slopes = [r["slope"] for r in self.calibration_rows if r["agent"] in labels and r["slope"] is not None]
-            if not doomed or max(slopes, default=0.0) >= FOLLOWS:
-                return None
-            data = "these data" if len(doomed) == len(judged) else f"the data of {', '.join(labels)}"
-            return (
-                f"From {data} it was not to be expected that an agent follows the return asked for:"
-                f" {doomed[0].config['dataset_returns']['steering']['reason']} (scripts.inspect has the figures)."
-            )
+        judged = [run for run in asked if "steering" in run.config["dataset_returns"]]
+        if not asked or judged:
+            slopes = {row["agent"]: row["slope"] or 0.0 for row in self.calibration_rows}
+            steered = {run.config["fingerprint"] for run in asked if slopes[run.label] >= FOLLOWS}
+            doomed: dict[str, list[str]] = {}  # labels by the reason
+            for run in judged:
+                verdict = run.config["dataset_returns"]["steering"]
+                if verdict["verdict"] == "no" and run.config["fingerprint"] not in steered:
+                    labels = doomed.setdefault(verdict["reason"], [])
+                    labels += [run.label] * (run.label not in labels)
+            everyone = {run.label for run in asked}
+            told = []
+            for reason, labels in doomed.items():
+                data = "these data" if {*labels} == everyone else f"the data of {', '.join(labels)}"
+                told.append(
+                    f"From {data} it was not to be expected that an agent follows the return asked for: {reason}."
+                )
+            return " ".join(told) or None
         percentiles = self.dataset_returns["percentiles"]
         low, high = percentiles[10], percentiles[90]
         if high - low >= NARROW * max(abs(percentiles[0]), abs(percentiles[-1])):

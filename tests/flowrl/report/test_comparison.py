@@ -155,11 +155,12 @@ def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
     assert "cannot steer" in warning
 
 
-def judged_run(folder, label, verdict, beyond, rollout="window"):
+def judged_run(folder, label, verdict, beyond, rollout="window", part=""):
     """A run whose data got that verdict, and which returned 5 and that share of what it was asked for."""
-    run = make_run(folder / f"{label}-seed0", label, 0)
+    run = make_run(folder / f"{label}-seed0", label if label in AGENTS else "dt", 0)
     config = run.config()
     config["dataset_returns"]["steering"] = {"verdict": verdict, "reason": f"{label}'s are alike"}
+    config["fingerprint"] += part
     (run.path / "config.json").write_text(json.dumps(config))
     played = {"rollout": rollout}
     rows = [row | played | {"return": 5.0 + beyond * row["target"]} for row in run.rows("evaluations.jsonl")]
@@ -175,17 +176,24 @@ def test_a_verdict_on_the_data_is_told_unless_an_agent_is_steered(elsewhere, ver
     warning = Comparison.of(load(judged_run(elsewhere, "dt", verdict, beyond))).steering_warning()
     assert (warning is not None) == warned
     assert not warned or "From these data it was not" in warning
-    assert not warned or "follows the return asked for: dt's are alike (scripts.inspect" in warning
+    assert not warned or "follows the return asked for: dt's are alike." in warning
 
 
 def test_a_verdict_is_of_the_data_that_an_agent_was_trained_on(elsewhere):
-    flow, bc = judged_run(elsewhere, "flow", "no", 0.1), judged_run(elsewhere, "bc", "no", 0.1, "memoryless")
-    dt = judged_run(elsewhere, "dt", "yes", 0.9)
-    warning = Comparison.of(load(flow, dt, bc)).steering_warning()
-    assert "From the data of flow it was not" in warning, "dt, which was steered, had others; bc takes no return"
-    assert "flow's are alike" in warning
-    assert Comparison.of(load(dt, bc)).steering_warning() is None
-    assert Comparison.of(load(bc)).steering_warning() is None
+    bc = judged_run(elsewhere, "bc", "no", 0.1, "memoryless")
+    flow, steered = judged_run(elsewhere, "flow", "no", 0.1), judged_run(elsewhere, "dt", "no", 0.9)
+    other, third = (judged_run(elsewhere, label, "no", 0.1, part=f"/{label}") for label in ("other", "third"))
+
+    def warning(*runs):
+        return Comparison.of(load(*runs)).steering_warning()
+
+    assert warning(flow, steered, bc) is None, "what steers one can steer the other"
+    told = warning(flow, steered, other, third)
+    assert "From the data of other it was not to be expected that" in told
+    assert "other's are alike. From the data of third" in told
+    assert "flow's" not in told
+    assert "From these data it was" in warning(other, bc), "bc takes no return"
+    assert warning(bc) is None
 
 
 @pytest.mark.parametrize(
