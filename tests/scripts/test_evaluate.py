@@ -481,7 +481,8 @@ def test_data_that_cannot_steer_are_warned_of(pair, capsys):
     evaluate_all(pair[:1], "--episodes", "2", "--targets", "best")
     assert capsys.readouterr().err.count(warning) == 1, "of one run too"
     (pair[1] / "evaluations.jsonl").write_text("")
-    evaluate_all(pair[1:], "--episodes", "2", "--targets", "best")  # not finished: played all the same
+    evaluate_all(pair[1:], "--episodes", "2", "--targets", "best")
+    assert len(rows(pair[1])) == 2, "not finished: played all the same"
 
 
 def test_one_run_can_have_a_report_too(pair, tmp_path):
