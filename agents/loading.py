@@ -71,8 +71,8 @@ def load_agent(
         if not isinstance(agent_config, SequenceConfig):
             raise InputError(f"agent {config['agent']} has no {' or '.join(changed)} to choose: it does not look back")
         try:
-            if rollout == "recurrent":
-                agent_config = replace(agent_config, rollout=None, acting_context=None)  # that was of another rollout
+            if rollout not in (None, agent_config.acts):
+                changed = {"acting_context": None} | changed  # the run's was of another rollout
             agent_config = replace(agent_config, **changed)
         except ValueError as error:
             raise InputError(str(error)) from error

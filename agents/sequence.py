@@ -77,6 +77,8 @@ class SequenceConfig(ModelConfig):
     @property
     def reads(self) -> int | None:
         """`acting_context`, with no choice left open; None for the whole past."""
+        if self.acts == "recurrent":
+            return None
         if self.acting_context is not None or self.context == "episode":
             return self.acting_context
         return max(1, self.context // 2) if self.acts == "staggered" else self.context

@@ -56,7 +56,8 @@ class ModelConfig:
     )
     """Tokens of a step. Without a return's the observation's carries it; without an action's no past action is seen."""
     context: Context = 20
-    """Steps in a training window (K), and the most that a window rollout looks back; episode: all of an episode's."""
+    """Steps in a training window (K), and the most that a window rollout of an agent of windows looks back; of a chunk
+    where a state is carried; episode: all of an episode's."""
     dropout: float = 0.1
     """Dropout probability on embeddings, residuals and softmax weights."""
     recompute: bool = False

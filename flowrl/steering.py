@@ -147,7 +147,9 @@ def judge_steering(
         return judged("no", "No: the returns of most steps are too much alike.")
     if all(gain.high < TELLING for gain in gains):
         return judged(
-            "no", "No: the returns differ, but given observation and time the actions hardly differ with them."
+            "no",
+            "No: the returns differ, but given the present observation and time the actions hardly differ with them"
+            " (whether they do given the past is not judged).",
         )
     if best.low <= 0:
         return judged("weakly", "Uncertain: the returns differ, but whether the actions differ with them is open.")

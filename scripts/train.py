@@ -4,6 +4,7 @@ python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10
 torchrun --nproc-per-node 2 -m scripts.train flow ...    # in two processes, with the same batches
 """
 
+import os
 import time
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -18,9 +19,11 @@ from gymnasium.envs.registration import EnvSpec
 from agents import AGENTS, BCConfig, SequenceConfig
 from envs import facts
 from flowrl import distributed
+from flowrl.attention import ATTENTION
 from flowrl.checkpoint import RunFolder
 from flowrl.data import Normaliser, TrajectoryDataset
 from flowrl.errors import InputError, cause
+from flowrl.model import TOKENS
 from flowrl.steering import judge_steering
 from flowrl.tracking import Tracker, duration
 from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
@@ -38,6 +41,7 @@ from scripts.episodes import (
 )
 
 DEFAULT_DATASET = "flowrl/hopper/medium-replay-v0"
+BYTES_OF_PAIR = 16  # of each head and layer, about: 15 (softmax) and 19 (reformer) at 1,800 tokens, float32
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def main(args: Args) -> Path:
                 return folder.path
             if distributed.rank() == 0:
                 if isinstance(args.config, SequenceConfig):
-                    warn(*args.config.cautions(), *_steering_cautions(args, returns))
+                    sizes = _size_cautions(args.config, dataset, distributed.share(training.batch_size), device)
+                    warn(*args.config.cautions(), *sizes, *_steering_cautions(args, returns))
                 span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
                 size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
                 together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
@@ -205,6 +210,35 @@ def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, e
         "episodes": dataset.episodes,
         "steps": dataset.steps,
     }
+
+
+def _size_cautions(
+    config: SequenceConfig, dataset: TrajectoryDataset, batch_size: int, device: torch.device
+) -> list[str]:
+    """What a training step of this process does in vain, or may have no memory for."""
+    told, longest = [], int(dataset.lengths.max())
+    if config.context != "episode" and config.context > longest:
+        told.append(f"context is {config.context:,} and the longest episode has {longest:,} steps: the rest is padding")
+    if ATTENTION[config.attention].keeps_pairs(device.type, config.dropout):
+        steps = longest if config.context == "episode" else config.context
+        tokens = steps * len(TOKENS[config.tokens])
+        layers = 1 if config.recompute else config.layers
+        needed = BYTES_OF_PAIR * batch_size * layers * config.heads * tokens**2
+        if needed > (memory := _memory(device)) / 2:
+            what = "episodes of up to" if config.context == "episode" else "windows of"
+            told.append(
+                f"attention {config.attention} keeps numbers of all pairs of tokens: {batch_size} {what} {steps:,}"
+                f" steps may take {needed / 1e9:,.0f} GB, and the {device.type} has {memory / 1e9:,.0f} GB"
+                " (--batch-size, --recompute)"
+            )
+    return told
+
+
+def _memory(device: torch.device) -> int:
+    """Bytes of the device that trains."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _steering_cautions(args: Args, returns: dict[str, Any]) -> list[str]:

@@ -32,6 +32,7 @@ from flowrl.attention.flow_tiles import FlowTiles, decay_matrix
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
+MOST_CLIP = 50.0  # exp(Ô) is summed in float32, which ends at exp(88)
 EPS = 1e-6
 ONE_TILE = 128  # the longest sequence taken as a single tile
 TILE = 64  # the tile of longer ones
@@ -207,7 +208,7 @@ class FlowAttention(CausalAttention):
         decay: let the sums of each head decay at a learnt rate, see `flowrl.attention.decayed_flow`.
 
     Raises:
-        ValueError: as `CausalAttention`; `clip` is not above 0, or `feature_map` unknown.
+        ValueError: as `CausalAttention`; `clip` is not above 0 or is above `MOST_CLIP`, or `feature_map` unknown.
     """
 
     constant_state = True
@@ -224,8 +225,8 @@ class FlowAttention(CausalAttention):
         decay: bool = False,
     ) -> None:
         super().__init__(width, heads, dropout)
-        if not 0 < clip < math.inf:
-            raise ValueError(f"clip is {clip}: it must be above 0 and finite")
+        if not 0 < clip <= MOST_CLIP:
+            raise ValueError(f"clip is {clip}: it must be above 0 and at most {MOST_CLIP:g}")
         if feature_map not in FEATURE_MAPS:
             raise ValueError(f"feature_map is {feature_map!r}: known are {', '.join(FEATURE_MAPS)}")
         self.clip = clip

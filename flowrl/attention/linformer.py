@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from flowrl.attention.multihead import CausalAttention, at_least_float32
+from flowrl.attention.multihead import CausalAttention, at_least_float32, drawn_seed
 
 LONGEST_BLOCK = 4_096  # tokens; the projections have as many columns
 
@@ -38,22 +38,21 @@ class LinformerAttention(CausalAttention):
     Args:
         block: tokens of a block (c).
         rank: summaries of a finished block (R).
-        seed: of the first E and F, which leave other initial weights what they would be without.
+
+    The first E and F of each layer come from a generator of their own, seeded by `drawn_seed`.
 
     Raises:
         ValueError: as `CausalAttention`; not 1 ≤ rank ≤ block ≤ `LONGEST_BLOCK`.
     """
 
-    def __init__(
-        self, width: int, heads: int, dropout: float = 0.0, *, block: int = 16, rank: int = 4, seed: int = 0
-    ) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, *, block: int = 16, rank: int = 4) -> None:
         super().__init__(width, heads, dropout)
         if not 1 <= rank <= block:
             raise ValueError(f"rank is {rank} and block is {block}: rank must be at least 1 and at most block")
         if block > LONGEST_BLOCK:
             raise ValueError(f"block is {block}: it must be at most {LONGEST_BLOCK:,}")
         self.block, self.rank = block, rank
-        drawn = torch.randn(2, rank, block, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(2, rank, block, generator=torch.Generator().manual_seed(drawn_seed()))
         self.summarise_k, self.summarise_v = (nn.Parameter(logits.clone()) for logits in drawn)  # E, F as logits
 
     def initial_state(self, batch: int) -> LinformerState:

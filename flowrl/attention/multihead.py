@@ -18,6 +18,13 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+def drawn_seed() -> int:
+    """A seed for draws of a layer's own: torch's generator decides it, and so the training seed and the layers before,
+    and is left where it was, so that all other weights are what they would be without these draws."""
+    with torch.random.fork_rng([]):
+        return int(torch.randint(2**63 - 1, (), device="cpu"))
+
+
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
 
@@ -49,6 +56,11 @@ class CausalAttention(nn.Module, ABC):
         self.width, self.heads, self.dropout = width, heads, Dropout(dropout)
         self.project_in = nn.Linear(width, self.parts * width)
         self.project_out = nn.Linear(width, width)
+
+    @classmethod
+    def keeps_pairs(cls, device_type: str, dropout: float) -> bool:
+        """Whether training keeps (T, T) matrices for the gradient, so that its memory grows with the square of T."""
+        return False
 
     def forward(self, x: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
         """Attend over whole sequences.

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.attention.kernel import KernelAttention
+from flowrl.attention.multihead import drawn_seed
 
 MOST_FEATURES = 16_384  # the state of a head has D times as many numbers
 
@@ -28,12 +29,11 @@ class PerformerAttention(KernelAttention):
     """Multi-head causal Performer attention; its state is F M + F numbers a head.
 
     The random directions are a buffer, so that a checkpoint holds them; they come from a generator of their own, which
-    leaves the initial weights what they would be without. Every head has its own.
+    leaves the initial weights what they would be without, seeded by `drawn_seed`. Every head of every layer has others.
 
     Args:
         features: random features of a head (F); by default D ln D rounded, at least 1, the order that the paper's
             theorem 4 asks for.
-        seed: of the features.
         redraw_every: training steps that use the same features; 0 for all. A step ends when a backward pass has reached
             the weights: evaluating, or working a block out again for its gradient, counts for nothing. Others are drawn
             when the next step begins, so that no features are evaluated that none was trained with. The count is a
@@ -45,6 +45,7 @@ class PerformerAttention(KernelAttention):
 
     directions: Tensor  # (H, F, D)  w
     training_steps: Tensor  # () int64
+    seed: Tensor  # () int64, of the directions: a resumed run draws the next ones by it
 
     def __init__(
         self,
@@ -53,7 +54,6 @@ class PerformerAttention(KernelAttention):
         dropout: float = 0.0,
         *,
         features: int | None = None,
-        seed: int = 0,
         redraw_every: int = 0,
     ) -> None:
         super().__init__(width, heads, dropout)
@@ -63,7 +63,8 @@ class PerformerAttention(KernelAttention):
             raise ValueError(f"features is {features}: it must be at least 1 and at most {MOST_FEATURES:,}")
         if redraw_every < 0:
             raise ValueError(f"redraw_every is {redraw_every}: it must be at least 0")
-        self.seed, self.redraw_every = seed, redraw_every
+        self.redraw_every = redraw_every
+        self.register_buffer("seed", torch.tensor(drawn_seed()))
         self.register_buffer("directions", self._draw(0))
         self.register_buffer("training_steps", torch.zeros((), dtype=torch.int64))
         self._renewed = not redraw_every  # whether the features are those of the next training step
@@ -99,7 +100,7 @@ class PerformerAttention(KernelAttention):
 
     def _draw(self, redraws: int) -> Tensor:
         """(H, F, D) orthogonal in blocks of D, with the lengths of normal vectors, after so many redraws."""
-        seed = np.random.SeedSequence((self.seed, redraws)).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence((int(self.seed), redraws)).generate_state(1, np.uint64)[0]
         generator = torch.Generator().manual_seed(int(seed))
         d = self.width // self.heads
         heads = []

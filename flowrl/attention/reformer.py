@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NoReturn
 import torch
 from torch import Tensor, nn
 
-from flowrl.attention.multihead import ALL, CausalAttention, at_least_float32
+from flowrl.attention.multihead import ALL, CausalAttention, at_least_float32, drawn_seed
 
 MOST = 1_024  # rounds, and buckets: rotations have as many columns as the two multiplied
 
@@ -26,13 +26,12 @@ MOST = 1_024  # rounds, and buckets: rotations have as many columns as the two m
 class ReformerAttention(CausalAttention):
     """Multi-head causal LSH attention; `dropout` acts on its weights while training.
 
-    The rotations R are a buffer, so that a checkpoint holds them; they come from a generator of their own, are other
-    ones in each head and round, and never change.
+    The rotations R are a buffer, so that a checkpoint holds them; they come from a generator of their own, seeded by
+    `drawn_seed`, are other ones in each layer, head and round, and never change.
 
     Args:
         rounds: of hashing.
         buckets: of a round; even.
-        seed: of the rotations.
 
     Raises:
         ValueError: as `CausalAttention`; `rounds` is below 1, `buckets` not even or below 2, or either above `MOST`.
@@ -41,22 +40,24 @@ class ReformerAttention(CausalAttention):
     parts = 2  # queries are keys
     sees_all = False
     why_no_step: ClassVar[str | None] = (
-        "attention reformer acts by --rollout window alone: hashing compares with all tokens of the past, and no state"
-        " of constant size stands for them"
+        "attention reformer acts by --rollout window alone: hashing compares with all tokens of the past, and it keeps"
+        " no state of them"
     )
 
     rotations: Tensor  # (H, rounds, D, buckets / 2)
 
-    def __init__(
-        self, width: int, heads: int, dropout: float = 0.0, *, rounds: int = 4, buckets: int = 8, seed: int = 0
-    ) -> None:
+    def __init__(self, width: int, heads: int, dropout: float = 0.0, *, rounds: int = 4, buckets: int = 8) -> None:
         super().__init__(width, heads, dropout)
         if not 1 <= rounds <= MOST:
             raise ValueError(f"rounds is {rounds}: it must be at least 1 and at most {MOST:,}")
         if not 2 <= buckets <= MOST or buckets % 2:
             raise ValueError(f"buckets is {buckets}: it must be even, at least 2 and at most {MOST:,}")
-        drawn = torch.randn(heads, rounds, width // heads, buckets // 2, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("rotations", drawn)
+        generator = torch.Generator().manual_seed(drawn_seed())
+        self.register_buffer("rotations", torch.randn(heads, rounds, width // heads, buckets // 2, generator=generator))
+
+    @classmethod
+    def keeps_pairs(cls, device_type: str, dropout: float) -> bool:
+        return True
 
     def initial_state(self, batch: int) -> NoReturn:
         raise NotImplementedError(self.why_no_step)

@@ -20,6 +20,10 @@ class SoftmaxState(NamedTuple):
 class SoftmaxAttention(CausalAttention):
     """Multi-head causal softmax attention; `dropout` acts on its weights while training."""
 
+    @classmethod
+    def keeps_pairs(cls, device_type: str, dropout: float) -> bool:
+        return device_type == "cpu" and dropout > 0  # fused kernels keep none
+
     def initial_state(self, batch: int) -> SoftmaxState:
         empty = self.project_in.weight.new_empty(batch, self.heads, 0, self.width // self.heads)
         return SoftmaxState(empty, empty)

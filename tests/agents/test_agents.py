@@ -160,6 +160,9 @@ def test_a_carry_is_not_changed_by_acting(dataset, attention, rollout):
         ({}, 20),
         ({"acting_context": 5}, 5),
         ({"context": "episode"}, None),
+        ({"carry_state": True}, None),
+        ({"rollout": "recurrent"}, None),
+        ({"carry_state": True, "rollout": "window"}, 20),
         ({"context": "episode", "rollout": "window", "acting_context": 50}, 50),
         ({"rollout": "staggered"}, 10),  # so that the older state is never older than what was trained
         ({"rollout": "staggered", "context": 1}, 1),
@@ -399,6 +402,26 @@ def test_it_can_act_on_fewer_steps_than_it_learnt_from(tiny_run, tmp_path):
     found = played(load_policy(tiny_run, acting_context=2))
     np.testing.assert_array_equal(found, played(load_policy(shorter)))
     assert not np.allclose(found[4:], played(load_policy(tiny_run))[4:])
+
+
+def test_the_acting_context_of_another_rollout_is_left_behind(tiny_run, tmp_path):
+    staggered = shutil.copytree(tiny_run, tmp_path / "staggered")
+    config = json.loads((staggered / "config.json").read_text())
+    config["agent_config"] |= {"rollout": "staggered", "acting_context": 1}
+    (staggered / "config.json").write_text(json.dumps(config))
+    checkpoint = torch.load(staggered / "checkpoint.pt", weights_only=True)
+    checkpoint["config"]["agent_config"] |= {"rollout": "staggered", "acting_context": 1}
+    torch.save(checkpoint, staggered / "checkpoint.pt")
+    for asked, reads in [
+        ({}, 1),
+        ({"rollout": "staggered"}, 1),
+        ({"rollout": "window"}, 5),
+        ({"rollout": "recurrent"}, None),
+    ]:
+        agent, _ = load_agent(RunFolder(staggered), torch.device("cpu"), **asked)
+        assert agent.config.reads == reads
+    agent, _ = load_agent(RunFolder(staggered), torch.device("cpu"), rollout="window", acting_context=3)
+    assert agent.config.reads == 3
 
 
 @pytest.mark.parametrize("steps", [0, -1, 6])

@@ -52,6 +52,14 @@ def test_a_context_that_holds_the_cue_is_steered_both_ways(agent, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("agent", ["dt", "flow"])
+def test_whole_episodes_reach_as_far_as_the_cue(agent, tmp_path):
+    right = right_turns(agent, 20, tmp_path / "run", "--context", "episode", "--batch-size", "32", "--steps", "400")
+    assert right[1.0] >= 0.95 * EPISODES
+    assert right[0.0] <= 0.05 * EPISODES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ["dt", "flow"])
 def test_a_context_that_has_passed_the_cue_is_left_to_chance(agent, tmp_path):
     right = right_turns(agent, 20, tmp_path / "run", "--context", "5", "--steps", "200")
     assert LEAST <= right[1.0] <= MOST

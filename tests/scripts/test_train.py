@@ -132,6 +132,34 @@ def test_whether_returns_can_steer_is_judged_when_a_run_begins(
     assert told in capsys.readouterr().err
 
 
+def test_what_is_padding_or_beyond_the_memory_is_told_when_a_run_begins(
+    tiny_argv, write, numbered_episode, tmp_path, capsys, monkeypatch
+):
+    write("short-v0", [numbered_episode(0, 5), numbered_episode(1, 8)] * 3)
+    short = ("--dataset", "short-v0", "--env", "flowrl/Reach-v0", "--steps", "1", "--device", "cpu")
+    train.start(tiny_argv("flow", tmp_path / "long", *short, "--context", "9"))
+    assert "context is 9 and the longest episode has 8 steps: the rest is padding" in capsys.readouterr().err
+    train.start(tiny_argv("flow", tmp_path / "fits", *short, "--context", "8"))
+    assert "padding" not in capsys.readouterr().err
+
+    # 2 episodes of 8 steps of 3 tokens, 1 head, 2 layers, 16 bytes a pair.
+    shape = ("--context", "episode", "--batch-size", "2", "--heads", "1", "--layers", "2", "--dropout", "0.1")
+    needed = 2 * (8 * 3) ** 2 * 2 * 16
+    told = "attention softmax keeps numbers of all pairs of tokens: 2 episodes of up to 8 steps may take"
+    for memory, agent, more, expected in [
+        (2 * needed, "dt", (), False),
+        (2 * needed - 2, "dt", (), True),
+        (needed, "dt", ("--recompute",), False),
+        (needed - 2, "dt", ("--recompute",), True),
+        (1, "flow", (), False),
+        (1, "dt", ("--dropout", "0"), False),
+    ]:
+        monkeypatch.setattr(train, "_memory", lambda device, memory=memory: memory)
+        run = tmp_path / f"{agent}-{memory}-{'-'.join(more)}"
+        train.start(tiny_argv(agent, run, *short, *shape, *more))
+        assert (told in capsys.readouterr().err) == expected, (memory, agent, more)
+
+
 def test_a_finished_run_says_so_and_does_nothing(any_tiny_run, tiny_argv, reach_dataset, capsys):
     before = {path.name: path.read_bytes() for path in any_tiny_run.iterdir()}
     train.start(tiny_argv(any_tiny_run.name, any_tiny_run))

@@ -325,6 +325,26 @@ def test_a_state_of_constant_size_keeps_it_and_begins_as_zeros(name):
 
 
 @pytest.mark.parametrize(
+    ("name", "drawn"), [("performer", "directions"), ("reformer", "rotations"), ("linformer", "summarise_k")]
+)
+def test_what_a_layer_draws_for_itself_is_its_own_and_moves_no_other_weight(name, drawn):
+    def layers(rule, seed):
+        torch.manual_seed(seed)
+        return [rule(WIDTH, HEADS) for _ in range(2)]
+
+    one, again, other = (layers(ATTENTION[name], seed) for seed in (1, 1, 2))
+    a, b, c = (getattr(layer, drawn) for layer in (one[0], one[1], other[0]))
+    assert torch.equal(a, getattr(again[0], drawn))
+    assert torch.equal(b, getattr(again[1], drawn))
+    assert not torch.equal(a, b), "of another layer"
+    assert not torch.equal(a, c), "of another training seed"
+    if ATTENTION[name].parts == 3:
+        for own, plain in zip(one, layers(ATTENTION["softmax"], 1), strict=True):
+            assert torch.equal(own.project_in.weight, plain.project_in.weight)
+            assert torch.equal(own.project_out.weight, plain.project_out.weight)
+
+
+@pytest.mark.parametrize(
     ("name", "words", "said"),
     [
         ("flow", ["decays"], "FlowAttention has no option 'decays': known are clip, decay, feature_map, output_norm"),
@@ -338,7 +358,7 @@ def test_a_state_of_constant_size_keeps_it_and_begins_as_zeros(name):
             "option feature_map of FlowAttention is 'relu': known are sigmoid, softplus, elu",
         ),
         ("flow", ["decay", "decay=false"], "option decay of FlowAttention is given twice"),
-        ("reformer", ["seed=-5"], "option seed of ReformerAttention is -5: it must be at least 0 and below 2^31"),
+        ("reformer", ["rounds=-5"], "option rounds of ReformerAttention is -5: it must be at least 0 and below 2^31"),
     ],
 )
 def test_an_option_that_cannot_be_is_refused_in_one_sentence(name, words, said):

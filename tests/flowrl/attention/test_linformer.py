@@ -76,9 +76,7 @@ def test_the_state_holds_summaries_and_the_current_block(tokens, summaries, curr
     assert state.k.shape == state.v.shape == (2, HEADS, current, 5)
 
 
-def test_the_first_summaries_differ_and_follow_their_seed_alone():
-    assert torch.equal(made(seed=3).summarise_k, made(seed=3).summarise_k)
-    assert not torch.equal(made(seed=3).summarise_k, made(seed=4).summarise_k)
+def test_the_first_summaries_differ():
     rows = made().summarise_v.softmax(-1)
     assert (rows[0] - rows[1]).abs().max() > 0.01
 

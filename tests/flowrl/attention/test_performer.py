@@ -185,11 +185,6 @@ def test_a_checkpoint_of_other_features_is_told_apart(tmp_path):
         load_weights(made(features=9), {"agent": made(features=8).state_dict(), "config": {}}, RunFolder(tmp_path))
 
 
-def test_features_follow_their_seed_alone():
-    assert torch.equal(made(seed=4).directions, made(seed=4).directions)
-    assert not torch.equal(made(seed=4).directions, made(seed=5).directions)
-
-
 @pytest.mark.parametrize(
     ("options", "message"), [({"features": 0}, "features is 0"), ({"redraw_every": -1}, "redraw_every is -1")]
 )

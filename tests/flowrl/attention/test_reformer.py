@@ -84,13 +84,11 @@ def test_a_token_sees_itself_only_where_it_has_nothing_else():
     assert (on_itself[..., 1:] == 1).any()
 
 
-def test_rotations_never_change_and_follow_their_seed_alone():
+def test_rotations_never_change():
     module = made()
     before = module.rotations.clone()
     module.train()(sequence(5)).sum().backward()
     assert torch.equal(module.rotations, before)
-    assert torch.equal(made().rotations, before)
-    assert not torch.equal(made(seed=1).rotations, before)
     assert "rotations" in module.state_dict()
 
 
