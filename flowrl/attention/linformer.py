@@ -35,11 +35,11 @@ class LinformerState(NamedTuple):
 class LinformerAttention(CausalAttention):
     """Multi-head causal low-rank attention; `dropout` acts on its weights while training.
 
+    The first E and F of each layer come from a generator of their own, seeded by `drawn_seed`.
+
     Args:
         block: tokens of a block (c).
         rank: summaries of a finished block (R).
-
-    The first E and F of each layer come from a generator of their own, seeded by `drawn_seed`.
 
     Raises:
         ValueError: as `CausalAttention`; not 1 ≤ rank ≤ block ≤ `LONGEST_BLOCK`.
