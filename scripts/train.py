@@ -4,6 +4,7 @@ python -m scripts.train flow --dataset flowrl/hopper/medium-replay-v0 --steps 10
 torchrun --nproc-per-node 2 -m scripts.train flow ...    # in two processes, with the same batches
 """
 
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -234,11 +235,14 @@ def _size_cautions(
     return told
 
 
-def _memory(device: torch.device) -> int:
-    """Bytes of the device that trains."""
+def _memory(device: torch.device) -> float:
+    """Bytes of the device that trains; without bound where the system does not tell."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # not on every system
+        return math.inf
 
 
 def _steering_cautions(args: Args, returns: dict[str, Any]) -> list[str]:

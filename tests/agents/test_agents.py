@@ -390,28 +390,28 @@ def test_bc_has_no_rollout_to_choose(tiny_runs):
         load_policy(tiny_runs / "bc", acting_context=2)
 
 
+def configured_as(run, folder, **changes):
+    """A copy of a run, with its weights, as if its agent had been configured otherwise."""
+    shutil.copytree(run, folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["agent_config"] |= changes
+    (folder / "config.json").write_text(json.dumps(config))
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    checkpoint["config"]["agent_config"] |= changes
+    torch.save(checkpoint, folder / "checkpoint.pt")
+    return folder
+
+
 def test_it_can_act_on_fewer_steps_than_it_learnt_from(tiny_run, tmp_path):
     """As an agent with these weights would whose windows were never longer."""
-    shorter = shutil.copytree(tiny_run, tmp_path / "shorter")
-    config = json.loads((shorter / "config.json").read_text())
-    config["agent_config"]["context"] = 2
-    (shorter / "config.json").write_text(json.dumps(config))
-    checkpoint = torch.load(shorter / "checkpoint.pt", weights_only=True)
-    checkpoint["config"]["agent_config"]["context"] = 2
-    torch.save(checkpoint, shorter / "checkpoint.pt")
+    shorter = configured_as(tiny_run, tmp_path / "shorter", context=2)
     found = played(load_policy(tiny_run, acting_context=2))
     np.testing.assert_array_equal(found, played(load_policy(shorter)))
     assert not np.allclose(found[4:], played(load_policy(tiny_run))[4:])
 
 
 def test_the_acting_context_of_another_rollout_is_left_behind(tiny_run, tmp_path):
-    staggered = shutil.copytree(tiny_run, tmp_path / "staggered")
-    config = json.loads((staggered / "config.json").read_text())
-    config["agent_config"] |= {"rollout": "staggered", "acting_context": 1}
-    (staggered / "config.json").write_text(json.dumps(config))
-    checkpoint = torch.load(staggered / "checkpoint.pt", weights_only=True)
-    checkpoint["config"]["agent_config"] |= {"rollout": "staggered", "acting_context": 1}
-    torch.save(checkpoint, staggered / "checkpoint.pt")
+    staggered = configured_as(tiny_run, tmp_path / "staggered", rollout="staggered", acting_context=1)
     for asked, reads in [
         ({}, 1),
         ({"rollout": "staggered"}, 1),

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import re
 import resource
@@ -142,6 +143,9 @@ def test_what_is_padding_or_beyond_the_memory_is_told_when_a_run_begins(
     train.start(tiny_argv("flow", tmp_path / "fits", *short, "--context", "8"))
     assert "padding" not in capsys.readouterr().err
 
+    assert 2**28 < train._memory(torch.device("cpu")) < 2**50
+    monkeypatch.delattr(train.os, "sysconf")
+    assert train._memory(torch.device("cpu")) == math.inf, "a system that does not tell"
     # 2 episodes of 8 steps of 3 tokens, 1 head, 2 layers, 16 bytes a pair.
     shape = ("--context", "episode", "--batch-size", "2", "--heads", "1", "--layers", "2", "--dropout", "0.1")
     needed = 2 * (8 * 3) ** 2 * 2 * 16

@@ -3,40 +3,52 @@
 python docs/results/corridor/success.py runs/lengths/*/*-seed?    # writes success.csv and success.png beside this file
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from flowrl.checkpoint import RunFolder
+from flowrl.checkpoint import RunFolder, write_atomically
+from flowrl.errors import InputError
 from flowrl.report.csv import csv_bytes
-from flowrl.report.style import legend, panel, styles
+from flowrl.report.runs import Run, label_of
+from flowrl.report.style import Picture, legend, panel, styles
+from scripts.cli import run
 
 HERE = Path(__file__).parent
 DRAWN = "flow, 1,000 trained", "flow", "flow-decay", "linear", "dt", "flow-20", "dt-20"  # the CSV has all
 
 
-def rows_of(folder: Path) -> list[dict]:
+def rows_of(path: Path) -> list[dict]:
     """The share of a run's episodes that ended as asked, by length: at 1 with a right turn, at 0 with a wrong one."""
-    label, _, seed = folder.name.rpartition("-seed")
-    config = RunFolder(folder).config()
-    if "length-1000" in config["dataset"]:
+    folder = RunFolder(path)
+    finished = Run.load(folder, label_of(path))
+    label = finished.label
+    if "length-1000" in finished.config["dataset"]:
         label += ", 1,000 trained"
-    kept = {}  # the last row of an episode counts: to evaluate twice counts it once
-    last = config["training"]["steps"]
-    for row in RunFolder(folder).rows("evaluations.jsonl"):
-        if row["kind"] != "training" and row["step"] == last:
-            length = (row["env_kwargs"] or {})["length"]
-            kept.setdefault(length, {})[row["target"], row["seed"]] = row["return"] == row["target"]
-    shares = [(length, len(ends), sum(ends.values()) / len(ends)) for length, ends in sorted(kept.items())]
+    kept = {}  # by length; to evaluate twice counts an episode once
+    for row in folder.rows("evaluations.jsonl"):
+        if row["kind"] != "training":
+            if "length" not in (row["env_kwargs"] or {}):
+                raise InputError(f"run {path} was not played in a corridor")
+            kept.setdefault(row["env_kwargs"]["length"], {})[row["target"], row["seed"]] = (
+                row["return"] == row["target"]
+            )
     return [
-        {"agent": label, "seed": seed, "length": length, "episodes": episodes, "as asked": share}
-        for length, episodes, share in shares
+        {
+            "agent": label,
+            "seed": finished.seed,
+            "length": length,
+            "episodes": len(ends),
+            "as asked": sum(ends.values()) / len(ends),
+        }
+        for length, ends in sorted(kept.items())
     ]
 
 
-def main(folders: list[Path]) -> None:
-    rows = [row for folder in folders for row in rows_of(folder)]
+def main(words: list[str]) -> None:
+    if not words:
+        raise InputError("no run folder is given: runs/lengths/*/*-seed?")
+    rows = [row for word in words for row in rows_of(Path(word))]
     figure, axes = panel("length of the corridor, steps", "episodes that end as asked")
     axes.axhline(0.5, color="0.6", linewidth=1, label="chance")
     for place, (label, style) in enumerate(styles(DRAWN).items()):
@@ -51,9 +63,10 @@ def main(folders: list[Path]) -> None:
     axes.minorticks_off()
     axes.set_ylim(0.4, 1.05)
     legend(figure)
-    figure.savefig(HERE / "success.png", metadata={"Software": None})
-    (HERE / "success.csv").write_bytes(csv_bytes(rows))
+    picture = Picture("success", "Success against length", "", figure, rows)
+    write_atomically(HERE / "success.png", picture.png())
+    write_atomically(HERE / "success.csv", csv_bytes(picture.rows))
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]])
+    run(main)

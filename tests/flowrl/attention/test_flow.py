@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from flowrl.attention.flow import FlowAttention, FlowState, flow_attention, flow_attention_step, flow_quantities
+from flowrl.attention.flow import (
+    MOST_CLIP,
+    FlowAttention,
+    FlowState,
+    flow_attention,
+    flow_attention_step,
+    flow_quantities,
+)
 
 B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
 LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 150]
@@ -435,3 +442,14 @@ def test_a_lone_token_competes_with_nobody_and_draws_what_its_key_gives():
     assert_close(flows.competition, torch.ones(B, H, 1, dtype=torch.float64))
     assert_close(flows.incoming, (q * k).sum(-1))
     assert_close(flows.conserved_incoming, torch.ones(B, H, 1, dtype=torch.float64))
+
+
+def test_a_clip_is_refused_beyond_which_its_exponential_leaves_float32():
+    with pytest.raises(ValueError, match="clip is 51.0: it must be above 0 and at most 50"):
+        FlowAttention(8, 2, clip=51.0)
+    # Sources that nothing flows from, then some that all does: the outgoing flow is at both bounds.
+    q, v = torch.zeros(1, 1, 20, 4), torch.ones(1, 1, 20, 4)
+    k = torch.full_like(q, -30.0)
+    k[:, :, 10:] = 10.0
+    assert flow_attention(q, k, v, clip=MOST_CLIP).isfinite().all()
+    assert not flow_attention(q, k, v, clip=89.0).isfinite().all(), "so the bound is needed"
