@@ -1,6 +1,7 @@
 """Vector environments for evaluation: every slot plays exactly one episode for each seed it is given."""
 
 import difflib
+import os
 import warnings
 from functools import partial
 from typing import Any, Literal
@@ -95,6 +96,9 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
             made = gym.make(env, disable_env_checker=True, **keywords)
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}") from error
+        except (RuntimeError, AttributeError) as error:  # how mujoco and OpenGL's loader refuse a renderer
+            renderer = f" (MUJOCO_GL is {gl!r})" if (gl := os.environ.get("MUJOCO_GL")) else ""
+            raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}{renderer}") from error
         except gym.error.Error:
             raise ValueError(_unknown(_name(env))) from None
     space = made.observation_space

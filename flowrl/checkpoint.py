@@ -30,6 +30,14 @@ _BEFORE = {
     "carry_state": False,
     "acting_context": None,
 }
+# What a row of these files cannot do without.
+_NEEDED = {
+    "metrics.jsonl": {"step"},
+    "evaluations.jsonl": {
+        *("kind", "step", "env", "target", "seed", "return", "length", "score_d4rl", "score_measured"),
+        *("device", "versions"),
+    },
+}
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "observation_size", "action_size"}
 
@@ -83,16 +91,27 @@ class RunFolder:
             raise InputError(f"{file} is damaged: it holds no JSON object")
         return _completed(config)
 
+    def binding_config(self) -> dict[str, Any] | None:
+        """The configuration that whoever goes on must repeat; None before a checkpoint or a final evaluation.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        config = self.config()
+        if config is None or (self.path / "checkpoint.pt").exists():
+            return config
+        try:
+            return config if self.final_rows(config) else None
+        except (KeyError, TypeError):  # of another version
+            return None
+
     def begin(self, config: dict[str, Any]) -> None:
         """Record the configuration of a new run, or check that it is the one this run began with.
 
         Raises:
             InputError: the run began with another configuration; the message names what differs.
         """
-        before = self.config()
-        if (
-            before is None or not (self.path / "checkpoint.pt").exists()
-        ):  # a first try that came to nothing binds nobody
+        if (before := self.binding_config()) is None:
             write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
             return
         now = json.loads(json.dumps(config))
@@ -105,7 +124,7 @@ class RunFolder:
         if differs:
             raise InputError(
                 f"run folder {self.path} began with another configuration ({'; '.join(differs)}):"
-                " repeat the options it was started with, or take another --run-dir"
+                " repeat the options it was started with, or take another folder"
             )
 
     def save(self, checkpoint: dict[str, Any]) -> None:
@@ -126,7 +145,9 @@ class RunFolder:
         content = io.BytesIO(file.read_bytes())
         try:
             checkpoint = torch.load(content, map_location="cpu", weights_only=True)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        except pickle.UnpicklingError as error:  # torch's message is advice on an argument of its own
+            raise InputError(f"{file} is damaged or no checkpoint of flowrl") from error
+        except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
             raise InputError(f"{file} is damaged or no checkpoint of flowrl: {cause(error)}") from error
         if not isinstance(checkpoint, dict) or not {"agent", "step", "config", "fingerprint"} <= checkpoint.keys():
             raise InputError(f"{file} is no checkpoint of flowrl")
@@ -146,20 +167,41 @@ class RunFolder:
         """The rows of a JSON-lines file; none if there is no file. A last line cut short by a kill is left out.
 
         Raises:
-            InputError: a line that is not the last is no JSON.
+            InputError: a line that is not the last is no JSON, or one is no row of such a file.
         """
         file = self.path / name
         if not file.exists():
             return []
-        lines = file.read_text().splitlines()
+        lines = file.read_bytes().splitlines()
         rows = []
         for number, line in enumerate(lines, start=1):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError as error:
                 if number < len(lines):
-                    raise InputError(f"{file} is damaged at line {number}: {error}") from error
+                    raise _damaged(file, number, cause(error)) from error
+                continue
+            if not isinstance(row, dict):
+                raise _damaged(file, number, "it is no JSON object")
+            if missing := _NEEDED.get(name, set()) - row.keys():
+                raise _damaged(file, number, f"it has no {min(missing)}")
+            rows.append(row)
         return rows
+
+    def final_rows(self, config: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of the evaluation that ended the training of a run so configured; none unless it is whole.
+
+        Whole: each target and environment seed once, played with the weights of the last step.
+
+        Raises:
+            InputError: as `rows`.
+        """
+        rows = [row for row in self.rows("evaluations.jsonl") if row["kind"] == "final"]
+        evaluation, last = config["evaluation"], config["training"]["steps"]
+        first = evaluation["episode_seed"]
+        seeds = range(first, first + evaluation["episodes"])
+        due = sorted((last, target, seed) for target in evaluation["targets"] for seed in seeds)
+        return rows if sorted((row["step"], row["target"], row["seed"]) for row in rows) == due else []
 
     def rewind(self, step: int) -> None:
         """Drop the rows of later steps and of a final evaluation: a resumed run writes them again."""
@@ -200,6 +242,12 @@ def _opened(name: str, was: Any, value: Any) -> list[tuple[str, Any, Any]]:
     with suppress(TypeError, ValueError):
         parts += _differences(json.loads(was), json.loads(value), name)
     return parts or [(name, was, value)]
+
+
+def _damaged(file: Path, number: int, why: str) -> InputError:
+    return InputError(
+        f"{file} is damaged at line {number} ({why}): remove that line; a final evaluation without it is played again"
+    )
 
 
 def _partial_name(name: str, process: int | str) -> str:

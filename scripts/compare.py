@@ -99,13 +99,20 @@ def main(args: Args) -> list[Path]:
     at_once = "as many at a time as Ray has room for" if args.ray and not args.jobs else f"{jobs} at a time"
     again = f"; {len(reused)} of them are finished" if reused else ""
     print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
     runs = _load(cells, failures)
-    made = _report(args, cells, runs, failures) if runs else []
+    made, told = [], "; no report was written, and one that is there is of earlier runs"
+    try:
+        if runs:
+            made, told = _report(args, cells, runs, failures), ""
+    except OSError as error:
+        if not failures:
+            raise
+        told += f" ({error.filename or args.out}: {error.strerror or error})"
     if failures:
         listed = "".join(f"\n  {cell}: {failure}" for cell, failure in failures.items())
-        told = "" if made else "; no report was written, and one that is there is of earlier runs"
         raise InputError(
             f"{len(failures)} of {len(cells)} runs failed{told}; the same command tries them again:{listed}"
         )
@@ -210,16 +217,18 @@ def _load(cells: Sequence[Cell], failures: dict[Cell, str]) -> list[Run]:
 
 def _report(args: Args, cells: Sequence[Cell], runs: Sequence[Run], failures: Mapping[Cell, str]) -> list[Path]:
     """Report the runs that are finished; the paths of what was written."""
-    commands = [command("compare"), *(cell.command for cell in cells)]
+    places = {run.path: run.config for run in runs}
+    commands = [command("compare"), *(cell.command_as_run(places.get(cell.run_dir)) for cell in cells)]
     failed = [f"{cell}: {failure}" for cell, failure in failures.items()]
     report = Report.of(runs, commands, failed, baseline_of([cell.label for cell in cells]))
-    made = write_report(report, args.out)
     for comparison in report.comparisons:
         print(f"\n{comparison.dataset}")
         print_comparison(comparison)
     for title, lines in overview_tables(report):
         print(f"\n{title}\n{console(lines)}")
-    print(f"\n{report.summary()}\n\nwritten:")
+    print(f"\n{report.summary()}")
+    made = write_report(report, args.out)
+    print("\nwritten:")
     print("\n".join(f"  {path}" for path in made))
     python, example = _interpreter(), runs[0].path
     print("\nnext:")

@@ -19,7 +19,7 @@ from agents.sequence import Rollout
 from envs.video import check_video, record_video
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
-from flowrl.report import Comparison, Report, Run, console, env_told, label_of, tables_of, write_report
+from flowrl.report import Comparison, Report, Run, console, env_told, label_of, overview_tables, tables_of, write_report
 from scripts.cli import command, parse, run, warn
 from scripts.episodes import (
     EvaluationConfig,
@@ -168,6 +168,8 @@ def _report(
     told = report({})
     for comparison in told.comparisons:
         print_comparison(comparison)
+    for title, lines in overview_tables(told):
+        print(f"\n{title}\n{console(lines)}")
     print(f"\n{told.summary()}")
     if args.out is None:
         return

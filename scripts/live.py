@@ -34,7 +34,8 @@ class _Progress:
     step: int = 0
     speed: float | None = None  # training steps/s, as the run itself measured it
     log_size: int = 0  # before it was submitted: once the log grows, the cell runs
-    began: float = 0.0  # seconds on the view's clock, as are all times
+    waited: float = 0.0  # when it was last seen waiting; seconds on the view's clock, as are all times
+    began: float = 0.0
     began_step: int = 0
     seen: float = 0.0  # when `step` was first seen
     pace: float | None = None  # seconds per step, evaluations included
@@ -79,13 +80,15 @@ class View:
 
     def submitted(self, cell: Cell) -> None:
         """The cell runs, or will as soon as there is a place for it."""
-        self._progress[cell].log_size = _size(cell.log)
+        progress = self._progress[cell]
+        progress.log_size, (progress.began_step, _) = _size(cell.log), last_figures(cell.run_dir)
+        progress.waited = self._clock()
 
     def ended(self, cell: Cell, failure: str | None) -> None:
         """The cell finished, or failed for the reason given."""
         self._look(cell)
         progress, now = self._progress[cell], self._clock()
-        if progress.step > progress.began_step:
+        if progress.step > progress.began_step and now > progress.began:
             progress.pace = (now - progress.began) / (progress.step - progress.began_step)
         took = f" in {duration(now - progress.began)}" if progress.state != "waiting" else ""
         progress.state = "finished" if failure is None else "failed"
@@ -132,18 +135,19 @@ class View:
     def _look(self, cell: Cell) -> None:
         progress, now = self._progress[cell], self._clock()
         if progress.state == "waiting" and _size(cell.log) > progress.log_size:
-            step, _ = last_figures(cell.run_dir)
-            progress.state, progress.began, progress.began_step = "running", now, step
-            progress.step, progress.seen = step, now
+            step = progress.began_step
+            progress.state, progress.began, progress.step, progress.seen = "running", progress.waited, step, now
             self._say(f"{cell}: " + (f"goes on from about step {step:,}" if step else "started") + f" ({cell.log})")
         if progress.state not in ("running", "evaluating"):
+            progress.waited = now
             return
         step, progress.speed = last_figures(cell.run_dir)
         if step < progress.began_step:  # it went back to its checkpoint
             progress.began_step = progress.step = step
         if step > progress.step:
             progress.step, progress.seen = step, now
-            progress.pace = (now - progress.began) / (step - progress.began_step)
+            if now > progress.began:
+                progress.pace = (now - progress.began) / (step - progress.began_step)
         progress.state = "evaluating" if step >= cell.args.training.steps else "running"
 
     def _say(self, line: str) -> None:

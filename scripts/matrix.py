@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError, cause
@@ -92,6 +92,13 @@ class Cell:
     def command(self) -> str:
         """The command that makes the same run alone."""
         return f"python -m scripts.train {shlex.join(self.argv)}"
+
+    def command_as_run(self, config: dict[str, Any] | None) -> str:
+        """The same with the threads that a run of this configuration has begun with, whatever is asked for now."""
+        words = list(self.argv)
+        if config is not None and "threads" in config and "--threads" in words:
+            words[words.index("--threads") + 1] = str(config["threads"])
+        return replace(self, argv=tuple(words)).command
 
 
 def make_cells(

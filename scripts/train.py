@@ -92,7 +92,7 @@ def main(args: Args) -> Path:
             distributed.from_rank_zero(held.enter_context, folder.locked())
             config = describe(args, dataset, columns, env, targets, returns, training, device)
             distributed.from_rank_zero(folder.begin, config)
-            if distributed.from_rank_zero(_finished, folder, args, targets):
+            if distributed.from_rank_zero(folder.final_rows, config):
                 if distributed.rank() == 0:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
@@ -184,10 +184,11 @@ def is_finished(args: Args, prepared: Prepared) -> bool:
         InputError: the run folder's checkpoint is of a run with other options, or the folder is damaged.
     """
     folder = RunFolder(args.run_dir or default_run_dir(args))
-    if folder.config() is None or not (folder.path / "checkpoint.pt").exists():
+    if folder.binding_config() is None:
         return False
-    folder.begin(describe(args, *prepared))
-    return _finished(folder, args, prepared.targets)
+    config = describe(args, *prepared)
+    folder.begin(config)
+    return bool(folder.final_rows(config))
 
 
 def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
@@ -291,11 +292,6 @@ def describe(
         "processes": distributed.world_size(),
         "versions": versions(),
     }
-
-
-def _finished(folder: RunFolder, args: Args, targets: list[float]) -> bool:
-    final = [row for row in folder.rows("evaluations.jsonl") if row["kind"] == "final"]
-    return len(final) == len(targets) * args.evaluation.episodes
 
 
 def _peak_memory(device: torch.device) -> dict[str, float]:

@@ -27,7 +27,7 @@ def markdown_page(
     """The whole page.
 
     Args:
-        overall: pictures over all datasets.
+        overall: pictures of all runs together.
         pictures: those of each dataset.
         folder: where the pictures' PNG files lie, as a link from the page.
     """
@@ -42,20 +42,25 @@ def markdown_page(
             "",
             markdown(task_table(report)),
             "",
+            *_pooled(report, overall, folder),
         ]
-        for title, rows, table in (
-            ("Over datasets and seeds:", report.aggregate_rows, aggregate_table),
-            ("Paired differences and probability of improvement:", report.improvement_rows, improvement_table),
-        ):
-            if rows:
-                lines += [title, "", markdown(table(report)), ""]
-        lines += _pictures(overall, folder)
     for comparison in report.comparisons:
         lines += _section(comparison, pictures[comparison.dataset], folder, alone=len(report.comparisons) == 1)
+    if len(report.comparisons) == 1:
+        lines += _pooled(report, overall, folder)
     lines += ["## Protocol", "", *(f"- {sentence}" for sentence in protocol(report)), ""]
     if report.commands:
         lines += ["## Commands", "", "```", *report.commands, "```", ""]
     return "\n".join(lines)
+
+
+def _pooled(report: Report, pictures: Sequence[Picture], folder: str) -> list[str]:
+    if not report.pooled:
+        return []
+    lines = [f"Scores over {report.pooled_over}:", "", markdown(aggregate_table(report)), ""]
+    if report.improvement_rows:
+        lines += ["Paired differences and probability of improvement:", "", markdown(improvement_table(report)), ""]
+    return [*lines, *_pictures(pictures, folder)]
 
 
 def _section(comparison: Comparison, pictures: Sequence[Picture], folder: str, *, alone: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""All datasets together: scores over tasks and seeds, differences, probabilities of improvement and profiles."""
+"""All runs together: scores over tasks and seeds, differences, probabilities of improvement and profiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,6 +90,16 @@ class Report:
     def _seeds(self) -> int:
         """The fewest training seeds that all labels have on a shared dataset."""
         return min(len(c.common_seeds) for c in self.shared)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether there are scores to put together: over several datasets, or over the training seeds of one."""
+        return bool(self.aggregate_rows) and (len(self.comparisons) > 1 or self._seeds > 1)
+
+    @property
+    def pooled_over(self) -> str:
+        """What scores are put together over."""
+        return "datasets and training seeds" if len(self.comparisons) > 1 else "training seeds"
 
     def tasks(self, label: str) -> list[Returns]:
         """Per shared dataset, (seeds, episodes) of scores at its headline target, of the seeds that all labels have.

@@ -76,7 +76,7 @@ def page(report: Report, overall: Sequence[Picture], pictures: Mapping[str, Sequ
     """The whole page.
 
     Args:
-        overall: pictures over all datasets.
+        overall: pictures of all runs together.
         pictures: those of each dataset.
     """
     body = [f"<h1>{escaped(_title(report))}</h1>", f'<p class="summary">{escaped(report.summary())}</p>']
@@ -86,6 +86,8 @@ def page(report: Report, overall: Sequence[Picture], pictures: Mapping[str, Sequ
         body += _overview(report, overall)
     for place, comparison in enumerate(report.comparisons):
         body += _section(comparison, place, pictures[comparison.dataset], alone=len(report.comparisons) == 1)
+    if len(report.comparisons) == 1:
+        body += _pooled(report, overall)
     body += ["<h2>Protocol</h2>", *(f"<p>{escaped(sentence)}</p>" for sentence in protocol(report))]
     if report.commands:
         body += ["<h2>Commands</h2>", f"<pre>{escaped(chr(10).join(report.commands))}</pre>"]
@@ -110,8 +112,13 @@ def _overview(report: Report, pictures: Sequence[Picture]) -> list[str]:
         f" {escaped(JUDGED_AT)}.</p>",
         table(task_table(report)),
     ]
-    if report.aggregate_rows:
-        parts += ["<h3>Over datasets and seeds</h3>", table(aggregate_table(report))]
+    return [*parts, *_pooled(report, pictures)]
+
+
+def _pooled(report: Report, pictures: Sequence[Picture]) -> list[str]:
+    if not report.pooled:
+        return []
+    parts = [f"<h3>Scores over {report.pooled_over}</h3>", table(aggregate_table(report))]
     if report.improvement_rows:
         parts += ["<h3>Paired differences and probability of improvement</h3>", table(improvement_table(report))]
     return [*parts, *_figures(pictures)]

@@ -32,8 +32,8 @@ def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]
 
 
 def report_pictures(report: Report) -> list[Picture]:
-    """What can be drawn over all datasets: intervals and profiles of scores."""
-    if report.score is None or len(report.comparisons) < 2 or not report.aggregate_rows:
+    """What can be drawn of all runs together: intervals and profiles of scores."""
+    if not report.pooled:
         return []
     return [_intervals(report), _profiles(report)]
 
@@ -132,9 +132,9 @@ def _intervals(report: Report) -> Picture:
     axes.set_ylim(len(labels) - 0.5, -0.5)
     return Picture(
         "scores",
-        "Scores over all datasets",
-        f"Interquartile mean over datasets and training seeds{_with_intervals(report.aggregate_rows, 'iqm_low')};"
-        f" {report.aggregate_rows[0]['tasks']} datasets.",
+        f"Scores over {report.pooled_over}",
+        f"Interquartile mean over {report.pooled_over}{_with_intervals(report.aggregate_rows, 'iqm_low')};"
+        f" {report.aggregate_rows[0]['tasks']} dataset(s), {report.aggregate_rows[0]['runs']} runs of each agent.",
         figure,
         report.aggregate_rows,
     )
@@ -155,7 +155,7 @@ def _profiles(report: Report) -> Picture:
     return Picture(
         "performance-profiles",
         "Performance profiles",
-        "The share of runs (datasets × training seeds) whose score is above"
+        f"The share of runs (over {report.pooled_over}) whose score is above"
         f" τ{_with_intervals(report.profile_rows, 'low', 'pointwise ')}: the higher the better.",
         figure,
         report.profile_rows,

@@ -24,8 +24,9 @@ def protocol(report: Report) -> list[str]:
     told += [
         "Agents with the same training seed, data, context and batch size draw the same batches in the same order where"
         " all are trained on windows of one kind (or on whole episodes, or on chunks with a carried state), and those"
-        " with the same layers begin with the same weights (reformer's have no keys). Differences are taken where"
-        " training seed and environment seed agree.",
+        " with the same layers, width and observed features begin with the same weights (reformer's have no keys, and"
+        " so other weights from its first one on). Differences are taken where training seed and environment seed"
+        " agree.",
         f"Intervals are 95 % percentile bootstraps ({RESAMPLES:,} resamples): training seeds are drawn with"
         " replacement, then episodes, the same ones for every seed; over several datasets this is done within each"
         " (stratified), the set of datasets being fixed, with the training seeds that all agents have.",

@@ -74,10 +74,15 @@ class Run:
             raise InputError(f"{folder.path / 'config.json'} is damaged: its steering has no verdict and reason")
         env_kwargs = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.rows("evaluations.jsonl")
-        final = [row for row in rows if row["kind"] == "final"]
-        due = len(config["evaluation"]["targets"]) * config["evaluation"]["episodes"]
-        if len(final) != due:
-            raise InputError(f"run {folder.path} has {len(final)} final episodes of {due}: it is not finished")
+        try:
+            final = folder.final_rows(config)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
+        if not final:
+            raise InputError(
+                f"run {folder.path} is not finished: it lacks a final evaluation of its last step with one episode for"
+                " each target and environment seed"
+            )
         judged = final if episodes is None else episodes
         if not all(math.isfinite(row["return"]) for row in judged):
             raise InputError(f"run {folder.path} has an episode whose return is no finite number")

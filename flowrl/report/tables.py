@@ -41,7 +41,7 @@ def score_table(comparison: Comparison) -> Table:
                 _or_dash(row["std_of_seeds"], number),
                 number(row["iqm"]),
                 f"{row['length']:,.0f}",
-                *(_or_dash(row[name], "{:.1f}".format) for name in _SCORES),
+                *(_or_dash(row[name], _score) for name in _SCORES),
             ]
         )
     return table
@@ -195,14 +195,14 @@ def tables_of(comparison: Comparison) -> list[tuple[str, Table]]:
 
 
 def overview_tables(report: Report) -> list[tuple[str, Table]]:
-    """The tables that a console shows of several datasets, each with its title; none of one."""
-    if len(report.comparisons) < 2:
-        return []
-    shown = [("all datasets, at the return that stands in the second column", task_table(report))]
-    if report.aggregate_rows:
-        shown.append(("over datasets and seeds", aggregate_table(report)))
-    if report.improvement_rows:
-        shown.append(("paired differences and probability of improvement", improvement_table(report)))
+    """The tables that a console shows of all runs together, each with its title."""
+    shown = []
+    if len(report.comparisons) > 1:
+        shown.append(("all datasets, at the return that stands in the second column", task_table(report)))
+    if report.pooled:
+        shown.append((f"scores over {report.pooled_over}", aggregate_table(report)))
+        if report.improvement_rows:
+            shown.append(("paired differences and probability of improvement", improvement_table(report)))
     return shown
 
 
@@ -220,6 +220,10 @@ def markdown(table: Table) -> str:
 
 def _or_dash(value: float | None, told: Callable[[float], str]) -> str:
     return "–" if value is None else told(value)
+
+
+def _score(score: float) -> str:
+    return f"{round(score, 1) + 0.0:.1f}"  # no -0.0
 
 
 def _percent(share: float | None) -> str:

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+MOST_DIGITS = 6  # what is smaller is a zero
+
 
 def number(value: float, *, sign: bool = False) -> str:
-    """A return or score: whole from 100 on, with one decimal from 1 on, else with two."""
+    """A return or score: whole from 100 on, with one decimal from 1 on, else with two, or as many as keep its sign."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 1 or value == 0 else 2
+    digits = next((more for more in range(digits, MOST_DIGITS + 1) if round(value, more)), digits)
     rounded = round(value, digits) + 0.0  # no -0.0
     return f"{rounded:+,.{digits}f}" if sign else f"{rounded:,.{digits}f}"
 

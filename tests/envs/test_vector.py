@@ -1,5 +1,9 @@
 """Every slot plays exactly one episode per seed, in every mode, and the simulator rests afterwards."""
 
+import os
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -127,3 +131,12 @@ def test_bad_numbers_and_modes_are_refused():
 
 def test_an_older_version_is_made_without_a_warning():
     assert make_env("Hopper-v4").spec.max_episode_steps == 1000
+
+
+def test_a_renderer_that_mujoco_does_not_know_is_named(repository):
+    program = "from envs import make_env; make_env('Hopper-v5')"
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=repository, env=os.environ | {"MUJOCO_GL": "bad"}, capture_output=True
+    )
+    assert b"ValueError: environment 'Hopper-v5' cannot be made here: " in ended.stderr
+    assert b"(MUJOCO_GL is 'bad')" in ended.stderr

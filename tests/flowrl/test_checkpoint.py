@@ -35,6 +35,12 @@ def begun(run):
     return run
 
 
+ROW = {
+    "kind": "training", "step": 1, "env": "e", "target": 1.0, "seed": 7, "return": 0.5, "length": 3,
+    "score_d4rl": None, "score_measured": None, "device": "cpu", "versions": {},
+}  # fmt: skip
+
+
 def files(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
@@ -138,12 +144,12 @@ def test_a_last_row_cut_short_by_a_kill_is_left_out(begun):
 
 
 def test_rows_after_one_that_was_cut_short_are_not_lost(begun):
-    begun.append("evaluations.jsonl", [{"step": 1}])
-    with open(begun.path / "evaluations.jsonl", "a") as file:
+    begun.append("metrics.jsonl", [{"step": 1}])
+    with open(begun.path / "metrics.jsonl", "a") as file:
         file.write('{"step": 2, "ret')
-    begun.append("evaluations.jsonl", [{"step": 3}])
-    begun.append("evaluations.jsonl", [{"step": 4}])
-    assert begun.rows("evaluations.jsonl") == [{"step": 1}, {"step": 3}, {"step": 4}]
+    begun.append("metrics.jsonl", [{"step": 3}])
+    begun.append("metrics.jsonl", [{"step": 4}])
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 3}, {"step": 4}]
 
 
 def test_damage_in_the_middle_is_told_with_its_line(begun):
@@ -152,15 +158,69 @@ def test_damage_in_the_middle_is_told_with_its_line(begun):
         begun.rows("metrics.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"\xff\xfe\x80", "codec can't decode"),
+        (b"5", "it is no JSON object"),
+        (json.dumps({name: value for name, value in ROW.items() if name != "return"}).encode(), "it has no return"),
+    ],
+)
+def test_a_line_that_is_no_row_is_told(begun, line, why):
+    whole = json.dumps(ROW).encode()
+    (begun.path / "evaluations.jsonl").write_bytes(b"\n".join([whole, line, whole, b""]))
+    with pytest.raises(InputError, match=rf"evaluations.jsonl is damaged at line 2 \(.*{why}.*\): remove that line"):
+        begun.rows("evaluations.jsonl")
+
+
+EVALUATED = {"training": {"steps": 5}, "evaluation": {"targets": [1.0, 2.5], "episodes": 2, "episode_seed": 7}}
+FINAL = [ROW | {"kind": "final", "step": 5, "target": target, "seed": seed} for target in (2.5, 1.0) for seed in (7, 8)]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        FINAL[1:],
+        [*FINAL, FINAL[0]],
+        [*FINAL[1:], FINAL[1]],
+        [*FINAL[1:], FINAL[0] | {"target": 3.0}],
+        [*FINAL[1:], FINAL[0] | {"seed": 9}],
+        [row | {"step": 4} for row in FINAL],
+        [row | {"kind": "evaluate"} for row in FINAL],
+    ],
+    ids=["missing", "twice", "one for another", "target", "seed", "step", "kind"],
+)
+def test_a_final_evaluation_counts_where_it_is_whole(run, rows):
+    run.path.mkdir()
+    run.append("evaluations.jsonl", [ROW, *rows])
+    assert run.final_rows(EVALUATED) == []
+    (run.path / "evaluations.jsonl").unlink()
+    run.append("evaluations.jsonl", [ROW, *FINAL[::-1], ROW | {"kind": "evaluate"}])
+    assert run.final_rows(EVALUATED) == FINAL[::-1]
+
+
+def test_a_final_evaluation_binds_without_its_checkpoint(run):
+    run.path.mkdir()
+    run.begin(EVALUATED | {"seed": 0})
+    run.append("evaluations.jsonl", FINAL[1:])
+    assert run.binding_config() is None
+    run.begin(EVALUATED | {"seed": 1})
+    run.append("evaluations.jsonl", FINAL[:1])
+    assert run.binding_config() == EVALUATED | {"seed": 1}
+    with pytest.raises(InputError, match="seed was 1 and is 2"):
+        run.begin(EVALUATED | {"seed": 2})
+    assert run.config() == EVALUATED | {"seed": 1}
+
+
 def test_rewinding_drops_later_rows_and_a_final_evaluation(begun):
     begun.append("metrics.jsonl", [{"step": step} for step in (1, 2, 3)])
     begun.append(
         "evaluations.jsonl",
-        [{"step": 1, "kind": "training"}, {"step": 2, "kind": "final"}, {"step": 3, "kind": "training"}],
+        [ROW, ROW | {"step": 2, "kind": "final"}, ROW | {"step": 3}],
     )
     begun.rewind(2)
     assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}]
-    assert begun.rows("evaluations.jsonl") == [{"step": 1, "kind": "training"}]
+    assert begun.rows("evaluations.jsonl") == [ROW]
 
 
 def no_space(*arguments):

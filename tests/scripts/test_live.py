@@ -138,6 +138,17 @@ def test_a_cell_that_goes_on_is_timed_from_its_checkpoint(cells):
     assert file.getvalue().startswith("flow seed 0 on a/b-v0: goes on from about step 150")
 
 
+def test_a_cell_that_was_quicker_than_the_first_look_has_started_all_the_same(cells):
+    view, file, clock = view_of(cells[:1])
+    view.submitted(cells[0])
+    clock.now += 2
+    log(cells[0])
+    reach(cells[0], 100)
+    view.refresh()
+    assert file.getvalue().startswith("flow seed 0 on a/b-v0: started")
+    assert view.seconds_left() == 2
+
+
 def test_a_summary_every_minute(cells):
     view, file, clock = view_of(cells)
     for _ in range(125):

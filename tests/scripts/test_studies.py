@@ -106,12 +106,24 @@ def other_weights(run):
     RunFolder(run).save(checkpoint)
 
 
+def play_instead(run, **evaluation):
+    """As if the run had been evaluated otherwise."""
+    edit(run / "config.json", lambda config: config["evaluation"].update(evaluation))
+    config, folder = json.loads((run / "config.json").read_text()), RunFolder(run)
+    row = next(row for row in folder.rows("evaluations.jsonl") if row["kind"] == "final")
+    (run / "evaluations.jsonl").unlink()
+    first = config["evaluation"]["episode_seed"]
+    seeds = range(first, first + config["evaluation"]["episodes"])
+    rows = [row | {"target": target, "seed": seed} for target in config["evaluation"]["targets"] for seed in seeds]
+    folder.append("evaluations.jsonl", rows)
+
+
 def another_target(run):
-    edit(run / "config.json", lambda config: config["evaluation"]["targets"].__setitem__(0, 3.0))
+    play_instead(run, targets=[3.0, *json.loads((run / "config.json").read_text())["evaluation"]["targets"][1:]])
 
 
 def another_seed(run):
-    edit(run / "config.json", lambda config: config["evaluation"].update(episode_seed=5))
+    play_instead(run, episode_seed=5)
 
 
 def cut_short(run):
@@ -129,7 +141,7 @@ def test_a_stale_or_damaged_study_is_made_anew(tiny_run, change):
 
 
 def test_the_best_return_is_played_also_where_the_evaluation_did_not_ask_for_it(tiny_run):
-    edit(tiny_run / "config.json", lambda config: config["evaluation"].update(targets=[3.0, 7.0]))
+    play_instead(tiny_run, targets=[3.0, 7.0])
     made = study(RunFolder(tiny_run), CPU)
     assert [row["target"] for row in made["episodes"]] == [3.0, 7.0, made["best"]]
 
@@ -153,7 +165,7 @@ def test_what_is_not_finished_is_refused(tiny_run, tmp_path):
         study(RunFolder(tiny_run), CPU)
     (tiny_run / "evaluations.jsonl").write_text("".join(rows))
     (tiny_run / "checkpoint.pt").rename(tiny_run / "gone")
-    with pytest.raises(InputError, match="is not finished"):
+    with pytest.raises(InputError, match="has no checkpoint.pt any more, and only that can be studied"):
         study(RunFolder(tiny_run), CPU)
     assert not (tiny_run / "study.json").exists()
 

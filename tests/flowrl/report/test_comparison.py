@@ -246,7 +246,7 @@ def test_an_unfinished_run_is_refused(folders):
     file = run.path / "evaluations.jsonl"
     rows = [row for row in run.rows("evaluations.jsonl") if row["kind"] != "final"]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match=r"dt-seed1 has 0 final episodes of 8: it is not finished"):
+    with pytest.raises(InputError, match="dt-seed1 is not finished: it lacks a final evaluation"):
         Run.load(run, "dt")
 
 
@@ -280,6 +280,9 @@ def test_two_runs_of_one_label_and_seed_are_refused(folders, elsewhere):
 def test_runs_of_one_label_have_the_same_settings(folders, change, what):
     run = folders["dt", 1]
     (run.path / "config.json").write_text(json.dumps(run.config() | change))
+    steps = change.get("training", {}).get("steps", run.config()["training"]["steps"])
+    played = [row | {"step": steps if row["kind"] == "final" else row["step"]} for row in run.rows("evaluations.jsonl")]
+    (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in played))
     with pytest.raises(InputError, match=f"dt-seed1 and .*dt-seed0 are both called dt and differ in {what}$"):
         Comparison.of(load(*folders.values()))
 
@@ -317,6 +320,9 @@ def test_runs_with_other_episodes_are_not_compared(folders):
     run = folders["bc", 1]
     rows = [row | {"seed": row["seed"] + 1} for row in run.rows("evaluations.jsonl")]
     (run.path / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = run.config()
+    config["evaluation"]["episode_seed"] += 1
+    (run.path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"bc-seed1 was evaluated with episode_seed 101, .*flow-seed0 with 100"):
         Comparison.of(load(*folders.values()))
 

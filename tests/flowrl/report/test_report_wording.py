@@ -1,6 +1,6 @@
 import pytest
 
-from flowrl.report.wording import leader_told
+from flowrl.report.wording import bounds, leader_told, number
 
 
 @pytest.mark.parametrize(
@@ -14,3 +14,16 @@ from flowrl.report.wording import leader_told
 )
 def test_equal_leaders_are_all_named(values, told):
     assert leader_told(values, "mean") == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(1234.5, "1,234"), (99.94, "99.9"), (0.0, "0.0"), (0.254, "0.25"), (-0.004, "-0.004"), (3e-5, "0.00003"),
+     (-1e-9, "0.00")],
+)  # fmt: skip
+def test_a_number_keeps_its_sign(value, told):
+    assert number(value) == told
+
+
+def test_an_interval_that_leaves_zero_out_shows_it():
+    assert bounds(-0.02, -0.004) == "[-0.02, -0.004]"
