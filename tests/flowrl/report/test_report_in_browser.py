@@ -78,7 +78,7 @@ def test_the_page_in_a_browser(written, tmp_path, width):
     assert found["errors"] == []
     assert found["inner"] == width
     assert found["wide"] <= 0, "nothing but tables scrolls sideways"
-    assert (found["images"], found["broken"]) == (11, 0)
+    assert (found["images"], found["broken"]) == (13, 0)
     assert found["narrow"] >= 300, "a figure fills a phone's width"
     means = [float(text) for text in found["sorted"]["mean"]]
     assert means == sorted(means)
