@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import traceback
 import warnings
 from functools import partial
 from typing import Any, Literal
@@ -96,7 +97,9 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
             made = gym.make(env, disable_env_checker=True, **keywords)
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}") from error
-        except (RuntimeError, AttributeError) as error:  # how mujoco and OpenGL's loader refuse a renderer
+        except (RuntimeError, AttributeError) as error:
+            if not _of_renderer(error):
+                raise
             renderer = f" (MUJOCO_GL is {gl!r})" if (gl := os.environ.get("MUJOCO_GL")) else ""
             raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}{renderer}") from error
         except gym.error.Error:
@@ -104,6 +107,12 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
     space = made.observation_space
     is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     return made if is_flat else FlatObservation(made)
+
+
+def _of_renderer(error: BaseException) -> bool:
+    """Whether mujoco or OpenGL's loader raised it: so they refuse a renderer that is unknown or not installed."""
+    names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.partition(".")[0] in ("mujoco", "OpenGL") for name in names)
 
 
 def make_vector_env(

@@ -31,11 +31,13 @@ _BEFORE = {
     "acting_context": None,
 }
 # What a row of these files cannot do without.
-_NEEDED = {
-    "metrics.jsonl": {"step"},
+_NUMBER = (int, float)
+_NEEDED: dict[str, dict[str, Any]] = {
+    "metrics.jsonl": {"step": int},
     "evaluations.jsonl": {
-        *("kind", "step", "env", "target", "seed", "return", "length", "score_d4rl", "score_measured"),
-        *("device", "versions"),
+        **{"kind": str, "step": int, "env": str, "target": _NUMBER, "seed": int, "return": _NUMBER, "length": int},
+        **{"score_d4rl": (*_NUMBER, type(None)), "score_measured": (*_NUMBER, type(None))},
+        **{"device": str, "versions": dict},
     },
 }
 # What follows from the data, which the fingerprint stands for.
@@ -98,12 +100,10 @@ class RunFolder:
             InputError: a file is damaged.
         """
         config = self.config()
-        if config is None or (self.path / "checkpoint.pt").exists():
-            return config
-        try:
-            return config if self.final_rows(config) else None
-        except (KeyError, TypeError):  # of another version
-            return None
+        if (self.path / "checkpoint.pt").exists():
+            return config or (self.load() or {}).get("config")
+        played = any(row["kind"] == "final" for row in self.rows("evaluations.jsonl"))
+        return config if played else None
 
     def begin(self, config: dict[str, Any]) -> None:
         """Record the configuration of a new run, or check that it is the one this run began with.
@@ -112,6 +112,7 @@ class RunFolder:
             InputError: the run began with another configuration; the message names what differs.
         """
         if (before := self.binding_config()) is None:
+            self.rewind(0)  # rows of whatever was here before are not this run's
             write_atomically(self.path / "config.json", json.dumps(config, indent=2).encode())
             return
         now = json.loads(json.dumps(config))
@@ -183,8 +184,11 @@ class RunFolder:
                 continue
             if not isinstance(row, dict):
                 raise _damaged(file, number, "it is no JSON object")
-            if missing := _NEEDED.get(name, set()) - row.keys():
-                raise _damaged(file, number, f"it has no {min(missing)}")
+            for field, kind in _NEEDED.get(name, {}).items():
+                if not isinstance(row.get(field, ...), kind):
+                    raise _damaged(
+                        file, number, f"its {field} is {json.dumps(row[field]) if field in row else 'missing'}"
+                    )
             rows.append(row)
         return rows
 
@@ -194,13 +198,16 @@ class RunFolder:
         Whole: each target and environment seed once, played with the weights of the last step.
 
         Raises:
-            InputError: as `rows`.
+            InputError: as `rows`; or the configuration is of another version.
         """
         rows = [row for row in self.rows("evaluations.jsonl") if row["kind"] == "final"]
-        evaluation, last = config["evaluation"], config["training"]["steps"]
-        first = evaluation["episode_seed"]
-        seeds = range(first, first + evaluation["episodes"])
-        due = sorted((last, target, seed) for target in evaluation["targets"] for seed in seeds)
+        try:
+            evaluation, last = config["evaluation"], config["training"]["steps"]
+            first = evaluation["episode_seed"]
+            seeds = range(first, first + evaluation["episodes"])
+            due = sorted((last, target, seed) for target in evaluation["targets"] for seed in seeds)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{self.path / 'config.json'} is of another version of flowrl: no {error}") from error
         return rows if sorted((row["step"], row["target"], row["seed"]) for row in rows) == due else []
 
     def rewind(self, step: int) -> None:
@@ -245,8 +252,10 @@ def _opened(name: str, was: Any, value: Any) -> list[tuple[str, Any, Any]]:
 
 
 def _damaged(file: Path, number: int, why: str) -> InputError:
+    again = " (a final evaluation without it is played again by scripts.train and scripts.compare)"
     return InputError(
-        f"{file} is damaged at line {number} ({why}): remove that line; a final evaluation without it is played again"
+        f"{file} is damaged at line {number} ({why}): remove that line"
+        + (again if file.name == "evaluations.jsonl" else "")
     )
 
 

@@ -99,7 +99,6 @@ def main(args: Args) -> list[Path]:
     at_once = "as many at a time as Ray has room for" if args.ray and not args.jobs else f"{jobs} at a time"
     again = f"; {len(reused)} of them are finished" if reused else ""
     print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
-    args.out.mkdir(parents=True, exist_ok=True)
     left = [cell for cell in cells if cell not in reused]
     failures = _run(args, cells, left, jobs, threads, device) if left else {}
     runs = _load(cells, failures)
@@ -168,6 +167,7 @@ def _run(
         executor = Processes()
     view = View(cells, set(cells) - set(left), Console())
     with _sigterm_as_ctrl_c(), executor:
+        args.out.mkdir(parents=True, exist_ok=True)
         try:
             with view:
                 return run_cells(left, executor, jobs, view)

@@ -120,9 +120,7 @@ def main(args: Args) -> list[dict[str, Any]]:
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
         _report(args, players, played, device)
-    elif any(
-        row["kind"] == "final" for row in first.folder.rows("evaluations.jsonl")
-    ):  # an unfinished run has no report
+    elif first.folder.final_rows(first.config):  # an unfinished run has no report
         warn_of_steering(Comparison.of([Run.load(first.folder, label_of(first.folder.path), episodes=played[0])]))
     return [row for rows in played for row in rows]
 

@@ -31,6 +31,7 @@ class _Progress:
     """What is known of one cell."""
 
     state: State
+    submitted: bool = False
     step: int = 0
     speed: float | None = None  # training steps/s, as the run itself measured it
     log_size: int = 0  # before it was submitted: once the log grows, the cell runs
@@ -82,7 +83,7 @@ class View:
         """The cell runs, or will as soon as there is a place for it."""
         progress = self._progress[cell]
         progress.log_size, (progress.began_step, _) = _size(cell.log), last_figures(cell.run_dir)
-        progress.waited = self._clock()
+        progress.submitted, progress.waited = True, self._clock()
 
     def ended(self, cell: Cell, failure: str | None) -> None:
         """The cell finished, or failed for the reason given."""
@@ -97,7 +98,7 @@ class View:
     def refresh(self) -> None:
         """Read the run folders again and show what is new."""
         for cell, progress in self._progress.items():
-            if progress.state in ("waiting", "running", "evaluating"):
+            if progress.submitted and progress.state in ("waiting", "running", "evaluating"):
                 self._look(cell)
         if self._live is not None:
             self._draw(self._live)

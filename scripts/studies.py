@@ -92,14 +92,15 @@ def _key(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         evaluation, best = config["evaluation"], config["dataset_returns"]["percentiles"][-1]
         asked = {"targets": sorted({*evaluation["targets"], best}), "episode_seed": evaluation["episode_seed"]}
         asked["env_spec"] = config["env_spec"]
-        final = run.final_rows(config)
     except (KeyError, TypeError, IndexError) as error:
         raise InputError(f"{run.path / 'config.json'} is of another version of flowrl: no {error}") from error
     checkpoint = run.load()
-    if not final:
+    if not run.final_rows(config):
         raise InputError(f"run {run.path} is not finished: it can be studied after its final evaluation")
     if checkpoint is None:
-        raise InputError(f"run {run.path} has no checkpoint.pt any more, and only that can be studied")
+        raise InputError(
+            f"run {run.path} has no checkpoint.pt any more, and only that can be studied: --no-study does without"
+        )
     weights = hashlib.sha256((run.path / "checkpoint.pt").read_bytes()).hexdigest()[:16]
     return {"format": FORMAT, "step": checkpoint["step"], "checkpoint": weights} | asked, config
 

@@ -99,7 +99,9 @@ class Report:
     @property
     def pooled_over(self) -> str:
         """What scores are put together over."""
-        return "datasets and training seeds" if len(self.comparisons) > 1 else "training seeds"
+        if len(self.comparisons) > 1:
+            return "datasets and training seeds"
+        return f"the {self._seeds} training seeds that all agents have"
 
     def tasks(self, label: str) -> list[Returns]:
         """Per shared dataset, (seeds, episodes) of scores at its headline target, of the seeds that all labels have.
@@ -188,7 +190,7 @@ class Report:
         if self.failures:
             told.append(f"{len(self.failures)} of the runs failed in training or in their study; they are listed.")
         if len(self.comparisons) == 1:
-            return " ".join([*told, self.comparisons[0].summary()])
+            return " ".join([*told, self.comparisons[0].summary(), *(self._left_out() if self.pooled else [])])
         tasks = len(self.comparisons)
         if self.score is None:
             told.append(
@@ -210,11 +212,7 @@ class Report:
                 f"{row['agent']}: interquartile mean {name} {estimated(row, 'iqm')} over {row['tasks']} datasets and"
                 f" {row['runs']} runs."
             )
-        if left_out := sum(len(c.runs) for c in self.comparisons) - sum(row["runs"] for row in rows):
-            told.append(
-                f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left"
-                " out of these."
-            )
+        told += self._left_out()
         for row in self.improvement_rows:
             told.append(
                 f"{row['agent']} − {row['baseline']} is {estimated(row, 'difference', sign=True)} points of {name}"
@@ -223,6 +221,15 @@ class Report:
         if rows and self.baseline not in self.labels:
             told.append(f"{self.baseline}, which differences are taken against, has no run here.")
         return told
+
+    def _left_out(self) -> list[str]:
+        left_out = sum(len(c.runs) for c in self.comparisons) - sum(row["runs"] for row in self.aggregate_rows)
+        if not left_out:
+            return []
+        return [
+            f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left out of"
+            f" the scores over {self.pooled_over}."
+        ]
 
     def _fewest_seeds(self) -> FewestSeeds:
         """Of every dataset, and of what is put together over datasets."""

@@ -74,11 +74,7 @@ class Run:
             raise InputError(f"{folder.path / 'config.json'} is damaged: its steering has no verdict and reason")
         env_kwargs = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.rows("evaluations.jsonl")
-        try:
-            final = folder.final_rows(config)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {error}") from error
-        if not final:
+        if not (final := folder.final_rows(config)):
             raise InputError(
                 f"run {folder.path} is not finished: it lacks a final evaluation of its last step with one episode for"
                 " each target and environment seed"

@@ -153,11 +153,12 @@ def _task_cell(row: Row, score: str | None) -> str:
 
 
 def aggregate_table(report: Report) -> Table:
-    """IQM, mean and median over tasks and seeds."""
-    table = [["agent", "datasets", "runs", "IQM", "95 % interval", "mean", "95 % interval", "median", "95 % interval"]]
+    """IQM and mean over tasks and seeds, and the median of several tasks' means."""
+    shown = {"iqm": "IQM", "mean": "mean"} | ({"median": "median"} if len(report.comparisons) > 1 else {})
+    table = [["agent", "datasets", "runs", *(cell for name in shown.values() for cell in (name, "95 % interval"))]]
     for row in report.aggregate_rows:
         figures = []
-        for name in ("iqm", "mean", "median"):
+        for name in shown:
             figures += [number(row[name]), bounds(row[f"{name}_low"], row[f"{name}_high"])]
         table.append([row["agent"], str(row["tasks"]), str(row["runs"]), *figures])
     return table

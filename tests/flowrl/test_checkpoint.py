@@ -163,7 +163,11 @@ def test_damage_in_the_middle_is_told_with_its_line(begun):
     [
         (b"\xff\xfe\x80", "codec can't decode"),
         (b"5", "it is no JSON object"),
-        (json.dumps({name: value for name, value in ROW.items() if name != "return"}).encode(), "it has no return"),
+        (
+            json.dumps({name: value for name, value in ROW.items() if name != "return"}).encode(),
+            "its return is missing",
+        ),
+        (json.dumps(ROW | {"target": None}).encode(), "its target is null"),
     ],
 )
 def test_a_line_that_is_no_row_is_told(begun, line, why):
@@ -202,14 +206,24 @@ def test_a_final_evaluation_counts_where_it_is_whole(run, rows):
 def test_a_final_evaluation_binds_without_its_checkpoint(run):
     run.path.mkdir()
     run.begin(EVALUATED | {"seed": 0})
-    run.append("evaluations.jsonl", FINAL[1:])
+    run.append("evaluations.jsonl", [ROW])
     assert run.binding_config() is None
     run.begin(EVALUATED | {"seed": 1})
+    assert run.rows("evaluations.jsonl") == [], "of another run"
     run.append("evaluations.jsonl", FINAL[:1])
     assert run.binding_config() == EVALUATED | {"seed": 1}
     with pytest.raises(InputError, match="seed was 1 and is 2"):
         run.begin(EVALUATED | {"seed": 2})
     assert run.config() == EVALUATED | {"seed": 1}
+
+
+def test_a_checkpoint_binds_without_its_configuration(run):
+    with run.locked():
+        run.begin(EVALUATED)
+        run.save(CHECKPOINT | {"config": EVALUATED})
+        (run.path / "config.json").unlink()
+        with pytest.raises(InputError, match="training.steps was 5 and is 6"):
+            run.begin(EVALUATED | {"training": {"steps": 6}})
 
 
 def test_rewinding_drops_later_rows_and_a_final_evaluation(begun):

@@ -349,10 +349,11 @@ def test_results_are_not_published_under_other_settings_where_the_checkpoint_is_
 def test_scores_of_one_dataset_are_put_together_over_its_seeds(template):
     page, markdown = ((template.out / name).read_text() for name in ("report.html", "report.md"))
     for told in (page, markdown):
-        assert "Scores over training seeds" in told
+        assert "Scores over the 2 training seeds that all agents have" in told
         assert "P(better)" in told
     tables = markdown_tables(markdown)
-    pooled, improved = (next(t for t in tables if name in t[0]) for name in ("median", "P(better)"))
+    pooled, improved = (next(t for t in tables if name in t[0]) for name in ("runs", "P(better)"))
+    assert "median" not in pooled[0], "of one dataset it is the mean"
     assert [(row["agent"], row["datasets"], row["runs"]) for row in pooled] == [
         (agent, "1", "2") for agent in ("flow", "dt", "bc")
     ]
@@ -370,7 +371,7 @@ def test_commands_name_the_threads_that_a_reused_run_began_with(finished, tmp_pa
     assert [command.count("--threads 1") for command in commands[1:]] == [1] * 6
 
 
-def test_an_out_that_is_a_file_is_told_in_one_sentence(reach_dataset, in_process, tmp_path):
+def test_an_out_that_is_a_file_is_found_out_before_any_cell_runs(reach_dataset, in_process, tmp_path):
     (tmp_path / "file").write_text("mine")
     with pytest.raises(FileExistsError):
         compare.main(tiny(tmp_path / "file"))

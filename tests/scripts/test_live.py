@@ -149,6 +149,32 @@ def test_a_cell_that_was_quicker_than_the_first_look_has_started_all_the_same(ce
     assert view.seconds_left() == 2
 
 
+def test_a_cell_that_is_not_its_turn_yet_waits_whatever_an_earlier_try_left(cells):
+    for cell in cells[:2]:
+        log(cell)
+        reach(cell, 50)
+    view, file, clock = view_of(cells[:2])
+    clock.now += 1000
+    view.submitted(cells[0])
+    view.refresh()
+    assert view.summary() == "2 runs: 2 waiting"
+    log(cells[0])
+    view.refresh()
+    clock.now += 30
+    reach(cells[0], 110)
+    view.refresh()
+    assert view.summary() == "2 runs: 1 waiting, 1 running; 2m00s left"  # 0.5 s a step: 45 s and 75 s
+    view.ended(cells[0], None)
+    view.submitted(cells[1])
+    log(cells[1])
+    clock.now += 1
+    view.ended(cells[1], None)
+    assert file.getvalue().splitlines()[-2:] == [
+        f"{cells[1]}: goes on from about step 50 ({cells[1].log})",
+        f"{cells[1]}: finished in 1s",
+    ]
+
+
 def test_a_summary_every_minute(cells):
     view, file, clock = view_of(cells)
     for _ in range(125):

@@ -165,7 +165,9 @@ def test_what_is_not_finished_is_refused(tiny_run, tmp_path):
         study(RunFolder(tiny_run), CPU)
     (tiny_run / "evaluations.jsonl").write_text("".join(rows))
     (tiny_run / "checkpoint.pt").rename(tiny_run / "gone")
-    with pytest.raises(InputError, match="has no checkpoint.pt any more, and only that can be studied"):
+    with pytest.raises(
+        InputError, match="has no checkpoint.pt any more, and only that can be studied: --no-study does"
+    ):
         study(RunFolder(tiny_run), CPU)
     assert not (tiny_run / "study.json").exists()
 

@@ -9,7 +9,12 @@ from made_up_runs import load, made_up_study, make_run
 
 from flowrl.report import Report, write_report
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+def _starts(path):
+    return path is not None and subprocess.run([path, "--version"], capture_output=True).returncode == 0
+
+
+BROWSER = next(filter(_starts, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 
