@@ -125,7 +125,7 @@ class RunFolder:
         if differs:
             raise InputError(
                 f"run folder {self.path} began with another configuration ({'; '.join(differs)}):"
-                " repeat the options it was started with, or take another folder"
+                " repeat the options it was started with, or take another --run-dir (in a comparison another --out)"
             )
 
     def save(self, checkpoint: dict[str, Any]) -> None:
