@@ -110,6 +110,7 @@ def main(args: Args) -> list[dict[str, Any]]:
             args.out.mkdir(parents=True, exist_ok=True)
         if args.video is not None:
             _record(args, first.env, targets[-1])
+        finished = bool(first.folder.final_rows(first.config))  # damage is told before anything is played
         for player in players:
             rows = play(player.agent, player.env, targets, args.evaluation, device, kind="evaluate", step=player.step)
             player.folder.append("evaluations.jsonl", rows)
@@ -120,7 +121,7 @@ def main(args: Args) -> list[dict[str, Any]]:
             print(f"rows appended to {player.folder.path / 'evaluations.jsonl'}", flush=True)
     if reporting:
         _report(args, players, played, device)
-    elif first.folder.final_rows(first.config):  # an unfinished run has no report
+    elif finished:  # an unfinished run has no report
         warn_of_steering(Comparison.of([Run.load(first.folder, label_of(first.folder.path), episodes=played[0])]))
     return [row for rows in played for row in rows]
 
