@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flowrl.data import Normaliser
-from flowrl.windows import Batch, Context
+from flowrl.data.samplers import Batch, Context
+from flowrl.nn.normaliser import Normaliser
 
 
 @dataclass(frozen=True)

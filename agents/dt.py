@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from agents.flow import FLOW, FLOW_PAPER
+from flowrl.agents.flow import FLOW, FLOW_PAPER
 
 DT = replace(FLOW, attention="softmax")
 DT_PAPER = replace(FLOW_PAPER, attention="softmax")

@@ -1,10 +1,10 @@
 """The Decision Flowformer: a trajectory model with causal Flow-Attention (Wu et al. 2022)."""
 
-from agents.sequence import SequenceConfig
-from flowrl.training import TrainingConfig
+from flowrl.agents.sequence import SequenceConfig
+from flowrl.training.loop import TrainingConfig
 
-# Context, width, layers and dropout of the literature (docs/differences.md has the rest); `agents.dt` differs in its
-# attention alone.
+# Context, width, layers and dropout of the literature (docs/differences.md has the rest); dt differs in its attention
+# alone.
 FLOW = SequenceConfig(attention="flow")
 
 # The setting of the Flowformer authors' reinforcement-learning release.

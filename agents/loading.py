@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from agents.bc import BCAgent
-from agents.policy import Policy
-from agents.registry import AGENTS
-from agents.sequence import Rollout, SequenceAgent, SequenceConfig
-from flowrl.checkpoint import RunFolder
-from flowrl.data import Normaliser
+from flowrl.agents.bc import BCAgent
+from flowrl.agents.policy import Policy
+from flowrl.agents.registry import AGENTS
+from flowrl.agents.sequence import Rollout, SequenceAgent, SequenceConfig
 from flowrl.errors import InputError
-from flowrl.training import isolated_rng, load_weights
+from flowrl.nn.normaliser import Normaliser
+from flowrl.training.loop import isolated_rng, load_weights
+from flowrl.training.run_folder import RunFolder
 
 
 def load_policy(

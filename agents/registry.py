@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from agents.bc import BCConfig
-from agents.dt import DT, DT_PAPER
-from agents.flow import FLOW, FLOW_PAPER, PAPER_TRAINING
-from agents.sequence import SequenceConfig
-from flowrl.training import TrainingConfig
+from flowrl.agents.bc import BCConfig
+from flowrl.agents.dt import DT, DT_PAPER
+from flowrl.agents.flow import FLOW, FLOW_PAPER, PAPER_TRAINING
+from flowrl.agents.sequence import SequenceConfig
+from flowrl.training.loop import TrainingConfig
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from agents.acting import ACTING
+from flowrl.analysis.recording import Recording
 from flowrl.attention import ATTENTION
 from flowrl.attention.cosformer import LENGTH, CosformerAttention
 from flowrl.attention.options import read_options
-from flowrl.data import Normaliser
-from flowrl.model import TOKENS, BlockState, ModelConfig, TrajectoryModel, map_state
-from flowrl.recording import Recording
-from flowrl.windows import Batch, Context
+from flowrl.data.samplers import Batch, Context
+from flowrl.nn.acting import ACTING
+from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.trajectory import TOKENS, BlockState, ModelConfig, TrajectoryModel, map_state
 
 Rollout = Literal["window", "recurrent", "staggered"]
 _ANOTHER = "another function, which it is not trained for"

@@ -18,9 +18,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from envs.corridor import CorridorPolicy, corridor_spec
-from envs.tiny import ReachPolicy
-from envs.vector import make_env
+from flowrl.envs.corridor import CorridorPolicy, corridor_spec
+from flowrl.envs.tiny import ReachPolicy
+from flowrl.evaluation.environments import make_env
 
 __all__ = [
     "BehaviorPolicy",

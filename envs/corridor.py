@@ -102,11 +102,11 @@ class CorridorPolicy:
     """What it remembers."""
 
     def begin(self) -> "CorridorPolicy":
-        """One for a new episode; see `envs.behavior.Remembering`."""
+        """One for a new episode; see `flowrl.envs.behavior.Remembering`."""
         return CorridorPolicy(self.right)
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (1,) for one observation (3,); see `envs.behavior.Policy`."""
+        """The action (1,) for one observation (3,); see `flowrl.envs.behavior.Policy`."""
         if observation[CUE]:
             self.cue = float(observation[CUE])
         wander = 0.0 if generator is None else 2.0 * generator.random() - 1.0

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from envs.behavior import Policy, UniformPolicy
+from flowrl.envs.behavior import Policy, UniformPolicy
 
 __all__ = ["CallablePolicy", "SB3Policy", "own_policy"]
 

@@ -4,7 +4,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from flowrl.windows import Batch, Context
+from flowrl.data.samplers import Batch, Context
 
 
 class Agent(Protocol):

@@ -17,18 +17,18 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 
-from flowrl.checkpoint import write_atomically
 from flowrl.errors import InputError
-from scripts.benchmarks.acting import cache, evaluation, rollout
-from scripts.benchmarks.attention import core, layers, memory
-from scripts.benchmarks.loading import loading
-from scripts.benchmarks.machine import cores, describe, machine
-from scripts.benchmarks.measure import Row, quantity, table
-from scripts.benchmarks.numerics import numerics
-from scripts.benchmarks.setting import FULL, QUICK, Setting
-from scripts.benchmarks.training import context, memory_training, sampling, step
-from scripts.cli import parse, run
-from scripts.episodes import choose_device, versions
+from flowrl.evaluation.episodes import choose_device, versions
+from flowrl.files import write_atomically
+from flowrl.scripts.benchmarks.acting import cache, evaluation, rollout
+from flowrl.scripts.benchmarks.attention import core, layers, memory
+from flowrl.scripts.benchmarks.loading import loading
+from flowrl.scripts.benchmarks.machine import cores, describe, machine
+from flowrl.scripts.benchmarks.measure import Row, quantity, table
+from flowrl.scripts.benchmarks.numerics import numerics
+from flowrl.scripts.benchmarks.setting import FULL, QUICK, Setting
+from flowrl.scripts.benchmarks.training import context, memory_training, sampling, step
+from flowrl.scripts.cli import parse, run
 
 Name = Literal[
     "machine",

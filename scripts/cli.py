@@ -16,9 +16,9 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
-from flowrl import distributed
 from flowrl.errors import InputError
-from flowrl.training import Stopped
+from flowrl.training import distributed
+from flowrl.training.loop import Stopped
 
 Args = TypeVar("Args")
 

@@ -23,12 +23,13 @@ import tyro
 from tqdm import tqdm
 
 import flowrl
-from envs import facts, make_env
-from envs.behavior import Mixture, Rollout, dataset_ids, mixture, rollout_episodes
-from envs.own_policies import own_policy
+from flowrl.data.minari_store import COLLECTED_NAMESPACE, Episode, dataset_path, write_dataset
+from flowrl.envs.behavior import Mixture, Rollout, dataset_ids, mixture, rollout_episodes
+from flowrl.envs.own_policies import own_policy
 from flowrl.errors import InputError
-from flowrl.minari_store import COLLECTED_NAMESPACE, Episode, dataset_path, write_dataset
-from scripts.cli import parse, run
+from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.reference_scores import facts
+from flowrl.scripts.cli import parse, run
 
 OWN_STEPS = 200_000
 

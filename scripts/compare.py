@@ -21,17 +21,17 @@ from typing import Literal
 import torch
 from rich.console import Console
 
+from flowrl.data.selection import Selection
 from flowrl.errors import InputError
+from flowrl.evaluation.episodes import EvaluationConfig, choose_device
+from flowrl.experiments.cluster import Cluster
+from flowrl.experiments.live import View
+from flowrl.experiments.matrix import AgentSpec, Cell, Executor, finished, load_run, make_cells
+from flowrl.experiments.processes import Processes
 from flowrl.report import Report, Run, baseline_of, console, overview_tables, write_report
-from scripts import train
-from scripts.cli import command, parse, run
-from scripts.cluster import Cluster
-from scripts.datasets import Selection
-from scripts.episodes import EvaluationConfig, choose_device
-from scripts.evaluate import print_comparison
-from scripts.live import View
-from scripts.matrix import AgentSpec, Cell, Executor, finished, load_run, make_cells
-from scripts.processes import Processes
+from flowrl.scripts import train
+from flowrl.scripts.cli import command, parse, run
+from flowrl.scripts.evaluate import print_comparison
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,11 @@ import torch
 import tyro
 from gymnasium.envs.registration import EnvSpec
 
-from agents import BCAgent, SequenceAgent, load_agent, load_policy
-from agents.sequence import Rollout
-from envs.video import check_video, record_video
-from flowrl.checkpoint import RunFolder
+from flowrl.agents import BCAgent, SequenceAgent, load_agent, load_policy
+from flowrl.agents.sequence import Rollout
+from flowrl.analysis.studies import study
 from flowrl.errors import InputError
-from flowrl.report import Comparison, Report, Run, console, env_told, label_of, overview_tables, tables_of, write_report
-from scripts.cli import command, parse, run, warn
-from scripts.episodes import (
+from flowrl.evaluation.episodes import (
     EvaluationConfig,
     check_spaces,
     choose_device,
@@ -30,7 +27,10 @@ from scripts.episodes import (
     resolve_targets,
     table,
 )
-from scripts.studies import study
+from flowrl.evaluation.video import check_video, record_video
+from flowrl.report import Comparison, Report, Run, console, env_told, label_of, overview_tables, tables_of, write_report
+from flowrl.scripts.cli import command, parse, run, warn
+from flowrl.training.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ import numpy as np
 import tyro
 from gymnasium.envs.registration import EnvSpec
 
-from envs import Reference, d4rl_environment, d4rl_reference, facts
-from flowrl.d4rl import HORIZON, d4rl_name, find_file, import_file, minari_id
+from flowrl.data.d4rl import HORIZON, d4rl_name, find_file, import_file, minari_id
+from flowrl.data.minari_store import COLLECTED_NAMESPACE, dataset_path
 from flowrl.errors import InputError, cause
-from flowrl.minari_store import COLLECTED_NAMESPACE, dataset_path
-from scripts.cli import parse, run, warn
+from flowrl.evaluation.reference_scores import Reference, d4rl_environment, d4rl_reference, facts
+from flowrl.scripts.cli import parse, run, warn
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,12 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
-from envs import facts, make_env
-from envs.replay import Replayed, distance, is_clipped, replay, step_from
-from envs.vector import FlatObservation
+from flowrl.data.minari_store import open_dataset
+from flowrl.data.spaces import columns, leaves
+from flowrl.data.stored_arrays import observation_rows
 from flowrl.errors import InputError, cause
+from flowrl.evaluation.environments import FlatObservation, make_env
+from flowrl.evaluation.reference_scores import facts
 from flowrl.inspection import (
     ACTIONS,
     REPRODUCED,
@@ -38,12 +40,10 @@ from flowrl.inspection import (
     screen,
     write_inspection,
 )
-from flowrl.minari_store import open_dataset
-from flowrl.spaces import columns, leaves
-from flowrl.steering import judge_steering
-from flowrl.stored_arrays import observation_rows
-from scripts.cli import parse, run
-from scripts.import_d4rl import resolve
+from flowrl.inspection.replay import Replayed, distance, is_clipped, replay, step_from
+from flowrl.inspection.steering import judge_steering
+from flowrl.scripts.cli import parse, run
+from flowrl.scripts.import_d4rl import resolve
 
 SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
 SEEDED_EPISODES = 10

@@ -19,11 +19,11 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from envs import make_env
-from envs.behavior import POLICIES, Player, Policy, UniformPolicy, policy_records, read_policy, snapshot_path
-from flowrl.checkpoint import write_atomically
+from flowrl.envs.behavior import POLICIES, Player, Policy, UniformPolicy, policy_records, read_policy, snapshot_path
 from flowrl.errors import InputError
-from scripts.cli import parse, run
+from flowrl.evaluation.environments import make_env
+from flowrl.files import write_atomically
+from flowrl.scripts.cli import parse, run
 
 PROGRESS_EVERY = 10.0  # seconds
 

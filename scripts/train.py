@@ -17,20 +17,12 @@ import torch
 import tyro
 from gymnasium.envs.registration import EnvSpec
 
-from agents import AGENTS, BCConfig, SequenceConfig
-from envs import facts
-from flowrl import distributed
+from flowrl.agents import AGENTS, BCConfig, SequenceConfig
 from flowrl.attention import ATTENTION
-from flowrl.checkpoint import RunFolder
-from flowrl.data import Normaliser, TrajectoryDataset
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.selection import Selection, folder_name, load
 from flowrl.errors import InputError, cause
-from flowrl.model import TOKENS
-from flowrl.steering import judge_steering
-from flowrl.tracking import Tracker, duration
-from flowrl.training import TrainingConfig, check_batches, choose_precision, isolated_rng, train
-from scripts.cli import parse, run, warn
-from scripts.datasets import Selection, folder_name, load
-from scripts.episodes import (
+from flowrl.evaluation.episodes import (
     EvaluationConfig,
     check_spaces,
     choose_device,
@@ -40,6 +32,15 @@ from scripts.episodes import (
     table,
     versions,
 )
+from flowrl.evaluation.reference_scores import facts
+from flowrl.inspection.steering import judge_steering
+from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.trajectory import TOKENS
+from flowrl.scripts.cli import parse, run, warn
+from flowrl.training import distributed
+from flowrl.training.loop import TrainingConfig, check_batches, choose_precision, isolated_rng, train
+from flowrl.training.run_folder import RunFolder
+from flowrl.training.tracking import Tracker, duration
 
 DEFAULT_DATASET = "flowrl/hopper/medium-replay-v0"
 BYTES_OF_PAIR = 16  # of each head and layer, about: 15 (softmax) and 19 (reformer) at 1,800 tokens, float32

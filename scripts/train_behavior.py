@@ -24,10 +24,10 @@ import tyro
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from envs.behavior import POLICIES, Player, read_policy, snapshot_path
-from envs.vector import make_env
+from flowrl.envs.behavior import POLICIES, Player, read_policy, snapshot_path
 from flowrl.errors import InputError
-from scripts.cli import parse, run
+from flowrl.evaluation.environments import make_env
+from flowrl.scripts.cli import parse, run
 
 MEASURING_SEED = 1_000_003  # no dataset is collected with it, so the figures are of other episodes
 STATE_EVERY = 300.0  # seconds of training that a kill loses at most
@@ -287,7 +287,7 @@ ALGORITHMS: dict[str, tuple[Callable[[Any, int], Any], Callable[[Path, Any], Any
 
 
 def policy_arrays(model: Any) -> dict[str, np.ndarray]:
-    """What `envs.behavior.read_policy` needs of a model of Stable-Baselines3 and its VecNormalize, if it has one.
+    """What `read_policy` needs of a model of Stable-Baselines3 and its VecNormalize, if it has one.
 
     TD3 plays uniformly random actions before it learns: its policy after 0 steps is these, so it has no layer.
     """

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-import envs  # noqa: F401  (registers our own environments)
-from flowrl.data import TrajectoryDataset
-from flowrl.minari_store import Episode, write_dataset
-from flowrl.stored_arrays import StoredArrays
-from scripts import collect, train
+import flowrl  # noqa: F401  (registers our own environments)
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.minari_store import Episode, write_dataset
+from flowrl.data.stored_arrays import StoredArrays
+from flowrl.scripts import collect, train
 
 torch.set_num_threads(1)
 

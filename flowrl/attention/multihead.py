@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from flowrl.dropout import Dropout
+from flowrl.attention.dropout import Dropout
 
 # Axes: B batch, T tokens, H heads, D features of a query or key, M features of a value (here D = M).
 

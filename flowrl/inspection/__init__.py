@@ -2,7 +2,7 @@
 
 Three questions get an answer in a sentence: what training would refuse (`load`), whether transitions follow from their
 actions (`judge_alignment`, of errors that a simulator was asked for), and whether returns can steer a policy
-(`flowrl.steering`).
+(`flowrl.inspection.steering`).
 """
 
 from flowrl.inspection.alignment import (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.spaces import Column
-from flowrl.stored_arrays import StoredArrays
-from flowrl.wording import LISTED
+from flowrl.data.spaces import Column
+from flowrl.data.stored_arrays import StoredArrays
+from flowrl.text import LISTED
 
 PERCENTS = (0, 5, 10, 25, 50, 75, 90, 95, 100)
 BINS = 40
@@ -69,7 +69,7 @@ class Feature:
     """One column of the observations (all T+1 of an episode) or of the actions, over its finite entries."""
 
     name: str
-    """As `flowrl.spaces.columns` has it."""
+    """As `flowrl.data.spaces.columns` has it."""
     minimum: float | None
     mean: float | None
     std: float | None

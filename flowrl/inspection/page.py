@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
-from flowrl.checkpoint import write_atomically
+from flowrl.files import write_atomically
 from flowrl.html import document, escaped, image, items, table
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.figures import Figures
 from flowrl.inspection.pictures import returns_picture, rewards_picture
 from flowrl.inspection.result import Answer, Inspection, answers, summary
+from flowrl.inspection.steering import TELLING
 from flowrl.inspection.tables import (
     alignment_table,
     feature_table,
@@ -17,8 +18,7 @@ from flowrl.inspection.tables import (
     seeded_table,
     steering_table,
 )
-from flowrl.steering import TELLING
-from flowrl.wording import LISTED, small
+from flowrl.text import LISTED, small
 
 
 def write_inspection(inspection: Inspection, out: Path) -> list[Path]:

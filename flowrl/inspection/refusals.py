@@ -7,10 +7,10 @@ from typing import Any
 import h5py
 import minari
 
-from flowrl.data import TrajectoryDataset
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.stored_arrays import StoredArrays, read_arrays
 from flowrl.errors import InputError
-from flowrl.stored_arrays import StoredArrays, read_arrays
-from flowrl.wording import named
+from flowrl.text import named
 
 
 def load(dataset: minari.MinariDataset) -> tuple[StoredArrays | None, TrajectoryDataset | None, list[str]]:

@@ -9,9 +9,9 @@ import minari
 
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.figures import Figures
+from flowrl.inspection.steering import Steering
 from flowrl.inspection.tables import Table, overview_table, score_table
-from flowrl.steering import Steering
-from flowrl.wording import figure, share, small
+from flowrl.text import figure, share, small
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from flowrl.inspection.alignment import SHIFTS, Alignment
 from flowrl.inspection.figures import Distribution, Feature, Figures
-from flowrl.steering import START, Gain, Steering
-from flowrl.wording import figure, share, small
+from flowrl.inspection.steering import START, Gain, Steering
+from flowrl.text import figure, share, small
 
 REFERENCES = {"dataset": "dataset's own", "D4RL": "D4RL", "own": "measured by us"}
 

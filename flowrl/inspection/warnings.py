@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.figures import Feature, Figures
-from flowrl.steering import FEW_EPISODES
-from flowrl.wording import LISTED, named
+from flowrl.inspection.steering import FEW_EPISODES
+from flowrl.text import LISTED, named
 
 SATURATED = 0.5  # share of an action's entries at one bound or the other that is worth a warning
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flowrl.errors import InputError
+from flowrl.evaluation.statistics import Estimate, Returns, interquartile_mean, mean_return, paired_difference
 from flowrl.report.runs import Row, Run
 from flowrl.report.wording import bounds, leader_told, number, seeds_told
-from flowrl.scores import Estimate, Returns, interquartile_mean, mean_return, paired_difference
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
 FEW_SEEDS = 5  # with fewer, a bootstrap over seeds is too narrow

@@ -6,6 +6,13 @@ from functools import cached_property
 
 import numpy as np
 
+from flowrl.evaluation.statistics import (
+    Returns,
+    aggregate,
+    aggregate_difference,
+    performance_profile,
+    probability_of_improvement,
+)
 from flowrl.report.comparison import (
     Comparison,
     FewestSeeds,
@@ -20,13 +27,6 @@ from flowrl.report.comparison import (
 )
 from flowrl.report.runs import Row, Run
 from flowrl.report.wording import leader_told
-from flowrl.scores import (
-    Returns,
-    aggregate,
-    aggregate_difference,
-    performance_profile,
-    probability_of_improvement,
-)
 
 SCORES = {
     "score_measured": "own score",

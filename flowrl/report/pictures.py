@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from flowrl.evaluation.statistics import Floats
 from flowrl.report.comparison import Comparison
 from flowrl.report.maps import map_pictures
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
 from flowrl.report.style import Picture, Style, legend, panel, styles
 from flowrl.report.wording import number, span, unit_told
-from flowrl.scores import Floats
 
 
 def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]) -> list[Picture]:

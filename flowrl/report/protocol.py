@@ -1,9 +1,9 @@
 """How the results of a report were made, in sentences."""
 
+from flowrl.evaluation.statistics import RESAMPLES
 from flowrl.report.comparison import JUDGED_AT, Comparison
 from flowrl.report.overview import Report
 from flowrl.report.wording import env_told, number, unit_told
-from flowrl.scores import RESAMPLES
 
 
 def protocol(report: Report) -> list[str]:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from flowrl.checkpoint import RunFolder
 from flowrl.errors import InputError
+from flowrl.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 

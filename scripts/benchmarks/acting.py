@@ -11,12 +11,12 @@ from gymnasium.envs.registration import EnvSpec
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from agents import SequenceAgent
-from envs import make_env
-from scripts.benchmarks.baselines import play_one_at_a_time
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
-from scripts.benchmarks.setting import OBSERVATION_SIZE, AgentName, RolloutName, Setting
-from scripts.episodes import EvaluationConfig, play
+from flowrl.agents import SequenceAgent
+from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.episodes import EvaluationConfig, play
+from flowrl.scripts.benchmarks.baselines import play_one_at_a_time
+from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
+from flowrl.scripts.benchmarks.setting import OBSERVATION_SIZE, AgentName, RolloutName, Setting
 
 HEADS = 4  # as the presets have
 EARLY = 10

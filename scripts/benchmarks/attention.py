@@ -12,10 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from flowrl.attention import ATTENTION
 from flowrl.attention.flow import FlowAttention, flow_attention
 from flowrl.attention.multihead import CausalAttention
-from flowrl.training import isolated_rng
-from scripts.benchmarks.baselines import running_sum_attention
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
-from scripts.benchmarks.setting import Setting
+from flowrl.scripts.benchmarks.baselines import running_sum_attention
+from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, faster, storage_bytes
+from flowrl.scripts.benchmarks.setting import Setting
+from flowrl.training.loop import isolated_rng
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 Shape = tuple[int, int, int, int]  # B, H, T, D

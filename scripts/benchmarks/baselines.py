@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from agents import SequenceAgent
-from flowrl.data import TrajectoryDataset
-from flowrl.model import ModelConfig
-from flowrl.training import TrainingConfig
+from flowrl.agents import SequenceAgent
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.nn.trajectory import ModelConfig
+from flowrl.training.loop import TrainingConfig
 
 
 def running_sum_attention(q: Tensor, k: Tensor, v: Tensor, *, clip: float = 10.0, eps: float = 1e-6) -> Tensor:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowrl.data import TrajectoryDataset
-from flowrl.minari_store import write_dataset
-from flowrl.stored_arrays import CACHE_NAME
-from scripts.benchmarks import synthetic
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, storage_bytes
-from scripts.benchmarks.setting import Setting
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.minari_store import write_dataset
+from flowrl.data.stored_arrays import CACHE_NAME
+from flowrl.scripts.benchmarks import synthetic
+from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, storage_bytes
+from flowrl.scripts.benchmarks.setting import Setting
 
 ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations")
 STATUS = Path("/proc/self/status")

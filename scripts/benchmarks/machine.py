@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity
-from scripts.benchmarks.setting import Setting
+from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity
+from flowrl.scripts.benchmarks.setting import Setting
 
 
 def machine(setting: Setting) -> Iterator[Row]:

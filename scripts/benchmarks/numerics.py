@@ -7,10 +7,10 @@ from torch import Tensor
 
 from flowrl.attention import FlowAttention
 from flowrl.attention.flow import flow_attention
-from flowrl.training import isolated_rng
-from scripts.benchmarks.attention import Shape, inputs
-from scripts.benchmarks.measure import Row, Sample
-from scripts.benchmarks.setting import Setting
+from flowrl.scripts.benchmarks.attention import Shape, inputs
+from flowrl.scripts.benchmarks.measure import Row, Sample
+from flowrl.scripts.benchmarks.setting import Setting
+from flowrl.training.loop import isolated_rng
 
 HEADS, FEATURES = 1, 64
 LAST = 60  # the tokens whose error is told: what a sum over thousands lost shows at its end

@@ -6,9 +6,9 @@ from typing import Literal
 
 import torch
 
-from agents import AGENTS, SequenceAgent, SequenceConfig
-from flowrl.data import Normaliser
-from flowrl.training import choose_precision, isolated_rng
+from flowrl.agents import AGENTS, SequenceAgent, SequenceConfig
+from flowrl.nn.normaliser import Normaliser
+from flowrl.training.loop import choose_precision, isolated_rng
 
 AgentName = Literal["flow", "dt"]
 RolloutName = Literal["window", "recurrent"]

@@ -3,10 +3,10 @@
 import gymnasium as gym
 import numpy as np
 
-from flowrl.data import TrajectoryDataset
-from flowrl.minari_store import Episode
-from flowrl.stored_arrays import StoredArrays
-from scripts.benchmarks.setting import ACTION_SIZE, OBSERVATION_SIZE
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.minari_store import Episode
+from flowrl.data.stored_arrays import StoredArrays
+from flowrl.scripts.benchmarks.setting import ACTION_SIZE, OBSERVATION_SIZE
 
 LENGTH = 1_000  # steps of an episode, the limit of the MuJoCo tasks
 

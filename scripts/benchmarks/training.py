@@ -7,14 +7,14 @@ from functools import partial
 import torch
 from torch import nn
 
-from agents import SequenceConfig
-from flowrl.data import TrajectoryDataset
-from flowrl.training import Batches, TrainingConfig, isolated_rng
-from flowrl.windows import sample_windows
-from scripts.benchmarks import synthetic
-from scripts.benchmarks.baselines import textbook_step, windows
-from scripts.benchmarks.measure import Contender, Row, alternate, faster
-from scripts.benchmarks.setting import AgentName, Setting
+from flowrl.agents import SequenceConfig
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.samplers import sample_windows
+from flowrl.scripts.benchmarks import synthetic
+from flowrl.scripts.benchmarks.baselines import textbook_step, windows
+from flowrl.scripts.benchmarks.measure import Contender, Row, alternate, faster
+from flowrl.scripts.benchmarks.setting import AgentName, Setting
+from flowrl.training.loop import Batches, TrainingConfig, isolated_rng
 
 EPISODES = 100  # more would only lengthen the preparation, except where rows are gathered from memory
 
@@ -120,7 +120,7 @@ def sampling(setting: Setting) -> Iterator[Row]:
 def flowrl_step(
     setting: Setting, config: SequenceConfig, dataset: TrajectoryDataset, training: TrainingConfig, precision: str
 ) -> Callable[[], None]:
-    """One training step by the calls of `flowrl.training.train`; each call is the next step."""
+    """One training step by the calls of `flowrl.training.loop.train`; each call is the next step."""
     device = setting.device
     dataset, agent = dataset.to(device), setting.agent(config).train()
     parameters = list(agent.parameters())

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from agents import AGENTS, BCConfig, Policy, SequenceConfig, load_agent, load_policy
-from envs import make_env
+from flowrl.agents import AGENTS, BCConfig, Policy, SequenceConfig, load_agent, load_policy
 from flowrl.attention import ATTENTION
-from flowrl.checkpoint import RunFolder
-from flowrl.data import Normaliser
+from flowrl.data.samplers import windows_at
 from flowrl.errors import InputError
-from flowrl.model import map_state, tensors_of
-from flowrl.windows import windows_at
+from flowrl.evaluation.environments import make_env
+from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.trajectory import map_state, tensors_of
+from flowrl.training.run_folder import RunFolder
 
 SMALL = {"width": 16, "layers": 1, "context": 5}
 

@@ -9,10 +9,19 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs import BehaviorPolicy, Player, dataset_ids, make_env, mixture, rollout_episodes
-from envs.behavior import POLICIES, read_policy, shipped_policy
-from envs.own_policies import CallablePolicy
-from envs.tiny import Reach, ReachPolicy
+from flowrl.envs.behavior import (
+    POLICIES,
+    BehaviorPolicy,
+    Player,
+    dataset_ids,
+    mixture,
+    read_policy,
+    rollout_episodes,
+    shipped_policy,
+)
+from flowrl.envs.own_policies import CallablePolicy
+from flowrl.envs.tiny import Reach, ReachPolicy
+from flowrl.evaluation.environments import make_env
 
 BOUNDS = np.array([-2.0, -1.0], np.float32), np.array([3.0, 2.0], np.float32)
 

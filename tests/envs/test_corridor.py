@@ -11,11 +11,12 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
-from envs import Player, corridor_spec, facts, make_env, make_vector_env, mixture
-from envs.behavior import CORRIDOR_LENGTHS, Remembering, UniformPolicy
-from envs.corridor import CUE, JUNCTION, NOISE, Corridor, CorridorPolicy
-from flowrl.data import TrajectoryDataset
-from scripts import collect
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.envs.behavior import CORRIDOR_LENGTHS, Player, Remembering, UniformPolicy, mixture
+from flowrl.envs.corridor import CUE, JUNCTION, NOISE, Corridor, CorridorPolicy, corridor_spec
+from flowrl.evaluation.environments import make_env, make_vector_env
+from flowrl.evaluation.reference_scores import facts
+from flowrl.scripts import collect
 
 ZERO = np.zeros(1, np.float32)
 RIGHT, LEFT = np.ones(1, np.float32), -np.ones(1, np.float32)

@@ -8,9 +8,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs import make_env
-from envs.behavior import Player, UniformPolicy
-from envs.own_policies import CallablePolicy, SB3Policy, own_policy
+from flowrl.envs.behavior import Player, UniformPolicy
+from flowrl.envs.own_policies import CallablePolicy, SB3Policy, own_policy
+from flowrl.evaluation.environments import make_env
 
 REACH = "flowrl/Reach-v0"
 MODULE = """

@@ -4,8 +4,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from envs import make_env
-from envs.tiny import HORIZON, Reach, ReachPolicy, optimal_return
+from flowrl.envs.tiny import HORIZON, Reach, ReachPolicy, optimal_return
+from flowrl.evaluation.environments import make_env
 
 ENV = make_env("flowrl/Reach-v0")
 

@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from scripts import cli, compare, evaluate, train
+from flowrl.scripts import cli, compare, evaluate, train
 
 REACH = "flowrl/reach/mixed-v0"
 
@@ -195,9 +195,9 @@ def test_compare(refused, reach_dataset, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["scripts.train", "fow"], "unknown agent 'fow'"),
-        (["scripts.evaluate", "/nowhere"], "is no run folder"),
-        (["scripts.compare", "--sede", "1"], "did you mean --seed"),
+        (["flowrl.scripts.train", "fow"], "unknown agent 'fow'"),
+        (["flowrl.scripts.evaluate", "/nowhere"], "is no run folder"),
+        (["flowrl.scripts.compare", "--sede", "1"], "did you mean --seed"),
     ],
 )
 def test_in_a_process_of_its_own(repository, minari_root, argv, message):

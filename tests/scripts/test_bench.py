@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from agents import AGENTS, SequenceAgent
-from envs import make_env, make_vector_env
+from flowrl.agents import AGENTS, SequenceAgent
 from flowrl.attention.flow import flow_attention
-from flowrl.data import Normaliser
-from flowrl.minari_store import open_dataset
-from flowrl.model import Block, ModelConfig, tensors_of
-from flowrl.rollout import rollout
-from flowrl.stored_arrays import read_arrays
-from flowrl.windows import sample_windows, windows_at
-from scripts import bench, cli
-from scripts.benchmarks import loading, measure
-from scripts.benchmarks.acting import Player
-from scripts.benchmarks.attention import inputs, recomputed, saved_tensors, softmax
-from scripts.benchmarks.baselines import (
+from flowrl.data.minari_store import open_dataset
+from flowrl.data.samplers import sample_windows, windows_at
+from flowrl.data.stored_arrays import read_arrays
+from flowrl.evaluation.environments import make_env, make_vector_env
+from flowrl.evaluation.rollout import rollout
+from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.trajectory import Block, ModelConfig, tensors_of
+from flowrl.scripts import bench, cli
+from flowrl.scripts.benchmarks import loading, measure
+from flowrl.scripts.benchmarks.acting import Player
+from flowrl.scripts.benchmarks.attention import inputs, recomputed, saved_tensors, softmax
+from flowrl.scripts.benchmarks.baselines import (
     TextbookBlock,
     TextbookDecisionTransformer,
     WindowDataset,
@@ -33,10 +33,10 @@ from scripts.benchmarks.baselines import (
     running_sum_attention,
     windows,
 )
-from scripts.benchmarks.loading import peak_memory, read_raw, tensor_bytes
-from scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity, storage_bytes, table
-from scripts.benchmarks.numerics import relative_error
-from scripts.benchmarks.setting import Setting, Sizes
+from flowrl.scripts.benchmarks.loading import peak_memory, read_raw, tensor_bytes
+from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, quantity, storage_bytes, table
+from flowrl.scripts.benchmarks.numerics import relative_error
+from flowrl.scripts.benchmarks.setting import Setting, Sizes
 
 CPU = torch.device("cpu")
 TINY = Sizes(
@@ -347,7 +347,7 @@ ROWS = {
 @pytest.mark.parametrize("name", [*ROWS, "numerics"])
 @pytest.mark.usefixtures("tiny")
 def test_a_section(name, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("scripts.benchmarks.setting.choose_precision", lambda name, device: "bf16")
+    monkeypatch.setattr("flowrl.scripts.benchmarks.setting.choose_precision", lambda name, device: "bf16")
     rows = run_section(name, tmp_path, capsys)
     assert len(rows) == ROWS.get(name, 9)
     assert {row["threads"] for row in rows} == {1}
@@ -355,7 +355,7 @@ def test_a_section(name, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.usefixtures("tiny")
 def test_where_bf16_is_slow_it_is_not_measured(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("scripts.benchmarks.setting.choose_precision", lambda name, device: "fp32")
+    monkeypatch.setattr("flowrl.scripts.benchmarks.setting.choose_precision", lambda name, device: "fp32")
     assert len(bench.main(bench.Args(sections=("step",), quick=True, repetitions=1))) == 2
     assert "bf16 is not measured" in capsys.readouterr().out
 

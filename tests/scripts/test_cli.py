@@ -12,8 +12,8 @@ import pytest
 import tyro
 
 from flowrl.errors import InputError
-from flowrl.training import Stopped
-from scripts import cli, collect, compare, evaluate, train
+from flowrl.scripts import cli, collect, compare, evaluate, train
+from flowrl.training.loop import Stopped
 
 SCRIPTS = {"train": train, "evaluate": evaluate, "compare": compare, "collect": collect}
 

@@ -8,10 +8,10 @@ import minari
 import numpy as np
 import pytest
 
-from envs import facts
 from flowrl.errors import InputError
-from scripts import collect
-from scripts.collect import Args, main
+from flowrl.evaluation.reference_scores import facts
+from flowrl.scripts import collect
+from flowrl.scripts.collect import Args, main
 
 REACH = "flowrl/reach/mixed-v0"
 

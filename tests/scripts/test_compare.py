@@ -17,17 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
-from agents.sequence import SequenceConfig
-from flowrl import training
-from flowrl.checkpoint import RunFolder
-from flowrl.data import TrajectoryDataset
+from flowrl.agents.sequence import SequenceConfig
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.selection import Selection
 from flowrl.errors import InputError
+from flowrl.evaluation.episodes import EvaluationConfig
+from flowrl.experiments import matrix
+from flowrl.experiments.matrix import AgentSpec, make_cells, train_cell
 from flowrl.report.comparison import Comparison
-from scripts import compare, matrix, train
-from scripts.compare import Args
-from scripts.datasets import Selection
-from scripts.episodes import EvaluationConfig
-from scripts.matrix import AgentSpec, make_cells, train_cell
+from flowrl.scripts import compare, train
+from flowrl.scripts.compare import Args
+from flowrl.training import loop as training
+from flowrl.training.run_folder import RunFolder
 
 REACH = "flowrl/reach/mixed-v0"
 NAME = "flowrl-reach-mixed-v0"

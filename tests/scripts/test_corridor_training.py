@@ -5,8 +5,9 @@ from math import comb
 
 import pytest
 
-from envs import corridor_spec, make_env
-from scripts import collect, train
+from flowrl.envs.corridor import corridor_spec
+from flowrl.evaluation.environments import make_env
+from flowrl.scripts import collect, train
 
 EPISODES = 200
 # A turn that is independent of the cue is right in each episode with probability 1/2, whatever else it depends on. Less

@@ -1,4 +1,4 @@
-"""scripts.evaluate: the rows it adds, the targets it understands, the videos it makes or refuses."""
+"""flowrl.scripts.evaluate: the rows it adds, the targets it understands, the videos it makes or refuses."""
 
 import json
 import os
@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from envs.tiny import Reach
+from flowrl.data.minari_store import Episode
+from flowrl.envs.tiny import Reach
 from flowrl.errors import InputError
-from flowrl.minari_store import Episode
-from scripts import evaluate, train
-from scripts.episodes import EvaluationConfig, choose_device, read_keywords, resolve_targets
+from flowrl.evaluation.episodes import EvaluationConfig, choose_device, read_keywords, resolve_targets
+from flowrl.scripts import evaluate, train
 
 PERCENTILES = [float(p) for p in range(1, 102)]  # the p-th percentile is p + 1
 
@@ -84,7 +84,7 @@ def test_how_many_steps_are_read_is_told_in_its_rows(tiny_run):
 
 
 def test_another_environment_can_be_named(tiny_run):
-    gym.register("test/Reach-v3", entry_point="envs.tiny:Reach", max_episode_steps=2)
+    gym.register("test/Reach-v3", entry_point="flowrl.envs.tiny:Reach", max_episode_steps=2)
     try:
         start(tiny_run, "--episodes", "2", "--targets", "best", "--env", "test/Reach-v3")
     finally:
@@ -417,7 +417,7 @@ def test_a_video_is_made_or_what_is_missing_is_told(pendulum_run, tmp_path, repo
     environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
     argv = [str(pendulum_run), "--episodes", "1", "--device", "cpu", "--video", str(video)]
     done = subprocess.run(
-        [sys.executable, "-m", "scripts.evaluate", *argv],
+        [sys.executable, "-m", "flowrl.scripts.evaluate", *argv],
         cwd=repository, env=environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     if not gl_library():

@@ -6,12 +6,12 @@ import h5py
 import numpy as np
 import pytest
 
-from envs import d4rl_reference
-from flowrl.data import TrajectoryDataset
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.minari_store import local_ids, open_dataset
 from flowrl.errors import InputError
-from flowrl.minari_store import local_ids, open_dataset
-from scripts import cli, import_d4rl, train
-from scripts.import_d4rl import Args, main, resolve
+from flowrl.evaluation.reference_scores import d4rl_reference
+from flowrl.scripts import cli, import_d4rl, train
+from flowrl.scripts.import_d4rl import Args, main, resolve
 
 SIZES = {"hopper": (11, 3), "halfcheetah": (17, 6), "walker2d": (17, 6)}
 

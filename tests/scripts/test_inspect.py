@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
+from flowrl.data.minari_store import Episode, open_dataset, write_dataset
 from flowrl.errors import InputError
-from flowrl.minari_store import Episode, open_dataset, write_dataset
-from scripts import collect, inspect
-from scripts.inspect import Args, main
+from flowrl.scripts import collect, inspect
+from flowrl.scripts.inspect import Args, main
 
 REACH = "flowrl/reach/mixed-v0"
 HOPPER = "flowrl/hopper/medium-v0"
@@ -294,7 +294,7 @@ def test_a_folder_and_the_default_place(reach_dataset, minari_root, tmp_path, mo
 def test_in_a_process_of_its_own(repository, reach_dataset, tmp_path):
     def inspect_it(*argv):
         return subprocess.run(
-            [sys.executable, "-m", "scripts.inspect", *argv, "--out", str(tmp_path / "out")],
+            [sys.executable, "-m", "flowrl.scripts.inspect", *argv, "--out", str(tmp_path / "out")],
             cwd=repository, env=dict(os.environ), capture_output=True, text=True, timeout=120,
         )  # fmt: skip
 

@@ -7,11 +7,11 @@ import sys
 import numpy as np
 import pytest
 
-from envs import Player, facts, make_env
-from envs.behavior import POLICIES, UniformPolicy, policy_records, shipped_policy, snapshot_path
-from envs.facts import REFERENCES
-from scripts import cli, measure_references
-from scripts.measure_references import Args, digest, main, measure, summary
+from flowrl.envs.behavior import POLICIES, Player, UniformPolicy, policy_records, shipped_policy, snapshot_path
+from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.reference_scores import REFERENCES, facts
+from flowrl.scripts import cli, measure_references
+from flowrl.scripts.measure_references import Args, digest, main, measure, summary
 
 RECORDS = {record["name"]: record for record in policy_records()}
 

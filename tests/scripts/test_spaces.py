@@ -12,15 +12,15 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary
 from minari.data_collector import EpisodeBuffer
 
-from agents import SequenceAgent, load_agent, load_policy
-from envs import make_env, make_vector_env
-from flowrl import training
-from flowrl.checkpoint import RunFolder
-from flowrl.data import TrajectoryDataset
+from flowrl.agents import SequenceAgent, load_agent, load_policy
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.minari_store import Episode, write_dataset
 from flowrl.errors import InputError
-from flowrl.minari_store import Episode, write_dataset
-from scripts import evaluate, train
-from scripts.episodes import check_spaces
+from flowrl.evaluation.environments import make_env, make_vector_env
+from flowrl.evaluation.episodes import check_spaces
+from flowrl.scripts import evaluate, train
+from flowrl.training import loop as training
+from flowrl.training.run_folder import RunFolder
 
 AGENTS = ["flow", "dt", "bc"]
 CHOICE, KEYED = "test/choice/scripted-v0", "test/keyed/random-v0"

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from agents import load_policy
+from flowrl.agents import load_policy
 from flowrl.attention import ATTENTION
-from flowrl.checkpoint import RunFolder
-from flowrl.data import TrajectoryDataset
+from flowrl.data.dataset import TrajectoryDataset
 from flowrl.errors import InputError
 from flowrl.report import Report, Run
-from scripts import evaluate, train
+from flowrl.scripts import evaluate, train
+from flowrl.training.run_folder import RunFolder
 
 
 def rows(run, name):
@@ -322,7 +322,7 @@ def spawn(repository, minari_root):
         environment = os.environ | {"MINARI_DATASETS_PATH": str(minari_root), "OMP_NUM_THREADS": "1"}
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         process = subprocess.Popen(
-            [sys.executable, *(torchrun if processes > 1 else []), "-m", "scripts.train", *argv],
+            [sys.executable, *(torchrun if processes > 1 else []), "-m", "flowrl.scripts.train", *argv],
             cwd=repository, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **keywords,
         )  # fmt: skip
         started.append(process)
@@ -585,7 +585,7 @@ def test_a_run_folder_that_cannot_be_made_ends_in_one_sentence(tiny_argv, reach_
 
 @pytest.mark.slow
 def test_hopper_end_to_end(tmp_path, tiny_argv):
-    from scripts import collect
+    from flowrl.scripts import collect
 
     collect.start(["flowrl/hopper/random-v0", "--steps", "600"])
     train.start(tiny_argv("flow", tmp_path, "--dataset", "flowrl/hopper/random-v0", "--targets", "best", "20"))

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from envs.behavior import POLICIES, UniformPolicy, read_policy, snapshot_path
+from flowrl.envs.behavior import POLICIES, UniformPolicy, read_policy, snapshot_path
 from flowrl.errors import InputError
-from scripts import train_behavior
-from scripts.train_behavior import RECIPES, Args, Recipe, main, stages
+from flowrl.scripts import train_behavior
+from flowrl.scripts.train_behavior import RECIPES, Args, Recipe, main, stages
 
 TINY = Recipe(
     "Hopper-v5", "TRPO", steps=4096, chunk=2048, snapshots=(0, 2048, 4096), early=2048, medium=2048, expert=4096

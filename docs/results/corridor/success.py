@@ -6,8 +6,8 @@ python docs/results/corridor/success.py runs/lengths/*/*-seed?    # writes succe
 from pathlib import Path
 
 import numpy as np
-
 from flowrl.checkpoint import RunFolder, write_atomically
+
 from flowrl.errors import InputError
 from flowrl.report.csv import csv_bytes
 from flowrl.report.runs import Run, label_of

@@ -3,12 +3,12 @@
 import sys
 
 import torch
+from flowrl.checkpoint import RunFolder
+from flowrl.windows import sample_windows
 
 from agents import SequenceAgent, load_agent
 from flowrl.attention.flow import FlowAttention
-from flowrl.checkpoint import RunFolder
 from flowrl.data import TrajectoryDataset
-from flowrl.windows import sample_windows
 
 for path in sys.argv[1:]:
     folder = RunFolder(path)

@@ -1,0 +1,1 @@
+"""What a trained agent does: its attention, its recorded episodes, and studies of a run."""

@@ -1,0 +1,271 @@
+"""A dataset as flat tensors: episodes end to end, with their returns-to-go."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import gymnasium as gym
+import minari
+import numpy as np
+import torch
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowrl.data.minari_store import open_dataset
+from flowrl.data.stored_arrays import StoredArrays, read_arrays
+from flowrl.errors import InputError
+
+
+@dataclass(frozen=True)
+class TrajectoryDataset:
+    """E episodes with N steps in all, as flat tensors on one device, in raw units.
+
+    Step t of episode e stands at row ``starts[e] + t``; its observation is the one the action answered to. An episode's
+    last observation, to which no action answered, is in `final_observations`.
+    """
+
+    id: str
+    env_spec: EnvSpec | None
+    observations: Tensor  # (N, observation size) float32
+    actions: Tensor  # (N, action size) float32; one-hot rows where actions are discrete
+    rewards: Tensor  # (N,) float32
+    returns_to_go: Tensor  # (N,) float32: the sum of this and all later rewards of the episode
+    timesteps: Tensor  # (N,) int64: steps since the episode's start
+    ends: Tensor  # (N,) int64: one past the row of the episode's last step
+    starts: Tensor  # (E,) int64
+    lengths: Tensor  # (E,) int64
+    returns: Tensor  # (E,) float32
+    terminated: Tensor  # (E,) bool: ended by the task, not by a time limit
+    final_observations: Tensor  # (E, observation size) float32
+    action_low: Tensor  # (action size,) float32
+    action_high: Tensor  # (action size,) float32
+    fingerprint: str  # of lengths, observations, actions and rewards
+    discrete_start: int | None = None  # the number of the first of the discrete actions; None: they are real numbers
+    weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
+
+    @classmethod
+    def from_minari(cls, dataset: str) -> "TrajectoryDataset":
+        """Load a Minari dataset by id (downloaded if it is not here) or by its folder, onto the CPU.
+
+        Raises:
+            InputError: there is no such dataset, or its arrays disagree in shape, are empty, or hold NaN or infinity.
+        """
+        stored = open_dataset(dataset)
+        return cls.from_stored(stored, read_arrays(stored))
+
+    @classmethod
+    def from_stored(cls, stored: minari.MinariDataset, arrays: StoredArrays) -> "TrajectoryDataset":
+        """Build from an opened dataset and the arrays that were read from it.
+
+        Raises:
+            InputError: the arrays hold NaN or infinity.
+        """
+        if isinstance(stored.action_space, gym.spaces.Discrete):
+            low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
+        else:
+            assert isinstance(stored.action_space, gym.spaces.Box)
+            low, high, first = stored.action_space.low, stored.action_space.high, None
+        return cls.from_arrays(
+            stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
+        )
+
+    @classmethod
+    def from_arrays(
+        cls,
+        id: str,
+        arrays: StoredArrays,
+        *,
+        action_low: NDArray[np.floating],
+        action_high: NDArray[np.floating],
+        env_spec: EnvSpec | None = None,
+        discrete_start: int | None = None,
+    ) -> "TrajectoryDataset":
+        """Build from arrays in memory; an infinite action bound becomes the extreme of the data.
+
+        Raises:
+            InputError: NaN or infinity, naming the array and the episode.
+        """
+        lengths = arrays.lengths
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        episodes = np.arange(len(lengths))
+        episode_of = np.repeat(episodes, lengths)
+        _check_finite("observations", arrays.observations, np.repeat(episodes, lengths + 1))
+        _check_finite("actions", arrays.actions, episode_of)
+        _check_finite("rewards", arrays.rewards, episode_of)
+
+        final_rows = ends + episodes  # an episode has one more observation than steps
+        returns_to_go = _returns_to_go(arrays.rewards, ends, lengths)
+        size = arrays.actions.shape[1:]
+        low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
+        for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
+            if not (finite := np.isfinite(bound)).all():  # a pass over all rows, else for nothing
+                np.copyto(bound, extreme(0), where=~finite)
+        return cls(
+            id=id,
+            env_spec=env_spec,
+            observations=torch.from_numpy(np.delete(arrays.observations, final_rows, axis=0)),
+            actions=torch.from_numpy(arrays.actions),
+            rewards=torch.from_numpy(arrays.rewards),
+            returns_to_go=torch.from_numpy(returns_to_go),
+            timesteps=torch.from_numpy(np.arange(len(episode_of)) - starts[episode_of]),
+            ends=torch.from_numpy(ends[episode_of]),
+            starts=torch.from_numpy(starts),
+            lengths=torch.from_numpy(lengths),
+            returns=torch.from_numpy(returns_to_go[starts]),
+            terminated=torch.from_numpy(arrays.terminations[ends - 1]),
+            final_observations=torch.from_numpy(arrays.observations[final_rows]),
+            action_low=torch.from_numpy(low),
+            action_high=torch.from_numpy(high),
+            fingerprint=_fingerprint(arrays),
+            discrete_start=discrete_start,
+        )
+
+    @property
+    def episodes(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        return len(self.rewards)
+
+    def to(self, device: torch.device | str) -> "TrajectoryDataset":
+        """The same dataset on another device."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+
+    def top(self, fraction: float) -> "TrajectoryDataset":
+        """The episodes of highest return: at least one, and `fraction` of all of them, in their order; at 1, itself.
+
+        Raises:
+            InputError: `fraction` is outside (0, 1].
+        """
+        if not 0.0 < fraction <= 1.0:
+            raise InputError(f"top fraction is {fraction}: it must be above 0 and at most 1")
+        if fraction == 1.0:
+            return self
+        count = max(1, round(fraction * self.episodes))
+        kept = torch.sort(torch.sort(self.returns, descending=True, stable=True).indices[:count]).values
+        return self.select(kept, f"top-{count}")
+
+    def at_least(self, least: float) -> "TrajectoryDataset":
+        """The episodes whose return is `least` or more.
+
+        Raises:
+            InputError: there is none.
+        """
+        kept = torch.nonzero(self.returns >= least)[:, 0]
+        if not len(kept):
+            raise InputError(f"no episode of {self.id} has a return of {least} or more: the best is {self.best:,.1f}")
+        return self.select(kept, f"at-least-{least}")
+
+    @property
+    def best(self) -> float:
+        """The greatest episode return."""
+        return float(self.returns.max())
+
+    def select(self, kept: Tensor, name: str) -> "TrajectoryDataset":
+        """The episodes of those numbers, in the order given.
+
+        Args:
+            kept: (at least one,) int64.
+            name: of the selection, for the fingerprint.
+        """
+        lengths = self.lengths[kept]
+        ends = lengths.cumsum(0)
+        starts = ends - lengths
+        rows = torch.arange(int(ends[-1]), device=lengths.device) - torch.repeat_interleave(
+            starts - self.starts[kept], lengths
+        )
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in PER_STEP},
+            **{name: getattr(self, name)[kept] for name in PER_EPISODE},
+            ends=torch.repeat_interleave(ends, lengths),
+            starts=starts,
+            lengths=lengths,
+            weights=None if self.weights is None else self.weights[kept],
+            fingerprint=f"{self.fingerprint}/{name}",
+        )
+
+    @classmethod
+    def mixture(
+        cls, id: str, datasets: Sequence["TrajectoryDataset"], shares: Sequence[float] | None = None
+    ) -> "TrajectoryDataset":
+        """Several datasets as one.
+
+        Args:
+            id: of the whole.
+            datasets: on one device; the first that names an environment gives it. Weights of theirs are not kept.
+            shares: above 0, one a dataset: how often its steps are drawn, whatever their number. None draws all
+                steps of all datasets equally often.
+
+        Raises:
+            InputError: their observations or actions are not of one kind.
+        """
+        first = datasets[0]
+        for other in datasets[1:]:
+            for what, mine, its in [
+                ("observation size", first.observations.shape[1], other.observations.shape[1]),
+                ("action size", first.actions.shape[1], other.actions.shape[1]),
+                ("first discrete action", first.discrete_start, other.discrete_start),
+            ]:
+                if mine != its:
+                    raise InputError(f"{first.id} and {other.id} cannot be mixed: {what} is {mine} and {its}")
+        joined = {
+            name: torch.cat([getattr(dataset, name) for dataset in datasets])
+            for name in (*PER_STEP, *PER_EPISODE, "lengths")
+        }
+        lengths = joined["lengths"]
+        ends = lengths.cumsum(0)
+        weights = None
+        if shares is not None:
+            largest = max(shares)  # over it, lest the sum of huge ones be infinite
+            each = [share / largest / dataset.steps for share, dataset in zip(shares, datasets, strict=True)]
+            episodes = torch.tensor([dataset.episodes for dataset in datasets])
+            weights = torch.repeat_interleave(torch.tensor(each, dtype=torch.float64), episodes).to(lengths.device)
+        return replace(
+            first,
+            id=id,
+            env_spec=next((dataset.env_spec for dataset in datasets if dataset.env_spec is not None), None),
+            **joined,
+            ends=torch.repeat_interleave(ends, lengths),
+            starts=ends - lengths,
+            weights=weights,
+            action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
+            action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
+            fingerprint="+".join(dataset.fingerprint for dataset in datasets) + (f"*{list(shares)}" if shares else ""),
+        )
+
+
+PER_STEP = ("observations", "actions", "rewards", "returns_to_go", "timesteps")
+PER_EPISODE = ("returns", "terminated", "final_observations")
+
+
+def _returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray:
+    """(steps,) float32: the rewards from each step to its episode's end, summed in float64."""
+    sums = np.cumsum(rewards, dtype=np.float64)
+    to_go = np.repeat(sums[ends - 1], lengths)
+    to_go -= sums
+    to_go += rewards
+    return to_go.astype(np.float32)
+
+
+def _check_finite(name: str, array: NDArray[np.floating], episode_of: NDArray[np.int64]) -> None:
+    # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
+    with np.errstate(invalid="ignore"):  # infinity minus infinity
+        total = array.sum(dtype=np.float64)
+    if np.isfinite(total):
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+    if bad.any():
+        raise InputError(f"{name} hold NaN or infinity, first in episode {episode_of[bad.argmax()]}")
+
+
+def _fingerprint(arrays: StoredArrays) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards):
+        digest.update(str(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

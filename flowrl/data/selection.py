@@ -1,0 +1,126 @@
+"""What train, compare and inspect share: the data a command line asks for, whole and as an agent is trained on them."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.errors import InputError
+from flowrl.scripts.import_d4rl import resolve
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which part of its data an agent is trained on; the targets of its evaluation come from all of them."""
+
+    dataset_episodes: str = ":"
+    """Only these episodes of each dataset, as a slice of their numbers: `:500`, `100:200`, `-50:`."""
+    min_return: float | None = None
+    """Only the episodes whose return is at least this."""
+    top_fraction: float = 1.0
+    """Only this share of each dataset's episodes (of those the options above leave), those of highest return."""
+    observations: str = ":"
+    """Show the agent these features alone, as slices and numbers: `0:5`, `0:5,8`. It is evaluated with the same."""
+
+
+class Loaded(NamedTuple):
+    """A command line's data."""
+
+    whole: TrajectoryDataset
+    selected: TrajectoryDataset
+    columns: list[int] | None
+    """The features that the agent is shown; None for all."""
+
+
+def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
+    """Load a dataset, or a mixture of several.
+
+    Args:
+        dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined
+            by `+` are mixed: `A+B` draws all their steps equally often, `A:3+B:1` three steps of A to one of B.
+        env: the environment to evaluate in, where the command line names one.
+
+    Raises:
+        InputError: no such dataset, datasets that cannot be mixed, or a selection that is malformed or leaves nothing.
+    """
+    names, shares = _parts(dataset)
+    datasets = [TrajectoryDataset.from_minari(resolve(name)) for name in names]
+    specs = {part.env_spec.id: part for part in datasets if part.env_spec is not None}
+    if len(specs) > 1 and env is None:
+        raise InputError(f"{dataset} mixes the environments {', '.join(specs)}: choose one with --env")
+    selected = [_select(part, selection) for part in datasets]
+    columns = _columns(selection.observations, datasets[0].observations.shape[1])
+    if len(datasets) == 1:
+        return Loaded(datasets[0], selected[0], columns)
+    written = [""] * len(datasets) if shares is None else [f":{share:g}" for share in shares]
+    name = "+".join(part.id + share for part, share in zip(datasets, written, strict=True))
+    whole = TrajectoryDataset.mixture(name, datasets, shares)
+    return Loaded(whole, TrajectoryDataset.mixture(name, selected, shares), columns)
+
+
+def folder_name(dataset: str) -> str:
+    """A name for a run's folder from that of its data."""
+    return re.sub(r"[^\w.+-]+", "-", dataset.strip("/"))
+
+
+def _parts(dataset: str) -> tuple[list[str], list[float] | None]:
+    """The names, and their shares if any is given."""
+    if dataset and Path(dataset).is_dir():  # a folder may have any name; the empty path would be this one
+        return [dataset], None
+    names, shares, given = [], [], False
+    for part in dataset.split("+"):
+        name, colon, share = part.rpartition(":")
+        names.append(name if colon else part)
+        shares.append(_share(share, dataset) if colon else 1.0)
+        given |= bool(colon)
+    if not all(names):
+        raise InputError(f"dataset {dataset!r} has an empty part: write A+B or A:3+B:1")
+    if given and len(names) == 1:
+        raise InputError(f"dataset {dataset!r} gives a share of one dataset: shares are for mixtures, as in A:3+B:1")
+    return names, shares if given else None
+
+
+def _share(text: str, dataset: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0.0 < share < float("inf"):
+        raise InputError(f"share {text!r} in dataset {dataset!r} must be a number above 0, as in A:3+B:1")
+    return share
+
+
+def _select(dataset: TrajectoryDataset, selection: Selection) -> TrajectoryDataset:
+    if selection.dataset_episodes != ":":
+        kept = _numbers(selection.dataset_episodes, dataset.episodes, "--dataset-episodes", "episodes")
+        dataset = dataset.select(torch.tensor(kept), f"episodes-{selection.dataset_episodes}")
+    if selection.min_return is not None:
+        dataset = dataset.at_least(selection.min_return)
+    return dataset.top(selection.top_fraction)
+
+
+def _columns(text: str, size: int) -> list[int] | None:
+    return None if text == ":" else _numbers(text, size, "--observations", "features")
+
+
+def _numbers(text: str, size: int, option: str, what: str) -> list[int]:
+    """`0:5,8` as numbers below `size`; Python's slices, so that `:` is all and `-3:` the last three."""
+    found: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"\s*(-?\d+)?(:)?(-?\d+)?\s*", word)
+        if match is None or not (match[1] or match[2]) or (match[3] and not match[2]):
+            raise InputError(f"{option} {text!r} is malformed: write slices and numbers, as in 0:5 or 0:5,8")
+        if match[2]:
+            found += range(size)[slice(*(int(end) if end else None for end in (match[1], match[3])))]
+        elif -size <= int(match[1]) < size:
+            found.append(range(size)[int(match[1])])
+        else:
+            raise InputError(f"{option} {text!r} names number {match[1]}: there are {size} {what}")
+    if not found:
+        raise InputError(f"{option} {text!r} names none of the {size} {what}")
+    if len(set(found)) < len(found):
+        raise InputError(f"{option} {text!r} names one of the {what} twice")
+    return found

@@ -1,0 +1,229 @@
+"""A Minari dataset's episodes as flat arrays: read straight from the file, and kept beside it for the next time."""
+
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+import numpy as np
+from numpy.typing import NDArray
+
+from flowrl.data.spaces import Leaf, action_leaf, leaves
+from flowrl.errors import InputError, cause
+
+CACHE_NAME = "flowrl_cache.npz"
+CACHE_FORMAT = 1
+INFLATION = 1_100  # no filter of HDF5 makes data smaller than by this (deflate: 1,032): a larger claim is damage
+
+
+@dataclass(frozen=True)
+class StoredArrays:
+    """A dataset's episodes end to end, E of them with N steps in all."""
+
+    observations: NDArray[np.float32]  # (N+E, observation size): T+1 an episode
+    actions: NDArray[np.float32]  # (N, action size); one-hot rows where actions are discrete
+    rewards: NDArray[np.float32]  # (N,)
+    terminations: NDArray[np.bool_]  # (N,)
+    truncations: NDArray[np.bool_]  # (N,)
+    lengths: NDArray[np.int64]  # (E,)
+
+
+def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredArrays:
+    """Read a dataset's episodes into flat float32 arrays, or take them from the cache beside its file.
+
+    The cache is a plain `.npz` in the dataset's folder. It is used only while the dataset's files have the size and
+    times they had when it was made; where it cannot be written (a read-only folder), every call reads the file.
+
+    Args:
+        cache: use and make the cache.
+
+    Raises:
+        InputError: no episode; shapes that disagree with each other or with the spaces; unreadable file.
+    """
+    observation, action = leaves(dataset.observation_space, "observation"), action_leaf(dataset.action_space)
+    indices = [int(index) for index in dataset.episode_indices]
+    if not indices:
+        raise InputError(f"dataset {dataset.id} holds no episode")
+    folder = Path(dataset.storage.data_path)
+    file = folder / "main_data.hdf5"
+    try:
+        if not file.exists():
+            return _join(dataset.iterate_episodes(indices), observation, action)
+        if not cache or len(indices) != dataset.storage.total_episodes:
+            return _read_hdf5(file, indices, observation, action)
+        key = _cache_key(folder, observation, action)
+        arrays = _load_cache(folder / CACHE_NAME, key)
+        if arrays is None:
+            arrays = _read_hdf5(file, indices, observation, action)
+            if key == _cache_key(folder, observation, action):  # else the file changed while it was read
+                _save_cache(folder / CACHE_NAME, key, arrays)
+        return arrays
+    except InputError:
+        raise
+    except (OSError, KeyError, RuntimeError, TypeError, ValueError, MemoryError) as error:
+        raise InputError(f"the data of {dataset.id} cannot be read: {cause(error)}") from error
+
+
+def _cache_key(folder: Path, observation: Sequence[Leaf], action: Leaf) -> str:
+    files = [(folder / name).stat() for name in ("main_data.hdf5", "metadata.json")]
+    times = [[stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in files]
+    return json.dumps([CACHE_FORMAT, times, repr(observation), repr(action)])
+
+
+def _load_cache(path: Path, key: str) -> StoredArrays | None:
+    """The cached arrays; None where there are none, they are of another file, or they are damaged."""
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # checks each array's CRC
+            if str(file["key"]) == key:
+                return StoredArrays(*(file[field.name] for field in fields(StoredArrays)))
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
+        pass
+    return None
+
+
+def _save_cache(path: Path, key: str, arrays: StoredArrays) -> None:
+    # A name of its own for each process: whoever renames last wins, and both wrote the same.
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, key=np.array(key), **{f.name: getattr(arrays, f.name) for f in fields(arrays)})
+        os.replace(temporary, path)
+    except OSError:  # a read-only folder or a full disk: the next call reads the dataset's own file again
+        pass
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
+    # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
+    most = path.stat().st_size * INFLATION
+    with h5py.File(path, "r") as file:
+        # HDF5 remembers the objects it has opened, up to 32 MB of them: hardly one is opened again here.
+        remember = file.id.get_mdc_config()
+        remember.set_initial_size, remember.initial_size = True, 2**19
+        remember.min_size, remember.max_size = 2**19, 2**20
+        file.id.set_mdc_config(remember)
+
+        def array(index: int, name: str) -> Any:
+            found = h5py.h5d.open(file.id, f"episode_{index}/{name}".rstrip("/").encode())
+            if found.get_space().get_simple_extent_npoints() * found.get_type().get_size() > most:
+                raise InputError(f"episode {index}: {name} claim shape {found.shape}, more than the file can hold")
+            return found
+
+        lengths = np.array([_length(index, array(index, "rewards").shape) for index in indices], np.int64)
+        arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
+        step = 0
+        for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
+            rows = slice(step, step + length)
+            seen = arrays.observations[step + number : step + number + length + 1]
+            column = 0
+            for leaf in observation:
+                _read_leaf(index, "observations", leaf, array, seen[:, column : column + leaf.size], length)
+                column += leaf.size
+            _read_leaf(index, "actions", action, array, arrays.actions[rows], length)
+            for name in ("rewards", "terminations", "truncations"):
+                source, target = array(index, name), getattr(arrays, name)[rows]
+                check_shape(index, name, source.shape, target.shape, length)
+                source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
+            step += length
+    return arrays
+
+
+def _read_leaf(index: int, group: str, leaf: Leaf, array: Any, target: NDArray[np.float32], length: int) -> None:
+    """Read one array of episode `index` into its columns `target` (T or T+1, leaf size)."""
+    name = f"{group}/{leaf.name}".rstrip("/")
+    source = array(index, name)
+    check_shape(index, name, source.shape, (len(target), *leaf.shape), length)
+    if leaf.first is None and target.flags.c_contiguous:
+        source.read(h5py.h5s.ALL, h5py.h5s.ALL, target.reshape(source.shape))
+        return
+    values = np.empty(source.shape, np.float32 if leaf.first is None else source.dtype)
+    source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+    target[:] = _columns(index, name, leaf, values)
+
+
+def _columns(index: int, name: str, leaf: Leaf, values: NDArray[Any]) -> NDArray[Any]:
+    """The columns (T, leaf size) of one array (T, *leaf shape)."""
+    if leaf.first is None:
+        return values.reshape(len(values), leaf.size)
+    if values.dtype.kind not in "iu":
+        raise InputError(f"episode {index}: {name} are {values.dtype}, where whole numbers are due")
+    number = values.astype(np.int64) - leaf.first
+    if ((number < 0) | (number >= leaf.size)).any():
+        bad = values[(number < 0) | (number >= leaf.size)][0]
+        raise InputError(f"episode {index}: {name} hold {bad}: {leaf.first} to {leaf.first + leaf.size - 1} are due")
+    return number[:, None] == np.arange(leaf.size)
+
+
+def _length(index: int, shape: tuple[int, ...]) -> int:
+    if len(shape) != 1:
+        raise InputError(f"episode {index}: rewards have shape {shape}: one number a step is due")
+    if shape[0] == 0:
+        raise InputError(f"episode {index} has no steps")
+    return shape[0]
+
+
+def check_shape(index: int, name: str, found: Sequence[int], expected: Sequence[int], length: int) -> None:
+    """Raise InputError where an array of episode `index`, of `length` steps, is empty or has not the shape it must."""
+    if length == 0:
+        raise InputError(f"episode {index} has no steps")
+    if tuple(found) != tuple(expected):
+        raise InputError(
+            f"episode {index}: {name} have shape {tuple(found)} where {tuple(expected)} is due for {length} rewards"
+            " (an episode of T steps has T+1 observations and T of everything else)"
+        )
+
+
+def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) -> StoredArrays:
+    steps, episodes = int(lengths.sum()), len(lengths)
+    return StoredArrays(
+        np.empty((steps + episodes, observation_size), np.float32),
+        np.empty((steps, action_size), np.float32),
+        np.empty(steps, np.float32),
+        np.empty(steps, np.bool_),
+        np.empty(steps, np.bool_),
+        lengths,
+    )
+
+
+def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
+    """The arrays of Minari's own episodes: for its formats other than HDF5."""
+    parts: list[tuple[NDArray[Any], ...]] = []
+    for episode in episodes:
+        length = _length(episode.id, np.shape(episode.rewards))
+        flat = [np.asarray(getattr(episode, name)) for name in ("rewards", "terminations", "truncations")]
+        for name, values in zip(("terminations", "truncations"), flat[1:], strict=True):
+            check_shape(episode.id, name, values.shape, (length,), length)
+        parts.append((observation_rows(episode, observation), _rows(episode, "actions", action, length), *flat))
+    lengths = np.array([len(part[2]) for part in parts], np.int64)
+    arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
+    for number, field in enumerate(fields(StoredArrays)[:-1]):
+        np.concatenate([part[number] for part in parts], out=getattr(arrays, field.name), casting="same_kind")
+    return arrays
+
+
+def observation_rows(episode: Any, observation: Sequence[Leaf]) -> NDArray[Any]:
+    """The observations (T+1, observation size) of one of Minari's episodes, in the precision they are stored in.
+
+    Raises:
+        InputError: their shapes disagree with the rewards or with the space.
+    """
+    length = len(episode.rewards)
+    return np.concatenate([_rows(episode, "observations", leaf, length + 1) for leaf in observation], axis=1)
+
+
+def _rows(episode: Any, group: str, leaf: Leaf, rows: int) -> NDArray[Any]:
+    values = getattr(episode, group)
+    for key in leaf.name.split("/") if leaf.name else ():
+        values = values[int(key.removeprefix("_index_"))] if isinstance(values, tuple) else values[key]
+    name = f"{group}/{leaf.name}".rstrip("/")
+    check_shape(episode.id, name, np.shape(values), (rows, *leaf.shape), len(episode.rewards))
+    return _columns(episode.id, name, leaf, np.asarray(values))

@@ -1,0 +1,1 @@
+"""Playing episodes: environments, rollouts, reference scores and statistics."""

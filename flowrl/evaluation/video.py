@@ -1,0 +1,192 @@
+"""One episode as a moving picture, rendered off screen: a video of all of it, or a clip small enough for a page."""
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import imageio.v3 as imageio
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from PIL import Image
+
+from flowrl.evaluation.environments import make_env
+
+__all__ = ["Clip", "check_video", "record_clip", "record_video"]
+
+GIF_RATE = 30  # frames a second; players slow down what is much faster
+CLIP_WIDTH = 160  # pixels
+CLIP_FRAMES = 80
+CLIP_SECONDS = 8  # of the simulation: longer ones would have to skip so much that a gait cannot be seen
+CLIP_COLOURS = 16
+
+
+def check_video(path: Path) -> None:
+    """Refuse a file that could not be written after the episode.
+
+    Raises:
+        ValueError: `path` ends in neither .gif nor .mp4, or is an .mp4 and there is no encoder here.
+    """
+    if path.suffix not in (".gif", ".mp4"):
+        raise ValueError(f"video file {path} must end in .gif or .mp4")
+    if path.suffix == ".mp4":
+        try:
+            import imageio_ffmpeg  # noqa: F401  # pyright: ignore[reportMissingImports]
+        except ImportError:
+            raise ValueError("an .mp4 needs ffmpeg: `pip install -e '.[video]'`, or name a .gif file") from None
+
+
+def record_video(
+    act: Callable[[np.ndarray, float], np.ndarray], env: str | EnvSpec, seed: int, path: Path
+) -> tuple[int, float]:
+    """Play one episode and write it to `path`, under a temporary name first.
+
+    Args:
+        act: ``act(observation, last reward)`` gives the next action.
+        path: ends in .gif or .mp4.
+
+    Returns:
+        The number of frames rendered, and the episode's return.
+
+    Raises:
+        ValueError: the environment cannot be rendered here.
+    """
+    playing = _rendering(env)
+    try:
+        observation, _ = playing.reset(seed=seed)
+        frames, reward, achieved, over = [_render(playing)], 0.0, 0.0, False
+        while not over:
+            observation, paid, terminated, truncated, _ = playing.step(act(observation, reward))
+            frames.append(_render(playing))
+            reward = float(paid)
+            achieved += reward
+            over = terminated or truncated
+    finally:
+        playing.close()
+    _write(path, np.stack(frames), playing.metadata.get("render_fps", GIF_RATE))
+    return len(frames), achieved
+
+
+class Clip(NamedTuple):
+    """What a clip shows."""
+
+    frames: int
+    steps: int  # of the episode, from its first
+    seconds: float  # these take, in the simulation
+
+
+def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) -> Clip:
+    """Play an episode's actions once more and write a small .gif of its first seconds, or of all of it if it is short.
+
+    Args:
+        actions: (steps, ...) valid in the environment.
+        path: written under a temporary name first.
+
+    Raises:
+        ValueError: the environment cannot be rendered here.
+    """
+    playing = _rendering(env)
+    if (renderer := _mujoco_renderer(playing)) is not None:  # fewer pixels to draw, and enough to average over
+        renderer.width = renderer.height = 3 * CLIP_WIDTH // 2
+    rate = playing.metadata.get("render_fps") or GIF_RATE
+    steps = min(len(actions), round(CLIP_SECONDS * rate))
+    stride = max(1, round(rate / GIF_RATE), math.ceil(steps / CLIP_FRAMES))
+    frames = []
+    try:
+        playing.reset(seed=seed)
+        for left, action in zip(reversed(range(steps)), actions, strict=False):
+            playing.step(action)
+            if left % stride == 0:  # so that the last step is shown, a fall or an arrival
+                frames.append(_render(playing))
+    finally:
+        playing.close()
+    _write_small(path, frames, 10 * round(100 * stride / rate))  # GIF counts in these
+    return Clip(len(frames), steps, steps / rate)
+
+
+def _rendering(env: str | EnvSpec) -> gym.Env:
+    """The environment with its picture.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    still = make_env(env)
+    still.close()
+    if "rgb_array" not in (modes := still.metadata.get("render_modes", [])):
+        raise ValueError(f"no video: {still.spec and still.spec.id} has no picture to render (its modes: {modes})")
+    playing = make_env(env, render_mode="rgb_array")
+    _follow(playing)
+    return playing
+
+
+def _follow(env: gym.Env) -> None:
+    """Look through the model's own tracking camera, if it has one: Gymnasium's free camera lets the robot run away."""
+    if (renderer := _mujoco_renderer(env)) is not None:
+        names = [renderer.model.camera(i).name for i in range(renderer.model.ncam)]
+        renderer.camera_id = names.index("track") if "track" in names else -1
+
+
+def _mujoco_renderer(env: gym.Env) -> Any:
+    return getattr(env.unwrapped, "mujoco_renderer", None)
+
+
+def _render(env: gym.Env) -> np.ndarray:
+    """One frame (height, width, 3)."""
+    try:
+        frame: Any = env.render()
+    except Exception as error:  # MuJoCo's GL loaders raise ImportError, AttributeError, RuntimeError and more
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ValueError(
+            f"no video: the off-screen renderer does not start ({type(error).__name__}: {reason});"
+            " on Debian or Ubuntu `apt install libegl1 libgl1` brings what it needs"
+        ) from error
+    picture = np.asarray(frame)
+    if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
+        raise ValueError(
+            f"no video: the environment's picture has shape {picture.shape} and type {picture.dtype}:"
+            " (height, width, 3) and uint8 are needed"
+        )
+    return picture
+
+
+def _write(path: Path, frames: np.ndarray, rate: float) -> None:
+    with _partial(path) as partial:
+        if path.suffix == ".gif":
+            stride = max(1, round(rate / GIF_RATE))
+            imageio.imwrite(partial, frames[::stride], duration=1000 * stride / rate, loop=0)
+        else:
+            imageio.imwrite(partial, frames, fps=rate)
+
+
+def _write_small(path: Path, frames: Sequence[np.ndarray], milliseconds: int) -> None:
+    """Few pixels and one palette of few colours for all frames, undithered: noise would cost most of the bytes.
+
+    Pillow's default way to a palette, by how often a colour occurs, leaves none for a slender robot.
+    """
+    pictures = [Image.fromarray(frame) for frame in frames]
+    width = min(CLIP_WIDTH, pictures[0].width)
+    size = width, round(width * pictures[0].height / pictures[0].width)
+    pictures = [picture.resize(size, Image.Resampling.BOX) for picture in pictures]
+    sample = np.concatenate([np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 8)]])
+    palette = Image.fromarray(sample).quantize(CLIP_COLOURS, Image.Quantize.FASTOCTREE)
+    first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
+    with _partial(path) as partial:
+        first.save(partial, save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=True)
+
+
+@contextmanager
+def _partial(path: Path) -> Iterator[Path]:
+    """A temporary name, which becomes `path` once the block has written it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

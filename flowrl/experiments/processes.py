@@ -1,0 +1,125 @@
+"""Runs the cells of a comparison on this machine, each in a process of its own."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from flowrl.experiments.matrix import Cell, train_in_own_process
+
+
+class Processes:
+    """Starts a process for every cell: one that dies takes nothing with it, and its memory is its own."""
+
+    def __init__(self) -> None:
+        # Not forked from here: torch's threads do not survive that. A server with torch imported, and no thread, is
+        # forked instead, where the system has it.
+        if "forkserver" in multiprocessing.get_all_start_methods():
+            self._context = multiprocessing.get_context("forkserver")
+            self._context.set_forkserver_preload(["flowrl.scripts.train", "flowrl.report"])
+            with _search_path_handed_on():
+                forkserver.ensure_running()
+        else:
+            self._context = multiprocessing.get_context("spawn")
+        self._running: dict[int, tuple[Cell, BaseProcess, Connection]] = {}  # by the process's sentinel
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        processes = [process for _, process, _ in self._running.values()]
+        try:
+            for process in processes:
+                process.terminate()  # SIGTERM: it saves its checkpoint, after the evaluation that it may be in
+            for process in processes:
+                process.join()
+        except KeyboardInterrupt:  # once more: at once then, and the checkpoint is an older one
+            for process in processes:
+                process.kill()
+            raise
+
+    def start(self, cell: Cell) -> None:
+        """See `scripts.matrix.Executor`."""
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work, args=(cell, dict(os.environ), Path.cwd(), sender))
+        process.start()
+        sender.close()
+        self._running[process.sentinel] = cell, process, receiver
+
+    def ended(self, timeout: float) -> list[tuple[Cell, str | None]]:
+        """See `scripts.matrix.Executor`."""
+        found = []
+        for sentinel in wait(list(self._running), timeout):
+            assert isinstance(sentinel, int)
+            cell, process, receiver = self._running.pop(sentinel)
+            process.join()
+            with receiver:
+                try:
+                    failure = receiver.recv()
+                except EOFError:
+                    failure = _last_words(process.exitcode or 0)
+            process.close()
+            found.append((cell, failure))
+        return found
+
+
+@contextmanager
+def _search_path_handed_on() -> Iterator[None]:
+    """Inside, a Python that is started finds this code and the modules that this one does.
+
+    Python 3.11's server would look in the working directory first, then for a flowrl installed elsewhere.
+    """
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    names = {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(cell: Cell, environment: dict[str, str], folder: Path, sender: Connection) -> None:
+    # The server that this process was forked from may have begun elsewhere.
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's alone: it sends SIGTERM
+    _die_with_parent()
+    failure = train_in_own_process(cell)
+    with suppress(BrokenPipeError):  # the parent is gone
+        sender.send(failure)
+
+
+def _die_with_parent() -> None:
+    """Stop this process, its checkpoint saved, when the one that started it is gone, however that died."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _last_words(code: int) -> str:
+    if code >= 0:
+        return f"its process ended with exit code {code}"
+    killed = f"its process was killed by {signal.Signals(-code).name}"
+    return killed + (", as the system does when memory runs out" if -code == signal.SIGKILL else "")

@@ -1,0 +1,139 @@
+"""Setting a simulator's state from an observation, where an observation tells all of it.
+
+MuJoCo's state is its positions and velocities; Gymnasium's observations begin with both and leave out the first one or
+two positions, on which nothing else depends. Whether a task's observations are made so is found by trying: the state
+is set, and what the task then observes has to be what was to be set. No list of known names is needed.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
+from numpy.typing import NDArray
+
+from flowrl.evaluation.environments import FlatObservation
+
+__all__ = ["Replayed", "distance", "is_clipped", "replay", "set_state", "step_from"]
+
+VELOCITY_CLIP = 10.0
+"""Hopper and Walker2d observe velocities within these bounds, so at a bound the true one is not known."""
+ROUNDING = 1e-5
+"""Relative and absolute: observations are stored as float32 at the least."""
+SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, FlatObservation)
+"""Wrappers that leave out nothing when the simulator below them is stepped. Any other may change what is observed, done
+or paid, so that the simulator alone would tell another story than the data."""
+
+
+def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
+    """Put an environment that has been reset into the state that `observation` was made in; False where it cannot be.
+
+    An environment of one's own joins in with a method `set_state_from_observation(observation) -> bool`, which is
+    given what the environment itself observes (a Dict, say), not the row (d,) that `make_env` makes of it. Any other
+    has to be one of MuJoCo's with plain rows. Step `env.unwrapped` afterwards: the wrappers (a time limit) know
+    nothing of the new state.
+    """
+    known_wrappers, flat = _wrappers(env)
+    if not known_wrappers:
+        return False
+    simulator = env.unwrapped
+    if (own := getattr(simulator, "set_state_from_observation", None)) is not None:
+        return own(observation if flat is None else flat.structured(observation))
+    sizes = None if flat is not None else _sizes(env)
+    if sizes is None or observation.ndim != 1 or not np.isfinite(observation).all():
+        return False
+    positions, velocities = sizes
+    for hidden in (0, 1, 2):
+        seen = positions - hidden
+        known = observation[: seen + velocities].astype(np.float64)
+        if seen < 1 or len(known) != seen + velocities:
+            continue
+        simulator.set_state(np.concatenate([np.zeros(hidden), known[:seen]]), known[seen:])  # pyright: ignore[reportAttributeAccessIssue]
+        observed = simulator._get_obs()  # pyright: ignore[reportAttributeAccessIssue]
+        if observed.shape == observation.shape and np.allclose(
+            observed[: len(known)], known, rtol=ROUNDING, atol=ROUNDING
+        ):
+            return True
+    return False
+
+
+def is_clipped(env: gym.Env, observation: NDArray[np.floating]) -> bool:
+    """Whether a velocity in a MuJoCo `observation` stands exactly at the bound at which it may have been clipped."""
+    return _sizes(env) is not None and bool((np.abs(observation) == VELOCITY_CLIP).any())
+
+
+def step_from(
+    env: gym.Env, observation: NDArray[np.floating], action: Any
+) -> tuple[NDArray[np.floating], float] | None:
+    """The next observation and the reward of `action` from where `observation` was made; None where it cannot be set.
+
+    `env` has to have been reset once.
+    """
+    if not set_state(env, observation):
+        return None
+    following, reward, *_ = env.unwrapped.step(action)
+    flat = _wrappers(env)[1]
+    return following if flat is None else flat.observation(following), float(reward)
+
+
+def _wrappers(env: gym.Env) -> tuple[bool, FlatObservation | None]:
+    """Whether the simulator can be seen through all of the wrappers, and the one that makes rows."""
+    flat = None
+    while isinstance(env, gym.Wrapper):
+        if type(env) not in SEEN_THROUGH:
+            return False, None
+        flat = env if isinstance(env, FlatObservation) else flat
+        env = env.env
+    return True, flat
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """How far an episode played again is from the stored one: largest absolute difference over the dimensions."""
+
+    first_observation: float
+    """Of the one that the reset gives."""
+    observations: NDArray[np.float64]
+    """(T,), of the one after each step."""
+    rewards: NDArray[np.float64]
+    """(T,)."""
+
+
+def replay(
+    env: gym.Env,
+    seed: int,
+    observations: NDArray[np.floating],
+    actions: NDArray[Any],
+    rewards: NDArray[np.floating],
+) -> Replayed:
+    """Reset with `seed`, play the T stored actions and compare with the T+1 stored observations and T rewards.
+
+    Works for any environment, whatever its wrappers: actions are given as they were stored, numbers where Discrete.
+
+    What the environment ends earlier than the stored episode counts as an infinite error from there on.
+    """
+    observation, _ = env.reset(seed=seed)
+    first = distance(observation, observations[0])
+    errors, of_rewards = np.full(len(actions), np.inf), np.full(len(actions), np.inf)
+    for time, action in enumerate(actions):
+        observation, reward, terminated, truncated, _ = env.step(action)
+        errors[time] = distance(observation, observations[time + 1])
+        of_rewards[time] = distance(np.asarray(reward), rewards[time])
+        if terminated or truncated:
+            break
+    return Replayed(first, errors, of_rewards)
+
+
+def distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """The largest absolute difference; infinite where a number is NaN, which would pass for any limit."""
+    found = float(np.abs(np.asarray(one, np.float64) - other).max(initial=0.0))
+    return np.inf if np.isnan(found) else found
+
+
+def _sizes(env: gym.Env) -> tuple[int, int] | None:
+    """How many positions and velocities the state of a MuJoCo environment has; None for any other environment."""
+    model = getattr(env.unwrapped, "model", None)
+    if not all(hasattr(env.unwrapped, name) for name in ("set_state", "_get_obs")) or not hasattr(model, "nq"):
+        return None
+    return model.nq, model.nv  # pyright: ignore[reportOptionalMemberAccess]

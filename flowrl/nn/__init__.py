@@ -1,0 +1,1 @@
+"""Networks: the trajectory model, how it acts, and the parts that agents share."""

@@ -1,0 +1,84 @@
+"""What a run says while it runs: a line on the console, a row in `metrics.jsonl`, a point in TensorBoard."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from flowrl.training.run_folder import RunFolder
+
+
+class Tracker:
+    """Writes a run's figures to its three places; nothing before the first.
+
+    Args:
+        run: the folder to write to.
+        name: stands before every console line.
+        first_step: the step the run goes on from; TensorBoard forgets what a killed run wrote after it.
+        last_step: the step the run ends at.
+    """
+
+    def __init__(self, run: RunFolder, name: str, first_step: int, last_step: int) -> None:
+        self.run, self.name, self.last_step = run, name, last_step
+        self._first_step = self._step = first_step
+        self._time = time.perf_counter()
+
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        return SummaryWriter(str(self.run.path), purge_step=self._first_step + 1 if self._first_step else None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if "_writer" in vars(self):
+            self._writer.close()
+
+    def progress(self, step: int, metrics: dict[str, float]) -> None:
+        """Record training figures at `step`, with the speed since the last call."""
+        now = time.perf_counter()
+        speed = (step - self._step) / (now - self._time)
+        self._step, self._time = step, now
+        self._write(step, metrics | {"steps_per_second": speed})
+        figures = "  ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items())
+        left = duration((self.last_step - step) / speed)
+        self.say(f"step {step:,}/{self.last_step:,}  {figures}  {speed:.1f} steps/s  {left} left")
+
+    def record(self, step: int, metrics: dict[str, float], line: str) -> None:
+        """Record other figures at `step` with a console line of their own."""
+        self._write(step, metrics)
+        self.say(line)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """The time inside is not counted as training."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._time += time.perf_counter() - began
+
+    def say(self, line: str) -> None:
+        """A line on the console."""
+        print(f"[{self.name}] {line}", flush=True)
+
+    def _write(self, step: int, metrics: dict[str, float]) -> None:
+        self.run.append("metrics.jsonl", [{"step": step, **metrics}])
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 48s, 6m10s, 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,0 +1,481 @@
+"""The arrays of a dataset, its returns-to-go, its statistics and its fingerprint, against figures made by hand."""
+
+from dataclasses import fields, replace
+
+import gymnasium as gym
+import minari
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.stored_arrays import StoredArrays
+from flowrl.errors import InputError
+from flowrl.nn.normaliser import Normaliser
+
+BOUNDS = {"action_low": np.array([-2.0, -1.0]), "action_high": np.array([3.0, 2.0])}
+
+
+def by_hand(**changes):
+    """Two episodes of 3 and 2 steps."""
+    arrays = StoredArrays(
+        observations=np.array([[0, 5], [1, 5], [2, 5], [3, 5], [10, 5], [11, 5], [12, 5]], np.float32),
+        actions=np.array([[0, 0], [1, 1], [2, 0], [3, 1], [-2, -1]], np.float32),
+        rewards=np.array([1, 2, 3, 10, 20], np.float32),
+        terminations=np.array([False, False, True, False, False]),
+        truncations=np.array([False, False, False, False, True]),
+        lengths=np.array([3, 2]),
+    )
+    return replace(arrays, **changes)
+
+
+def load(arrays, **bounds):
+    return TrajectoryDataset.from_arrays("by-hand", arrays, **(BOUNDS | bounds))
+
+
+def test_two_episodes_by_hand():
+    dataset = load(by_hand())
+    assert dataset.returns_to_go.tolist() == [6, 5, 3, 30, 20]
+    assert dataset.returns.tolist() == [6, 30]
+    assert dataset.timesteps.tolist() == [0, 1, 2, 0, 1]
+    assert dataset.starts.tolist() == [0, 3]
+    assert dataset.ends.tolist() == [3, 3, 3, 5, 5]
+    assert dataset.lengths.tolist() == [3, 2]
+    assert dataset.terminated.tolist() == [True, False]
+    assert dataset.observations[:, 0].tolist() == [0, 1, 2, 10, 11]
+    assert dataset.final_observations[:, 0].tolist() == [3, 12]
+    assert (dataset.episodes, dataset.steps) == (2, 5)
+    assert dataset.action_low.tolist() == [-2, -1]
+    assert dataset.action_high.tolist() == [3, 2]
+    for field in fields(dataset):
+        value = getattr(dataset, field.name)
+        if isinstance(value, torch.Tensor):
+            whole = torch.bool if field.name == "terminated" else torch.int64
+            index = field.name in ("timesteps", "ends", "starts", "lengths", "terminated")
+            assert value.dtype == (whole if index else torch.float32), field.name
+
+
+def test_returns_to_go_lose_no_digits_over_a_large_dataset(random_arrays):
+    lengths = [200] * 200
+    arrays = random_arrays(lengths)
+    rewards = np.random.default_rng(1).uniform(0, 10, sum(lengths)).astype(np.float32)
+    dataset = load(replace(arrays, rewards=rewards))
+    backwards = rewards.reshape(200, 200).astype(np.float64)[:, ::-1].cumsum(1)[:, ::-1]
+    np.testing.assert_allclose(dataset.returns_to_go.numpy(), backwards.ravel(), rtol=2e-7)
+    np.testing.assert_array_equal(dataset.returns_to_go.numpy()[199::200], rewards[199::200])
+
+
+def test_observations_stay_beside_their_actions_to_the_last_episode(write, numbered_episode):
+    lengths = [4, 1, 6, 3]
+    write("test/numbered-v0", [numbered_episode(e, length) for e, length in enumerate(lengths)])
+    dataset = TrajectoryDataset.from_minari("test/numbered-v0")
+    assert dataset.lengths.tolist() == lengths
+    for episode in (0, 1, 2, 3):
+        rows = slice(int(dataset.starts[episode]), int(dataset.starts[episode]) + lengths[episode])
+        steps = 100 * episode + np.arange(lengths[episode])
+        np.testing.assert_array_equal(dataset.observations[rows, 0], steps)
+        np.testing.assert_array_equal(dataset.actions[rows, 0], steps + 0.5)
+        np.testing.assert_array_equal(dataset.rewards[rows], steps + 0.25)
+        assert dataset.final_observations[episode, 0] == 100 * episode + lengths[episode]
+        assert dataset.returns[episode] == steps.sum() + 0.25 * len(steps)
+    assert dataset.observations.dtype == torch.float32
+    assert dataset.env_spec.id == "flowrl/Reach-v0"
+
+
+def test_what_is_loaded_is_what_minari_gives(reach, reach_dataset):
+    episodes = list(minari.load_dataset(reach_dataset))
+    assert reach.episodes == len(episodes) > 10
+    for number, start, length in zip(range(len(episodes)), reach.starts, reach.lengths, strict=True):
+        rows = slice(int(start), int(start + length))
+        np.testing.assert_array_equal(reach.observations[rows], episodes[number].observations[:-1].astype(np.float32))
+        np.testing.assert_array_equal(reach.final_observations[number], episodes[number].observations[-1].astype("f4"))
+        np.testing.assert_array_equal(reach.actions[rows], episodes[number].actions)
+        assert bool(reach.terminated[number]) == bool(episodes[number].terminations[-1])
+        np.testing.assert_allclose(reach.returns[number], episodes[number].rewards.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(reach.action_low, [-2, -1])
+    np.testing.assert_array_equal(reach.action_high, [3, 2])
+
+
+@pytest.mark.parametrize(("name", "row", "episode"), [("observations", 5, 1), ("actions", 4, 1), ("rewards", 0, 0)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_figure_that_is_not_finite_is_refused_with_its_episode(name, row, episode, value):
+    array = getattr(by_hand(), name).copy()
+    array[row] = value
+    with pytest.raises(InputError, match=f"^{name} hold NaN or infinity, first in episode {episode}$"):
+        load(by_hand(**{name: array}))
+
+
+def test_infinities_that_cancel_are_found_too():
+    rewards = np.array([np.inf, -np.inf, 0, 0, 0], np.float32)
+    with pytest.raises(InputError, match="rewards hold NaN or infinity, first in episode 0"):
+        load(by_hand(rewards=rewards))
+
+
+def test_infinite_action_bounds_become_the_extremes_of_the_data():
+    dataset = load(by_hand(), action_low=np.array([-np.inf, -1]), action_high=np.array([np.inf, np.inf]))
+    assert dataset.action_low.tolist() == [-2, -1]
+    assert dataset.action_high.tolist() == [3, 1]
+
+
+def test_top_keeps_the_best_episodes_in_their_order(random_arrays):
+    lengths = [3, 1, 4, 2, 5]
+    rewards = np.concatenate([np.full(n, r / n) for n, r in zip(lengths, [10, 50, 20, 40, 30], strict=True)])
+    dataset = load(replace(random_arrays(lengths), rewards=rewards.astype(np.float32)))
+    best = dataset.top(0.4)
+    assert best.lengths.tolist() == [1, 2]
+    assert best.starts.tolist() == [0, 1]
+    assert best.ends.tolist() == [1, 3, 3]
+    assert best.timesteps.tolist() == [0, 0, 1]
+    rows = [3, 8, 9]
+    for name in ("observations", "actions", "rewards", "returns_to_go"):
+        assert torch.equal(getattr(best, name), getattr(dataset, name)[rows]), name
+    assert torch.equal(best.final_observations, dataset.final_observations[[1, 3]])
+    assert torch.equal(best.terminated, dataset.terminated[[1, 3]])
+    assert torch.equal(best.returns, dataset.returns[[1, 3]])
+
+
+def test_top_of_everything_and_of_next_to_nothing(random_dataset):
+    dataset = random_dataset([3, 1, 4, 2, 5])
+    whole = dataset.top(1.0)
+    for field in fields(dataset):
+        if isinstance(getattr(dataset, field.name), torch.Tensor):
+            assert torch.equal(getattr(whole, field.name), getattr(dataset, field.name)), field.name
+    least = dataset.top(1e-9)
+    assert least.episodes == 1
+    assert least.returns[0] == dataset.returns.max()
+
+
+@pytest.mark.parametrize("fraction", [0.0, -0.1, 1.01, float("nan")])
+def test_a_fraction_outside_is_refused(random_dataset, fraction):
+    with pytest.raises(InputError, match=f"top fraction is {fraction}"):
+        random_dataset([3]).top(fraction)
+
+
+def test_the_fingerprint_is_of_every_array_training_reads():
+    changes = [
+        {"observations": by_hand().observations + np.eye(7, 2, dtype=np.float32) * 1e-3},
+        {"actions": by_hand().actions * np.float32(1.001)},
+        {"rewards": by_hand().rewards[::-1].copy()},
+        {"lengths": np.array([2, 3])},
+    ]
+    found = {load(by_hand(**change)).fingerprint for change in changes} | {load(by_hand()).fingerprint}
+    assert len(found) == 5
+    assert load(by_hand()).fingerprint == load(by_hand()).fingerprint
+    assert load(by_hand()).top(0.5).fingerprint != load(by_hand()).fingerprint
+
+
+def test_statistics_count_each_step_once_and_no_final_observation():
+    normaliser = Normaliser.of(load(by_hand()))
+    steps = np.array([0, 1, 2, 10, 11])
+    np.testing.assert_allclose(normaliser.observation_mean, [steps.mean(), 5], rtol=1e-6)
+    np.testing.assert_allclose(normaliser.observation_std, [steps.std(), 1], rtol=1e-6)
+    np.testing.assert_allclose(normaliser.return_scale, np.std([6, 5, 3, 30, 20]), rtol=1e-6)
+    np.testing.assert_allclose(normaliser.action_centre, [0.5, 0.5])
+    np.testing.assert_allclose(normaliser.action_half_range, [2.5, 1.5])
+
+
+def test_scaled_figures_and_back():
+    dataset = load(by_hand())
+    normaliser = Normaliser.of(dataset)
+    scaled = normaliser.observations(dataset.observations)
+    np.testing.assert_allclose(scaled.mean(0), [0, 0], atol=1e-6)
+    # The standard deviation itself is scaled, not sent through the affine map; a constant feature is zero.
+    np.testing.assert_allclose(scaled.std(0, correction=0), [1, 0], atol=1e-6)
+    np.testing.assert_allclose(normaliser.actions(torch.tensor([[-2.0, -1], [3, 2]])), [[-1, -1], [1, 1]])
+    np.testing.assert_allclose(normaliser.prediction(torch.tensor([[-20.0, -20], [20, 20]])), [[-2, -1], [3, 2]])
+    inside = 0.99 * normaliser.actions(dataset.actions)
+    torch.testing.assert_close(normaliser.actions(normaliser.prediction(inside.atanh())), inside)
+    assert normaliser.returns(torch.tensor(0.0)) == 0
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.1, -1e4, 1e-3])
+def test_a_constant_feature_stays_small(random_arrays, constant):
+    arrays = random_arrays([50, 60])
+    arrays.observations[:, 1] = constant
+    normaliser = Normaliser.of(load(arrays))
+    assert normaliser.observation_std[1] == 1
+    # A new value at deployment is not blown up either.
+    shifted = torch.tensor([[0.0, constant + 0.5, 0.0]])
+    assert normaliser.observations(shifted)[0, 1].abs() < 1
+
+
+def test_large_offsets_do_not_spoil_the_statistics(random_arrays):
+    arrays = random_arrays([500])
+    arrays.observations[:, 0] = 10_000 + arrays.observations[:, 0]
+    normaliser = Normaliser.of(load(arrays))
+    np.testing.assert_allclose(
+        normaliser.observation_std[0], arrays.observations[:500, 0].astype("f8").std(), rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("reward", [0.0, 0.1, -3.0])
+def test_constant_returns_to_go_stay_moderate(random_arrays, reward):
+    """Every step of every episode has one and the same return to go: all reward comes at the last step."""
+    lengths = [7] * 40
+    rewards = np.zeros(280, np.float32)
+    rewards[6::7] = reward
+    dataset = load(replace(random_arrays(lengths), rewards=rewards))
+    scaled = Normaliser.of(dataset).returns(dataset.returns_to_go)
+    assert scaled.isfinite().all()
+    assert scaled.abs().max() <= 10
+
+
+def test_rounding_in_constant_returns_is_not_blown_up(random_dataset):
+    dataset = random_dataset([2])
+    nearly = torch.tensor([0.1, 0.1 + 1e-8])
+    assert nearly[0] != nearly[1]
+    scaled = Normaliser.of(replace(dataset, returns_to_go=nearly)).returns(nearly)
+    assert scaled.abs().max() <= 10
+
+
+def test_an_action_that_never_varies_gives_no_division_by_zero():
+    normaliser = Normaliser.of(load(by_hand(), action_low=np.array([1.0, -1]), action_high=np.array([1.0, 1])))
+    assert normaliser.actions(torch.tensor([1.0, 0.0])).isfinite().all()
+
+
+def test_another_device(random_dataset):
+    dataset = random_dataset([3, 1, 4])
+    moved = dataset.to("cpu")
+    assert torch.equal(moved.observations, dataset.observations)
+    assert moved.fingerprint == dataset.fingerprint
+
+
+# Parts and mixtures
+
+
+def numbered(lengths, first=0, **bounds):
+    """Every figure names its step: observation (n, -n) from `first` on, action n + 0.5, reward n + 0.25."""
+    steps, episodes = sum(lengths), len(lengths)
+    n = first + np.arange(steps + episodes, dtype=np.float32)
+    row = first + np.arange(steps, dtype=np.float32)
+    arrays = StoredArrays(
+        observations=np.stack([n, -n], 1),
+        actions=np.stack([row + 0.5, -row], 1),
+        rewards=row + np.float32(0.25),
+        terminations=np.isin(np.arange(steps), np.cumsum(lengths)[::2] - 1),
+        truncations=np.zeros(steps, bool),
+        lengths=np.array(lengths),
+    )
+    return load(arrays, **bounds)
+
+
+def tensors(dataset):
+    found = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    return {name: value.tolist() for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def test_selected_episodes_by_hand_in_the_order_asked_for():
+    dataset = replace(numbered([2, 1, 3]), weights=torch.tensor([1.0, 2.0, 4.0]))
+    assert tensors(dataset.select(torch.tensor([2, 0]), "odd")) == {
+        "observations": [[5, -5], [6, -6], [7, -7], [0, 0], [1, -1]],
+        "actions": [[3.5, -3], [4.5, -4], [5.5, -5], [0.5, 0], [1.5, -1]],
+        "rewards": [3.25, 4.25, 5.25, 0.25, 1.25],
+        "returns_to_go": [12.75, 9.5, 5.25, 1.5, 1.25],
+        "timesteps": [0, 1, 2, 0, 1],
+        "ends": [3, 3, 3, 5, 5],
+        "starts": [0, 3],
+        "lengths": [3, 2],
+        "returns": [12.75, 1.5],
+        "terminated": [True, True],
+        "final_observations": [[8, -8], [2, -2]],
+        "action_low": [-2, -1],
+        "action_high": [3, 2],
+        "weights": [4, 1],
+    }
+
+
+def test_at_least_is_inclusive_and_keeps_the_order():
+    dataset = numbered([2, 1, 3])  # returns 1.5, 2.25, 12.75
+    assert dataset.at_least(2.25).returns.tolist() == [2.25, 12.75]
+    assert dataset.at_least(-1e9).returns.tolist() == [1.5, 2.25, 12.75]
+    assert tensors(dataset.at_least(2.3)) == tensors(dataset.select(torch.tensor([2]), ""))
+    with pytest.raises(InputError, match="no episode of by-hand has a return of 12.76 or more: the best is 12.8"):
+        dataset.at_least(12.76)
+
+
+def test_a_mixture_by_hand():
+    one = numbered([2, 1], action_low=np.array([-5.0, 0]), action_high=np.array([1.0, 7]))
+    two = numbered([1, 2], first=100)
+    mixture = TrajectoryDataset.mixture("both", [one, two], [3.0, 1.0])
+    assert tensors(mixture) == {
+        "observations": [[0, 0], [1, -1], [3, -3], [100, -100], [102, -102], [103, -103]],
+        "actions": [[0.5, 0], [1.5, -1], [2.5, -2], [100.5, -100], [101.5, -101], [102.5, -102]],
+        "rewards": [0.25, 1.25, 2.25, 100.25, 101.25, 102.25],
+        "returns_to_go": [1.5, 1.25, 2.25, 100.25, 203.5, 102.25],
+        "timesteps": [0, 1, 0, 0, 0, 1],
+        "ends": [2, 2, 3, 4, 6, 6],
+        "starts": [0, 2, 3, 4],
+        "lengths": [2, 1, 1, 2],
+        "returns": [1.5, 2.25, 100.25, 203.5],
+        "terminated": [True, False, True, False],
+        "final_observations": [[2, -2], [4, -4], [101, -101], [104, -104]],
+        "action_low": [-5, -1],
+        "action_high": [3, 7],
+        "weights": [1 / 3, 1 / 3, 1 / 9, 1 / 9],
+    }
+    assert (mixture.id, mixture.episodes, mixture.steps) == ("both", 4, 6)
+
+
+def test_a_mixture_of_one_is_that_one():
+    dataset = numbered([2, 1, 3])
+    assert tensors(TrajectoryDataset.mixture("one", [dataset])) == tensors(dataset)
+
+
+def test_the_environment_of_a_mixture_is_the_first_there_is():
+    spec, other = gym.spec("flowrl/Reach-v0"), gym.spec("Pendulum-v1")
+    parts = [replace(numbered([2]), env_spec=s) for s in (None, spec, other)]
+    assert TrajectoryDataset.mixture("m", parts).env_spec is spec
+    assert TrajectoryDataset.mixture("m", parts[:1]).env_spec is None
+
+
+def test_every_mixture_has_its_fingerprint():
+    one, two = numbered([2, 1]), numbered([1, 2], first=100)
+    mix = TrajectoryDataset.mixture
+    kinds = [
+        one, two, mix("m", [one, two]), mix("m", [two, one]), mix("m", [one, two, two]),
+        mix("m", [one, two], [1, 1]), mix("m", [one, two], [2, 1]), mix("m", [one, two], [1, 2]),
+        mix("m", [one.top(0.5), two]), mix("m", [one, two.top(0.5)]),
+    ]  # fmt: skip
+    assert len({dataset.fingerprint for dataset in kinds}) == len(kinds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"observations": torch.zeros(3, 5)}, "observation size is 2 and 5"),
+        ({"actions": torch.zeros(3, 3)}, "action size is 2 and 3"),
+        ({"discrete_start": 0}, "first discrete action is None and 0"),
+    ],
+)
+def test_what_cannot_be_mixed_is_told(change, message):
+    with pytest.raises(InputError, match=f"^by-hand and other cannot be mixed: {message}$"):
+        TrajectoryDataset.mixture("m", [numbered([2, 1]), replace(numbered([1, 2]), id="other", **change)])
+    with pytest.raises(ValueError, match="zip"):
+        TrajectoryDataset.mixture("m", [numbered([2, 1]), numbered([1])], [1.0])
+
+
+@settings(max_examples=30)
+@given(st.data())
+def test_parts_of_parts_and_mixtures_keep_every_episode_whole(data):
+    lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    others = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+    whole = TrajectoryDataset.mixture("m", [numbered(lengths), numbered(others, first=1000)])
+    kept = data.draw(st.lists(st.integers(0, whole.episodes - 1), min_size=1, max_size=8))
+    part = whole.select(torch.tensor(kept), "kept")
+    again = data.draw(st.lists(st.integers(0, part.episodes - 1), min_size=1, max_size=8))
+    twice = part.select(torch.tensor(again), "again")
+    for dataset, numbers in ((part, kept), (twice, [kept[number] for number in again])):
+        assert dataset.steps == int(dataset.lengths.sum())
+        for new, old in enumerate(numbers):
+            mine, its = int(dataset.starts[new]), int(whole.starts[old])
+            length = int(whole.lengths[old])
+            for name in ("observations", "actions", "rewards", "returns_to_go", "timesteps"):
+                assert torch.equal(getattr(dataset, name)[mine:][:length], getattr(whole, name)[its:][:length]), name
+            assert (dataset.ends[mine:][:length] == mine + length).all()
+            for name in ("lengths", "returns", "terminated", "final_observations"):
+                assert torch.equal(getattr(dataset, name)[new], getattr(whole, name)[old]), name
+
+
+# A part of the features
+
+
+def test_statistics_of_the_chosen_columns_alone(random_dataset):
+    dataset = random_dataset([40, 3, 17], observation_size=5)
+    whole, part = Normaliser.of(dataset), Normaliser.of(dataset, [3, 0])
+    assert (part.observation_size, part.input_size) == (5, 2)
+    seen = dataset.observations[:, [3, 0]].double()
+    np.testing.assert_allclose(part.observation_mean, seen.mean(0), atol=1e-7)
+    np.testing.assert_allclose(part.observation_std, seen.std(0, correction=0), rtol=1e-6)
+    for name in ("action_centre", "action_half_range", "return_scale"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)), name
+    # The whole raw observation goes in, whatever its leading axes.
+    for raw in (dataset.observations, dataset.observations[0], dataset.observations.view(4, 15, 5)):
+        assert torch.equal(part.observations(raw), whole.observations(raw)[..., [3, 0]])
+    assert torch.equal(Normaliser.of(dataset, range(5)).observations(dataset.observations),
+                       whole.observations(dataset.observations))  # fmt: skip
+
+
+def test_hidden_features_enter_nowhere(random_dataset):
+    dataset = random_dataset([9, 4], observation_size=4)
+    hidden = dataset.observations.clone()
+    hidden[:, [0, 2]] = 1e6 * torch.rand(13, 2, generator=torch.Generator().manual_seed(0))
+    other = replace(dataset, observations=hidden)
+    one, two = Normaliser.of(dataset, [1, 3]), Normaliser.of(other, [1, 3])
+    assert one.state_dict().keys() == two.state_dict().keys()
+    assert all(torch.equal(value, two.state_dict()[name]) for name, value in one.state_dict().items())
+    assert torch.equal(one.observations(dataset.observations), two.observations(hidden))
+
+
+def test_columns_follow_to_another_type_and_are_not_in_the_weights(random_dataset):
+    normaliser = Normaliser.of(random_dataset([9]), [2, 1])
+    assert "columns" not in normaliser.state_dict()
+    assert "columns" in dict(normaliser.named_buffers())
+    assert normaliser.double().observations(torch.zeros(3, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_statistics_count_each_step_once_whatever_the_shares():
+    one, two = numbered([2, 1]), numbered([1, 2], first=100)
+    with_shares, without = (
+        Normaliser.of(TrajectoryDataset.mixture("m", [one, two], shares)) for shares in ([99.0, 1.0], None)
+    )
+    assert all(torch.equal(value, without.state_dict()[name]) for name, value in with_shares.state_dict().items())
+
+
+# Discrete actions
+
+
+def discrete(n=4, steps=6):
+    actions = np.eye(n, dtype=np.float32)[np.arange(steps) % n]
+    arrays = StoredArrays(
+        np.zeros((steps + 1, 2), np.float32), actions, np.ones(steps, np.float32),
+        np.zeros(steps, bool), np.zeros(steps, bool), np.array([steps]),
+    )  # fmt: skip
+    return load(arrays, action_low=np.zeros(n), action_high=np.ones(n), discrete_start=-1)
+
+
+def test_the_error_of_a_choice_is_torchs_cross_entropy():
+    normaliser = Normaliser.of(discrete())
+    generator = torch.Generator().manual_seed(0)
+    outputs = (7 * torch.randn(3, 5, 4, generator=generator)).requires_grad_()
+    choices = torch.randint(4, (3, 5), generator=generator)
+    actions = torch.nn.functional.one_hot(choices, 4).float()
+    error = normaliser.error(normaliser.prediction(outputs), actions)
+    assert error.shape == (3, 5, 1)
+    expected = torch.nn.functional.cross_entropy(outputs.flatten(0, 1), choices.flatten(), reduction="none")
+    torch.testing.assert_close(error.flatten(), expected)
+    (gradient,) = torch.autograd.grad(error.sum(), outputs)
+    torch.testing.assert_close(gradient, outputs.softmax(-1).detach() - actions)
+    # Padding has no choice: its row of zeros costs nothing and pulls nowhere.
+    assert normaliser.error(outputs, torch.zeros(3, 5, 4)).abs().max() == 0
+    extreme = normaliser.error(torch.tensor([[1e4, -1e4, 0, 0]]), torch.tensor([[0.0, 1, 0, 0]]))
+    assert extreme.tolist() == [[2e4]]
+
+
+def test_a_choice_is_the_likeliests_row():
+    normaliser = Normaliser.of(discrete())
+    logits = torch.tensor([[[0.0, 3, 2, -1], [-5, -6, -7, -4.5]], [[9, 0, 0, 0], [1, 1, 0, 0]]])
+    expected = [[[0, 1, 0, 0], [0, 0, 0, 1]], [[1, 0, 0, 0], [1, 0, 0, 0]]]
+    assert normaliser.chosen(normaliser.prediction(logits)).tolist() == expected
+    assert normaliser.prediction(logits.bfloat16()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_choice_among_what_is_not_finite_is_told_to_whoever_plays_it(value):
+    chosen = Normaliser.of(discrete()).chosen(torch.tensor([[0.0, value, 1, 0], [0, 0, 1, 0]]))
+    assert chosen[0].isnan().all()
+    assert chosen[1].tolist() == [0, 0, 1, 0]
+
+
+def test_one_hot_rows_enter_a_model_as_plus_and_minus_one():
+    normaliser = Normaliser.of(discrete())
+    assert normaliser.actions(torch.eye(4)).tolist() == (2 * torch.eye(4) - 1).tolist()
+    assert Normaliser.of(numbered([2, 1])).chosen(torch.tensor([1.5])).tolist() == [1.5]
+
+
+def test_bounds_are_not_changed_in_the_callers_hands():
+    low, high = np.array([-np.inf, -1], np.float32), np.array([1, np.inf], np.float32)
+    dataset = load(by_hand(), action_low=low, action_high=high)
+    assert (low.tolist(), high.tolist()) == ([-np.inf, -1], [1, np.inf])
+    assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-2, -1], [1, 1])

@@ -1,0 +1,85 @@
+"""A clip shows the recorded actions' episode, is small, and takes as long as the simulation does."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from PIL import Image
+
+from flowrl.evaluation.video import record_clip
+
+
+class Lamp(gym.Env):
+    """A white bar on a black picture of 400 × 200, at the column that the last action and the seed name together."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    observation_space = gym.spaces.Box(0, 1, (1,))
+    action_space = gym.spaces.Discrete(4)
+
+    def __init__(self, render_mode=None, fps=10, dtype=np.uint8):
+        self.render_mode, self.dtype, self.column = render_mode, dtype, 0
+        self.metadata = self.metadata | {"render_fps": fps}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.first = self.column = seed
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.column = (self.first + int(action)) % 4
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+    def render(self):
+        picture = np.zeros((200, 400, 3), self.dtype)
+        picture[:, 100 * self.column : 100 * (self.column + 1)] = 255
+        return picture
+
+
+def spec(**keywords):
+    return EnvSpec("test/Lamp-v0", entry_point=Lamp, kwargs=keywords)
+
+
+def columns_shown(path):
+    with Image.open(path) as picture:
+        size, found, milliseconds = picture.size, [], []
+        for number in range(picture.n_frames):
+            picture.seek(number)
+            found.append(int(np.asarray(picture.convert("L")).mean(0).argmax() // (size[0] // 4)))
+            milliseconds.append(picture.info["duration"])
+    return size, found, milliseconds
+
+
+def test_every_step_of_a_short_episode_is_shown_in_its_own_time(tmp_path):
+    actions = np.array([1, 2, 3, 2, 0, 1])
+    clip = record_clip(actions, spec(), 3, tmp_path / "deep/clip.gif")
+    size, found, milliseconds = columns_shown(tmp_path / "deep/clip.gif")
+    assert size == (160, 80)
+    assert found == ((actions + 3) % 4).tolist()
+    assert milliseconds == [100] * 6
+    assert clip == (6, 6, 0.6)
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["clip.gif"]
+
+
+@pytest.mark.parametrize(
+    ("fps", "length", "steps", "stride"),
+    [(10, 500, 80, 1), (125, 1_000, 1_000, 13), (20, 1_000, 160, 2), (125, 40, 40, 4), (60, 7, 7, 2)],
+)
+def test_a_long_episode_is_shown_in_eighty_frames_of_its_first_eight_seconds(tmp_path, fps, length, steps, stride):
+    actions = np.arange(length) % 3 + 1
+    clip = record_clip(actions, spec(fps=fps), 0, tmp_path / "clip.gif")
+    due = list(range(steps, 0, -stride))[::-1]
+    assert clip == (len(due), steps, steps / fps)
+    assert clip.frames <= 80
+    _, found, milliseconds = columns_shown(tmp_path / "clip.gif")
+    # Equal frames that follow each other are one that stays longer.
+    shown = [actions[t - 1] for t in due]
+    assert found == [now for number, now in enumerate(shown) if number == 0 or now != shown[number - 1]]
+    assert sum(milliseconds) == 10 * round(100 * stride / fps) * clip.frames
+
+
+def test_a_picture_of_another_kind_is_refused_and_nothing_is_left(tmp_path):
+    with pytest.raises(ValueError, match=r"no video: .* shape \(200, 400, 3\) and type float32"):
+        record_clip(np.array([1]), spec(dtype=np.float32), 0, tmp_path / "clip.gif")
+    with pytest.raises(ValueError, match="no video: flowrl/Reach-v0 has no picture to render"):
+        record_clip(np.zeros((1, 2)), "flowrl/Reach-v0", 0, tmp_path / "clip.gif")
+    assert not list(tmp_path.iterdir())
