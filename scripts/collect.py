@@ -23,7 +23,7 @@ import tyro
 from tqdm import tqdm
 
 import flowrl
-from flowrl.data.minari_store import COLLECTED_NAMESPACE, Episode, dataset_path, write_dataset
+from flowrl.data.minari_store import COLLECTED_NAMESPACE, DatasetDescription, Episode, dataset_path, write_dataset
 from flowrl.envs.behavior import Mixture, Rollout, dataset_ids, mixture, rollout_episodes
 from flowrl.envs.own_policies import own_policy
 from flowrl.errors import InputError
@@ -105,16 +105,18 @@ def main(args: Args) -> None:
     write_dataset(
         args.dataset_id,
         [Episode(*rollout) for rollout in rollouts],
-        env_spec=recipe.env,
-        observation_space=env.observation_space,
-        action_space=env.action_space,
-        algorithm=recipe.algorithm,
-        description=f"{recipe.description} Made by `{_command(args, steps)}` with {', '.join(versions)}.",
-        reference_scores=None if reference is None else (reference.random, reference.expert),
-        requirements=versions,
-        author=None if args.policy else "flowrl",
-        code_permalink=f"scripts/collect.py of flowrl {flowrl.__version__}",
-        metadata=_metadata(args.seed, recipe.env.id),
+        DatasetDescription(
+            env_spec=recipe.env,
+            observation_space=env.observation_space,
+            action_space=env.action_space,
+            algorithm=recipe.algorithm,
+            description=f"{recipe.description} Made by `{_command(args, steps)}` with {', '.join(versions)}.",
+            reference_scores=None if reference is None else (reference.random, reference.expert),
+            requirements=versions,
+            author=None if args.policy else "flowrl",
+            code_permalink=f"scripts/collect.py of flowrl {flowrl.__version__}",
+            metadata=_metadata(args.seed, recipe.env.id),
+        ),
         force=args.force,
     )
     returns = np.array([rollout.rewards.sum() for rollout in rollouts])

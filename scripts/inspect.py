@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from flowrl.data.d4rl import resolve
 from flowrl.data.minari_store import open_dataset
 from flowrl.data.spaces import columns, leaves
 from flowrl.data.stored_arrays import observation_rows
@@ -43,7 +44,6 @@ from flowrl.inspection import (
 from flowrl.inspection.replay import Replayed, distance, is_clipped, replay, step_from
 from flowrl.inspection.steering import judge_steering
 from flowrl.scripts.cli import parse, run
-from flowrl.scripts.import_d4rl import resolve
 
 SEEDED_STEPS = 3_000  # about so many are played again from recorded seeds
 SEEDED_EPISODES = 10

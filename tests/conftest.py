@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium as gym
@@ -11,7 +12,7 @@ import torch
 
 import flowrl  # noqa: F401  (registers our own environments)
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.minari_store import Episode, write_dataset
+from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
 from flowrl.data.stored_arrays import StoredArrays
 from flowrl.scripts import collect, train
 
@@ -125,7 +126,7 @@ def random_dataset() -> Callable[..., TrajectoryDataset]:
     """Makes a dataset of random episodes whose actions lie in Reach's bounds, which are off centre."""
 
     def make(lengths: Sequence[int], observation_size: int = 3, seed: int = 0) -> TrajectoryDataset:
-        return TrajectoryDataset.from_arrays(
+        return TrajectoryDataset.from_stored_arrays(
             "random",
             random_arrays(lengths, observation_size, 2, seed),
             action_low=np.array([-2.0, -1.0]),
@@ -159,15 +160,15 @@ def numbered_episode_fixture() -> Callable[..., Episode]:
 def write() -> Callable[..., Path]:
     """Writes episodes with observations (3,) and actions (2,) as the Minari dataset of an id."""
 
-    def write_reach(dataset_id: str, episodes: Sequence[Episode], **keywords) -> Path:
-        spaces = {
-            "observation_space": gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
-            "action_space": gym.spaces.Box(-np.inf, np.inf, (2,), np.float32),
-            "env_spec": gym.spec("flowrl/Reach-v0"),
-        }
-        return write_dataset(
-            dataset_id, episodes, algorithm="none", description="made by a test", **(spaces | keywords)
+    def write_reach(dataset_id: str, episodes: Sequence[Episode], *, force: bool = False, **changes) -> Path:
+        about = DatasetDescription(
+            observation_space=gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
+            action_space=gym.spaces.Box(-np.inf, np.inf, (2,), np.float32),
+            algorithm="none",
+            description="made by a test",
+            env_spec=gym.spec("flowrl/Reach-v0"),
         )
+        return write_dataset(dataset_id, episodes, replace(about, **changes), force=force)
 
     return write_reach
 

@@ -1,6 +1,5 @@
 """A dataset as flat tensors: episodes end to end, with their returns-to-go."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
@@ -9,11 +8,13 @@ import minari
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from flowrl.data import derived, plain_arrays
+from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import StoredArrays, read_arrays
+from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
 from flowrl.errors import InputError
 
 
@@ -21,8 +22,8 @@ from flowrl.errors import InputError
 class TrajectoryDataset:
     """E episodes with N steps in all, as flat tensors on one device, in raw units.
 
-    Step t of episode e stands at row ``starts[e] + t``; its observation is the one the action answered to. An episode's
-    last observation, to which no action answered, is in `final_observations`.
+    Step t of episode e is row ``starts[e] + t``; its observation is the one that its action followed. An episode's last
+    observation, which no action followed, is in `final_observations`.
     """
 
     id: str
@@ -37,6 +38,7 @@ class TrajectoryDataset:
     lengths: Tensor  # (E,) int64
     returns: Tensor  # (E,) float32
     terminated: Tensor  # (E,) bool: ended by the task, not by a time limit
+    next_known: Tensor  # (E,) bool: False: nothing may bootstrap from the final observation, see `derived`
     final_observations: Tensor  # (E, observation size) float32
     action_low: Tensor  # (action size,) float32
     action_high: Tensor  # (action size,) float32
@@ -66,12 +68,59 @@ class TrajectoryDataset:
         else:
             assert isinstance(stored.action_space, gym.spaces.Box)
             low, high, first = stored.action_space.low, stored.action_space.high, None
-        return cls.from_arrays(
+        return cls.from_stored_arrays(
             stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
         )
 
     @classmethod
     def from_arrays(
+        cls,
+        observations: Sequence[ArrayLike],
+        actions: Sequence[ArrayLike],
+        rewards: Sequence[ArrayLike],
+        terminations: Sequence[ArrayLike],
+        *,
+        id: str = "arrays",
+        action_low: ArrayLike | None = None,
+        action_high: ArrayLike | None = None,
+        discrete_actions: int | None = None,
+        env: str | EnvSpec | None = None,
+    ) -> "TrajectoryDataset":
+        """Build from plain arrays, each argument a list with one array an episode; nothing is written to disk.
+
+        ```python
+        TrajectoryDataset.from_arrays(
+            observations=[np.zeros((4, 2)), np.ones((3, 2))],  # T+1 rows
+            actions=[np.zeros((3, 1)), np.ones((2, 1))],  # T rows
+            rewards=[np.zeros(3), np.ones(2)],
+            terminations=[True, False],
+        )
+        ```
+
+        Args:
+            observations: (T+1, observation size) each, the first before the first action; or (T, observation size)
+                where the last one is not known.
+            actions: (T, action size) each, or (T,) whole numbers with `discrete_actions`.
+            rewards: (T,) each.
+            terminations: one bool an episode, or (T,) each: whether the task ended it, not a time limit.
+            id: name of the dataset in run folders and reports.
+            action_low: the least that an action may be, (action size,) or one number; None is the least in the data.
+            action_high: the greatest, likewise.
+            discrete_actions: the number of actions to choose from, numbered from 0; None for real numbers.
+            env: Gymnasium id of the environment to evaluate in.
+
+        Raises:
+            InputError: lists of different lengths; an array of another shape or type, or with NaN or infinity, naming
+                its episode; bounds that do not fit; an unknown environment.
+        """
+        arrays = plain_arrays.join(observations, actions, rewards, terminations, discrete_actions)
+        low, high = plain_arrays.action_bounds(action_low, action_high, arrays.actions.shape[1], discrete_actions)
+        spec = environment_spec(env) if isinstance(env, str) else env
+        first = None if discrete_actions is None else 0
+        return cls.from_stored_arrays(id, arrays, action_low=low, action_high=high, env_spec=spec, discrete_start=first)
+
+    @classmethod
+    def from_stored_arrays(
         cls,
         id: str,
         arrays: StoredArrays,
@@ -81,7 +130,7 @@ class TrajectoryDataset:
         env_spec: EnvSpec | None = None,
         discrete_start: int | None = None,
     ) -> "TrajectoryDataset":
-        """Build from arrays in memory; an infinite action bound becomes the extreme of the data.
+        """Build from flat arrays; an infinite action bound becomes the extreme of the data.
 
         Raises:
             InputError: NaN or infinity, naming the array and the episode.
@@ -91,12 +140,10 @@ class TrajectoryDataset:
         starts = ends - lengths
         episodes = np.arange(len(lengths))
         episode_of = np.repeat(episodes, lengths)
-        _check_finite("observations", arrays.observations, np.repeat(episodes, lengths + 1))
-        _check_finite("actions", arrays.actions, episode_of)
-        _check_finite("rewards", arrays.rewards, episode_of)
+        check_finite(arrays)
 
         final_rows = ends + episodes  # an episode has one more observation than steps
-        returns_to_go = _returns_to_go(arrays.rewards, ends, lengths)
+        returns_to_go = derived.returns_to_go(arrays.rewards, ends, lengths)
         size = arrays.actions.shape[1:]
         low, high = (np.broadcast_to(bound, size).astype(np.float32) for bound in (action_low, action_high))
         for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
@@ -115,10 +162,11 @@ class TrajectoryDataset:
             lengths=torch.from_numpy(lengths),
             returns=torch.from_numpy(returns_to_go[starts]),
             terminated=torch.from_numpy(arrays.terminations[ends - 1]),
+            next_known=torch.from_numpy(derived.next_known(arrays, ends - 1, final_rows)),
             final_observations=torch.from_numpy(arrays.observations[final_rows]),
             action_low=torch.from_numpy(low),
             action_high=torch.from_numpy(high),
-            fingerprint=_fingerprint(arrays),
+            fingerprint=derived.fingerprint(arrays),
             discrete_start=discrete_start,
         )
 
@@ -240,32 +288,4 @@ class TrajectoryDataset:
 
 
 PER_STEP = ("observations", "actions", "rewards", "returns_to_go", "timesteps")
-PER_EPISODE = ("returns", "terminated", "final_observations")
-
-
-def _returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray:
-    """(steps,) float32: the rewards from each step to its episode's end, summed in float64."""
-    sums = np.cumsum(rewards, dtype=np.float64)
-    to_go = np.repeat(sums[ends - 1], lengths)
-    to_go -= sums
-    to_go += rewards
-    return to_go.astype(np.float32)
-
-
-def _check_finite(name: str, array: NDArray[np.floating], episode_of: NDArray[np.int64]) -> None:
-    # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
-    with np.errstate(invalid="ignore"):  # infinity minus infinity
-        total = array.sum(dtype=np.float64)
-    if np.isfinite(total):
-        return
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
-    if bad.any():
-        raise InputError(f"{name} hold NaN or infinity, first in episode {episode_of[bad.argmax()]}")
-
-
-def _fingerprint(arrays: StoredArrays) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
+PER_EPISODE = ("returns", "terminated", "next_known", "final_observations")

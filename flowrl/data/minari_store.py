@@ -6,7 +6,7 @@ import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from flowrl.data.stored_arrays import check_shape
 from flowrl.errors import InputError, cause
 
-COLLECTED_NAMESPACE = "flowrl/"  # ids made by scripts.collect; they are nowhere to download
+COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
 
 
 @dataclass(frozen=True)
@@ -42,15 +42,15 @@ def local_ids() -> list[str]:
     """The ids of the datasets in the local Minari root."""
     # Minari's own list fails on a folder that is no dataset.
     root = get_dataset_path()
-    found = (file.parent.parent.relative_to(root) for file in root.rglob("data/metadata.json"))
-    return sorted(path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts))
+    folders = (file.parent.parent.relative_to(root) for file in root.rglob("data/metadata.json"))
+    return sorted(path.as_posix() for path in folders if not any(part.startswith(".") for part in path.parts))
 
 
 def open_dataset(dataset: str) -> minari.MinariDataset:
     """Open a dataset by its Minari id, downloading it when it is not here, or by the path of its folder.
 
     Raises:
-        InputError: the id is malformed, the dataset is neither here nor to be had, or its metadata cannot be read.
+        InputError: the id is malformed; the dataset is not here and cannot be downloaded; its metadata cannot be read.
     """
     if "-v" not in dataset and not Path(dataset).is_dir():
         raise InputError(
@@ -77,7 +77,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
 def _download(dataset_id: str) -> None:
     if dataset_id.startswith(COLLECTED_NAMESPACE):
         raise InputError(
-            f"dataset {dataset_id} is not here: make it with `python -m scripts.collect {dataset_id}`; {_have()}"
+            f"dataset {dataset_id} is not here: those in {COLLECTED_NAMESPACE} are collected, not downloaded; {_have()}"
         )
     print(f"dataset {dataset_id} is not here: downloading it through Minari", flush=True)
     partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"  # an interrupted download leaves no broken dataset
@@ -87,8 +87,8 @@ def _download(dataset_id: str) -> None:
         _publish(dataset_id, partial, force=True)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
-            f"dataset {dataset_id} is not here and could not be downloaded ({cause(error)}); {_have()}; "
-            "`python -m scripts.collect` makes our own without a network"
+            f"dataset {dataset_id} is not here and could not be downloaded ({cause(error)}); {_have()};"
+            f" datasets in {COLLECTED_NAMESPACE} can be collected without a network"
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -99,28 +99,37 @@ def _have() -> str:
     return f"local datasets: {', '.join(ids)}" if ids else "there is no local dataset"
 
 
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What a Minari dataset says about its episodes."""
+
+    observation_space: gym.Space
+    action_space: gym.Space
+    algorithm: str
+    """The behaviour policy, in a few words."""
+    description: str
+    """What the data are, in a sentence or more."""
+    env_spec: EnvSpec | None = None
+    """The environment to evaluate in."""
+    reference_scores: tuple[float, float] | None = None
+    """Mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`."""
+    requirements: Sequence[str] = ()
+    """Requirements of pip that reproduce the data."""
+    author: str | None = None
+    code_permalink: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Further entries of the dataset's metadata, plain values."""
+
+
 def write_dataset(
-    dataset_id: str,
-    episodes: Sequence[Episode],
-    *,
-    env_spec: EnvSpec | None,
-    observation_space: gym.spaces.Box,
-    action_space: gym.spaces.Box,
-    algorithm: str,
-    description: str,
-    reference_scores: tuple[float, float] | None = None,
-    requirements: Sequence[str] = (),
-    author: str | None = None,
-    code_permalink: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    force: bool = False,
+    dataset_id: str, episodes: Sequence[Episode], about: DatasetDescription, *, force: bool = False
 ) -> Path:
     """Write episodes as a Minari dataset under a temporary name, then rename: never half a dataset.
 
     Args:
-        reference_scores: mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`.
-        requirements: pip requirements that reproduce the data.
-        metadata: further entries of the dataset's metadata, plain values.
+        dataset_id: NAMESPACE/NAME-vN, as in me/hopper/mine-v0.
+        episodes: at least one, of at least one step each.
+        about: the spaces, and what else is known.
         force: replace a dataset of that id.
 
     Returns:
@@ -129,55 +138,75 @@ def write_dataset(
     Raises:
         InputError: the id is malformed or taken (without `force`), no episode, or an episode's lengths disagree.
     """
-    root = get_dataset_path()
-    path = dataset_path(dataset_id)
-    if path.exists() and not force:
-        raise InputError(f"dataset {dataset_id} exists already at {path}: --force replaces it")
+    path = check_not_taken(dataset_id, force=force)
     if not episodes:
         raise InputError(f"dataset {dataset_id} would hold no episode")
     for index, episode in enumerate(episodes):
-        length = len(episode.rewards)
-        for name, steps in [
-            ("observations", length + 1),
-            ("actions", length),
-            ("terminations", length),
-            ("truncations", length),
-        ]:
-            value = getattr(episode, name)
-            check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
-    scores = (
-        {} if reference_scores is None else dict(zip(("ref_min_score", "ref_max_score"), reference_scores, strict=True))
-    )
-    partial = root / f".partial-{uuid.uuid4().hex}"
+        _check_lengths(index, episode)
+    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"
     try:
-        with _minari_root(partial), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")  # Minari would have all
-            written = minari.create_dataset_from_buffers(
-                dataset_id,
-                [
-                    EpisodeBuffer(
-                        id=index, seed=e.seed, observations=e.observations, actions=e.actions, rewards=e.rewards,  # pyright: ignore[reportArgumentType]
-                        terminations=e.terminations, truncations=e.truncations,  # pyright: ignore[reportArgumentType]
-                    )
-                    for index, e in enumerate(episodes)
-                ],
-                env=env_spec,
-                eval_env=env_spec,
-                observation_space=observation_space,
-                action_space=action_space,
-                algorithm_name=algorithm,
-                description=description,
-                author=author,
-                code_permalink=code_permalink,
-                requirements=list(requirements),
-                data_format="hdf5",
-                **scores,
-            )  # fmt: skip
-            written.storage.update_metadata({**(metadata or {}), **scores})  # Minari drops the scores without an env
+        with _minari_root(partial):
+            _create(dataset_id, episodes, about)
         _publish(dataset_id, partial, force=force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def check_not_taken(dataset_id: str, *, force: bool = False) -> Path:
+    """The path of a dataset that is to be written.
+
+    Raises:
+        InputError: the id is malformed, or taken (without `force`).
+    """
+    path = dataset_path(dataset_id)
+    if path.exists() and not force:
+        raise InputError(f"dataset {dataset_id} exists already at {path}: replacing it must be allowed (force)")
+    return path
+
+
+def _check_lengths(index: int, episode: Episode) -> None:
+    length = len(episode.rewards)
+    for name, steps in [
+        ("observations", length + 1),
+        ("actions", length),
+        ("terminations", length),
+        ("truncations", length),
+    ]:
+        value = getattr(episode, name)
+        check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
+
+
+def _create(dataset_id: str, episodes: Sequence[Episode], about: DatasetDescription) -> None:
+    """Write into Minari's present root."""
+    scores = {}
+    if about.reference_scores is not None:
+        scores = dict(zip(("ref_min_score", "ref_max_score"), about.reference_scores, strict=True))
+    with warnings.catch_warnings():
+        # Minari warns of everything that is not given.
+        warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")
+        written = minari.create_dataset_from_buffers(
+            dataset_id,
+            [_buffer(index, episode) for index, episode in enumerate(episodes)],
+            env=about.env_spec,
+            eval_env=about.env_spec,
+            observation_space=about.observation_space,
+            action_space=about.action_space,
+            algorithm_name=about.algorithm,
+            description=about.description,
+            author=about.author,
+            code_permalink=about.code_permalink,
+            requirements=list(about.requirements),
+            data_format="hdf5",
+            **scores,
+        )
+    written.storage.update_metadata({**about.metadata, **scores})  # Minari drops the scores without an env
+
+
+def _buffer(index: int, episode: Episode) -> EpisodeBuffer:
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    arrays: dict[str, Any] = {name: getattr(episode, name) for name in names}  # Minari's types know only lists
+    return EpisodeBuffer(id=index, seed=episode.seed, **arrays)
 
 
 def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
@@ -185,9 +214,7 @@ def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
     namespace = dataset_id.rpartition("/")[0]
     if namespace and namespace not in list_local_namespaces():
         create_namespace(namespace)
-    path = get_dataset_path(dataset_id)
-    if path.exists() and not force:  # it was not when this began
-        raise InputError(f"dataset {dataset_id} exists already at {path}: --force replaces it")
+    path = check_not_taken(dataset_id, force=force)  # it was free when the writing began
     path.parent.mkdir(parents=True, exist_ok=True)
     _exchange(partial / dataset_id, path, partial / "replaced")
 

@@ -1,4 +1,4 @@
-"""What train, compare and inspect share: the data a command line asks for, whole and as an agent is trained on them."""
+"""The data that a run is trained on: a dataset or a mixture by name, and the part of it that an agent sees."""
 
 import re
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
+from flowrl.data.d4rl import resolve
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.errors import InputError
-from flowrl.scripts.import_d4rl import resolve
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class Selection:
 
 
 class Loaded(NamedTuple):
-    """A command line's data."""
+    """A run's data."""
 
     whole: TrajectoryDataset
+    """All of it: the targets of an evaluation come from here."""
     selected: TrajectoryDataset
+    """What the agent is trained on."""
     columns: list[int] | None
     """The features that the agent is shown; None for all."""
 
@@ -41,7 +43,8 @@ def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
     Args:
         dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined
             by `+` are mixed: `A+B` draws all their steps equally often, `A:3+B:1` three steps of A to one of B.
-        env: the environment to evaluate in, where the command line names one.
+        selection: the part to train on, taken of each dataset before they are mixed.
+        env: the environment to evaluate in; needed only for a mixture of datasets of several environments.
 
     Raises:
         InputError: no such dataset, datasets that cannot be mixed, or a selection that is malformed or leaves nothing.
@@ -50,7 +53,7 @@ def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
     datasets = [TrajectoryDataset.from_minari(resolve(name)) for name in names]
     specs = {part.env_spec.id: part for part in datasets if part.env_spec is not None}
     if len(specs) > 1 and env is None:
-        raise InputError(f"{dataset} mixes the environments {', '.join(specs)}: choose one with --env")
+        raise InputError(f"{dataset} mixes the environments {', '.join(specs)}: env must name one")
     selected = [_select(part, selection) for part in datasets]
     columns = _columns(selection.observations, datasets[0].observations.shape[1])
     if len(datasets) == 1:
@@ -95,7 +98,7 @@ def _share(text: str, dataset: str) -> float:
 
 def _select(dataset: TrajectoryDataset, selection: Selection) -> TrajectoryDataset:
     if selection.dataset_episodes != ":":
-        kept = _numbers(selection.dataset_episodes, dataset.episodes, "--dataset-episodes", "episodes")
+        kept = _numbers(selection.dataset_episodes, dataset.episodes, "dataset_episodes", "episodes")
         dataset = dataset.select(torch.tensor(kept), f"episodes-{selection.dataset_episodes}")
     if selection.min_return is not None:
         dataset = dataset.at_least(selection.min_return)
@@ -103,24 +106,24 @@ def _select(dataset: TrajectoryDataset, selection: Selection) -> TrajectoryDatas
 
 
 def _columns(text: str, size: int) -> list[int] | None:
-    return None if text == ":" else _numbers(text, size, "--observations", "features")
+    return None if text == ":" else _numbers(text, size, "observations", "features")
 
 
-def _numbers(text: str, size: int, option: str, what: str) -> list[int]:
+def _numbers(text: str, size: int, name: str, what: str) -> list[int]:
     """`0:5,8` as numbers below `size`; Python's slices, so that `:` is all and `-3:` the last three."""
-    found: list[int] = []
+    numbers: list[int] = []
     for word in text.split(","):
         match = re.fullmatch(r"\s*(-?\d+)?(:)?(-?\d+)?\s*", word)
         if match is None or not (match[1] or match[2]) or (match[3] and not match[2]):
-            raise InputError(f"{option} {text!r} is malformed: write slices and numbers, as in 0:5 or 0:5,8")
+            raise InputError(f"{name} {text!r} is malformed: write slices and numbers, as in 0:5 or 0:5,8")
         if match[2]:
-            found += range(size)[slice(*(int(end) if end else None for end in (match[1], match[3])))]
+            numbers += range(size)[slice(*(int(end) if end else None for end in (match[1], match[3])))]
         elif -size <= int(match[1]) < size:
-            found.append(range(size)[int(match[1])])
+            numbers.append(range(size)[int(match[1])])
         else:
-            raise InputError(f"{option} {text!r} names number {match[1]}: there are {size} {what}")
-    if not found:
-        raise InputError(f"{option} {text!r} names none of the {size} {what}")
-    if len(set(found)) < len(found):
-        raise InputError(f"{option} {text!r} names one of the {what} twice")
-    return found
+            raise InputError(f"{name} {text!r} names number {match[1]}: there are {size} {what}")
+    if not numbers:
+        raise InputError(f"{name} {text!r} leaves nothing of the {size} {what}")
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"{name} {text!r} names one of the {what} twice")
+    return numbers

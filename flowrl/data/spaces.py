@@ -1,7 +1,7 @@
 """How a Gymnasium space becomes a row of numbers: Dict and Tuple end to end, Discrete as one-hot, Box flat.
 
-A Dict's entries stand by name (`achieved_goal`, `desired_goal`, `observation`), whatever the order in which the space
-lists them: Minari stores spaces without that order. A goal that is a part of the observation is so a part of the row.
+A Dict's entries are sorted by name (`achieved_goal`, `desired_goal`, `observation`), whatever the order in which the
+space lists them: Minari stores spaces without that order. So a goal in the observation is a part of the row.
 """
 
 import math
@@ -39,37 +39,38 @@ class Column:
     one_hot: bool = False
 
 
-def columns(found: Sequence[Leaf], what: str) -> list[Column]:
+def columns(leaves: Sequence[Leaf], what: str) -> list[Column]:
     """The columns of a row, by name.
 
     Args:
-        what: names a space that is a single array.
+        leaves: of the space, as `leaves` gives them.
+        what: the name of a space that is a single array.
     """
-    made = []
-    for leaf in found:
+    row = []
+    for leaf in leaves:
         name = leaf.name or what
         if leaf.first is not None:
-            made += [Column(f"{name} {leaf.first + number} (one-hot)", True) for number in range(leaf.size)]
+            row += [Column(f"{name} {leaf.first + number} (one-hot)", True) for number in range(leaf.size)]
         elif not leaf.shape:
-            made.append(Column(name))
+            row.append(Column(name))
         else:
-            made += [Column(f"{name}[{','.join(map(str, at))}]") for at in np.ndindex(*leaf.shape)]
-    return made
+            row += [Column(f"{name}[{','.join(map(str, at))}]") for at in np.ndindex(*leaf.shape)]
+    return row
 
 
 def leaves(space: gym.Space, what: str) -> list[Leaf]:
     """The arrays of a space in the order of their columns.
 
     Args:
-        what: names the space in the message.
+        what: the name of the space in the message.
 
     Raises:
         InputError: the space, or a part of it, is no Box, Discrete, MultiBinary, Dict or Tuple, or is a picture.
     """
-    found = _leaves(space, "", what)
-    if (size := sum(leaf.size for leaf in found)) > MOST_FEATURES:
+    arrays = _leaves(space, "", what)
+    if (size := sum(leaf.size for leaf in arrays)) > MOST_FEATURES:
         raise InputError(f"the {what} space {space} has {size:,} features: at most {MOST_FEATURES:,} are supported")
-    return found
+    return arrays
 
 
 def _leaves(space: gym.Space, name: str, what: str) -> list[Leaf]:

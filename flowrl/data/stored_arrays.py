@@ -1,8 +1,6 @@
 """A Minari dataset's episodes as flat arrays: read straight from the file, and kept beside it for the next time."""
 
 import json
-import os
-import uuid
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from flowrl.data.spaces import Leaf, action_leaf, leaves
 from flowrl.errors import InputError, cause
+from flowrl.files import replacing
 
 CACHE_NAME = "flowrl_cache.npz"
 CACHE_FORMAT = 1
@@ -39,10 +38,10 @@ def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredA
     """Read a dataset's episodes into flat float32 arrays, or take them from the cache beside its file.
 
     The cache is a plain `.npz` in the dataset's folder. It is used only while the dataset's files have the size and
-    times they had when it was made; where it cannot be written (a read-only folder), every call reads the file.
+    times they had when it was written; where it cannot be written (a read-only folder), every call reads the file.
 
     Args:
-        cache: use and make the cache.
+        cache: use the cache, and write one where there is none.
 
     Raises:
         InputError: no episode; shapes that disagree with each other or with the spaces; unreadable file.
@@ -89,17 +88,9 @@ def _load_cache(path: Path, key: str) -> StoredArrays | None:
 
 
 def _save_cache(path: Path, key: str, arrays: StoredArrays) -> None:
-    # A name of its own for each process: whoever renames last wins, and both wrote the same.
-    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, key=np.array(key), **{f.name: getattr(arrays, f.name) for f in fields(arrays)})
-        os.replace(temporary, path)
-    except OSError:  # a read-only folder or a full disk: the next call reads the dataset's own file again
-        pass
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    # A read-only folder or a full disk: the next call reads the dataset's own file again.
+    with suppress(OSError), replacing(path) as partial:
+        np.savez(partial, key=np.array(key), **{f.name: getattr(arrays, f.name) for f in fields(arrays)})
 
 
 def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
@@ -113,10 +104,10 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
         file.id.set_mdc_config(remember)
 
         def array(index: int, name: str) -> Any:
-            found = h5py.h5d.open(file.id, f"episode_{index}/{name}".rstrip("/").encode())
-            if found.get_space().get_simple_extent_npoints() * found.get_type().get_size() > most:
-                raise InputError(f"episode {index}: {name} claim shape {found.shape}, more than the file can hold")
-            return found
+            stored = h5py.h5d.open(file.id, f"episode_{index}/{name}".rstrip("/").encode())
+            if stored.get_space().get_simple_extent_npoints() * stored.get_type().get_size() > most:
+                raise InputError(f"episode {index}: {name} claim shape {stored.shape}, more than the file can hold")
+            return stored
 
         lengths = np.array([_length(index, array(index, "rewards").shape) for index in indices], np.int64)
         arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
@@ -147,39 +138,60 @@ def _read_leaf(index: int, group: str, leaf: Leaf, array: Any, target: NDArray[n
         return
     values = np.empty(source.shape, np.float32 if leaf.first is None else source.dtype)
     source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-    target[:] = _columns(index, name, leaf, values)
+    target[:] = one_hot_or_flat(index, name, leaf, values)
 
 
-def _columns(index: int, name: str, leaf: Leaf, values: NDArray[Any]) -> NDArray[Any]:
-    """The columns (T, leaf size) of one array (T, *leaf shape)."""
+def one_hot_or_flat(index: int, name: str, leaf: Leaf, values: NDArray[Any]) -> NDArray[Any]:
+    """The columns (T, leaf size) of one array (T, *leaf shape) of episode `index`; one-hot where the leaf is Discrete.
+
+    Raises:
+        InputError: values of a Discrete that are no whole numbers or outside it.
+    """
     if leaf.first is None:
         return values.reshape(len(values), leaf.size)
     if values.dtype.kind not in "iu":
-        raise InputError(f"episode {index}: {name} are {values.dtype}, where whole numbers are due")
+        raise InputError(f"episode {index}: {name} are {values.dtype}: they must be whole numbers")
     number = values.astype(np.int64) - leaf.first
     if ((number < 0) | (number >= leaf.size)).any():
         bad = values[(number < 0) | (number >= leaf.size)][0]
-        raise InputError(f"episode {index}: {name} hold {bad}: {leaf.first} to {leaf.first + leaf.size - 1} are due")
+        raise InputError(
+            f"episode {index}: {name} hold {bad}: they must be {leaf.first} to {leaf.first + leaf.size - 1}"
+        )
     return number[:, None] == np.arange(leaf.size)
 
 
 def _length(index: int, shape: tuple[int, ...]) -> int:
     if len(shape) != 1:
-        raise InputError(f"episode {index}: rewards have shape {shape}: one number a step is due")
+        raise InputError(f"episode {index}: rewards have shape {shape}: they must be one number a step")
     if shape[0] == 0:
         raise InputError(f"episode {index} has no steps")
     return shape[0]
 
 
-def check_shape(index: int, name: str, found: Sequence[int], expected: Sequence[int], length: int) -> None:
-    """Raise InputError where an array of episode `index`, of `length` steps, is empty or has not the shape it must."""
+def check_shape(index: int, name: str, shape: Sequence[int], expected: Sequence[int], length: int) -> None:
+    """Raise InputError where an array of episode `index`, of `length` steps, is empty or has another shape."""
     if length == 0:
         raise InputError(f"episode {index} has no steps")
-    if tuple(found) != tuple(expected):
+    if tuple(shape) != tuple(expected):
         raise InputError(
-            f"episode {index}: {name} have shape {tuple(found)} where {tuple(expected)} is due for {length} rewards"
+            f"episode {index}: {name} have shape {tuple(shape)} instead of {tuple(expected)} for {length} rewards"
             " (an episode of T steps has T+1 observations and T of everything else)"
         )
+
+
+def check_finite(arrays: StoredArrays) -> None:
+    """Raise InputError where an array that training reads holds NaN or infinity, naming it and the first episode."""
+    episodes = np.arange(len(arrays.lengths))
+    for name, rows in (("observations", arrays.lengths + 1), ("actions", arrays.lengths), ("rewards", arrays.lengths)):
+        array = getattr(arrays, name)
+        # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            total = array.sum(dtype=np.float64)
+        if np.isfinite(total):
+            continue
+        bad = ~np.isfinite(array).reshape(len(array), -1).all(1)
+        if bad.any():
+            raise InputError(f"{name} hold NaN or infinity, first in episode {np.repeat(episodes, rows)[bad.argmax()]}")
 
 
 def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) -> StoredArrays:
@@ -226,4 +238,4 @@ def _rows(episode: Any, group: str, leaf: Leaf, rows: int) -> NDArray[Any]:
         values = values[int(key.removeprefix("_index_"))] if isinstance(values, tuple) else values[key]
     name = f"{group}/{leaf.name}".rstrip("/")
     check_shape(episode.id, name, np.shape(values), (rows, *leaf.shape), len(episode.rewards))
-    return _columns(episode.id, name, leaf, np.asarray(values))
+    return one_hot_or_flat(episode.id, name, leaf, np.asarray(values))

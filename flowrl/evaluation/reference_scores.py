@@ -1,7 +1,6 @@
 """What is known about an environment: its horizon, and the returns that scores are normalised by."""
 
 import json
-import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -9,18 +8,12 @@ from typing import Any
 
 import gymnasium as gym
 
-__all__ = ["REFERENCES", "EnvFacts", "Measured", "Reference", "d4rl_environment", "d4rl_reference", "facts"]
+from flowrl.data.d4rl import Reference, environment_reference
+
+__all__ = ["REFERENCES", "EnvFacts", "Measured", "facts"]
 
 REFERENCES = Path(__file__).parent / "references.json"
 """What `scripts.measure_references` measured, a row per environment id."""
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Mean returns of a random and of an expert policy: 0 and 100 on the normalised scale."""
-
-    random: float
-    expert: float
 
 
 @dataclass(frozen=True)
@@ -56,29 +49,6 @@ class EnvFacts:
     """Our own, for exactly this id."""
 
 
-D4RL = {
-    "hopper": Reference(-20.272305, 3234.3),
-    "halfcheetah": Reference(-280.178953, 12135.0),
-    "walker2d": Reference(1.629008, 4592.3),
-    "ant": Reference(-325.6, 3879.7),
-    "antmaze": Reference(0.0, 1.0),
-    "kitchen": Reference(0.0, 4.0),
-    "pen": Reference(96.262799, 3076.8331017826877),
-    "door": Reference(-56.512833, 2880.5693087298737),
-    "hammer": Reference(-274.856578, 12794.134825156867),
-    "relocate": Reference(-6.425911, 4233.877797728884),
-    "maze2d-umaze-v1": Reference(23.85, 161.86),
-    "maze2d-medium-v1": Reference(13.13, 277.39),
-    "maze2d-large-v1": Reference(6.7, 273.99),
-}
-"""By D4RL's dataset name, or by its first word where all datasets of it share one (Fu et al., 2020; d4rl/infos.py)."""
-
-D4RL_ENVIRONMENTS = {"hopper": "Hopper", "halfcheetah": "HalfCheetah", "walker2d": "Walker2d", "ant": "Ant"}
-"""Those that Gymnasium has, without the version."""
-
-_D4RL_NAME = re.compile(r"([a-z0-9]+)-[a-z0-9-]*[a-z0-9]-v[0-9]+")  # hopper-medium-replay-v2
-
-
 SMALL = {
     "flowrl/Reach-v0": Measured(
         random=5.197,
@@ -110,28 +80,12 @@ SMALL = {
 def facts(env_id: str) -> EnvFacts:
     """The facts about an environment id; an unknown one has None for whatever is not known."""
     spec = gym.registry.get(env_id)
-    name, _, version = env_id.rpartition("-v")
-    known_version = version in ("2", "3", "4", "5")
-    tasks = {environment: task for task, environment in D4RL_ENVIRONMENTS.items()}
     return EnvFacts(
         env_id=env_id,
         horizon=None if spec is None else spec.max_episode_steps,
-        d4rl=D4RL[tasks[name]] if known_version and name in tasks else None,
+        d4rl=environment_reference(env_id),
         measured=_measured(env_id),
     )
-
-
-def d4rl_reference(name: str) -> Reference | None:
-    """D4RL's reference for one of its dataset names, as hopper-medium-v2; None where it is not known."""
-    match = _D4RL_NAME.fullmatch(name)
-    return None if match is None else D4RL.get(name, D4RL.get(match[1]))
-
-
-def d4rl_environment(name: str) -> str | None:
-    """The environment that D4RL's dataset of that name belongs to, hopper-medium-v2: Hopper-v4; None for one that
-    Gymnasium does not have."""
-    match = _D4RL_NAME.fullmatch(name)
-    return f"{D4RL_ENVIRONMENTS[match[1]]}-v4" if match and match[1] in D4RL_ENVIRONMENTS else None
 
 
 def _measured(env_id: str) -> Measured | None:

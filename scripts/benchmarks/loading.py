@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.minari_store import write_dataset
+from flowrl.data.minari_store import DatasetDescription, write_dataset
 from flowrl.data.stored_arrays import CACHE_NAME
 from flowrl.scripts.benchmarks import synthetic
 from flowrl.scripts.benchmarks.measure import Contender, Row, Sample, alternate, storage_bytes
@@ -95,9 +95,11 @@ def _write(root: str, episodes: int) -> Path:
         return write_dataset(
             "bench/synthetic-v0",
             synthetic.stored_episodes(episodes),
-            env_spec=gym.spec("Hopper-v5"),
-            observation_space=synthetic.OBSERVATIONS,
-            action_space=synthetic.ACTIONS,
-            algorithm="none",
-            description="random numbers in Hopper's shapes",
+            DatasetDescription(
+                env_spec=gym.spec("Hopper-v5"),
+                observation_space=synthetic.OBSERVATIONS,
+                action_space=synthetic.ACTIONS,
+                algorithm="none",
+                description="random numbers in Hopper's shapes",
+            ),
         )

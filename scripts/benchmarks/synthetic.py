@@ -28,7 +28,7 @@ def dataset(episodes: int) -> TrajectoryDataset:
         truncations=cut,
         lengths=np.full(episodes, LENGTH, np.int64),
     )
-    return TrajectoryDataset.from_arrays("synthetic", arrays, action_low=ACTIONS.low, action_high=ACTIONS.high)
+    return TrajectoryDataset.from_stored_arrays("synthetic", arrays, action_low=ACTIONS.low, action_high=ACTIONS.high)
 
 
 def stored_episodes(episodes: int) -> list[Episode]:

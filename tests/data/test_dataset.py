@@ -1,4 +1,4 @@
-"""The arrays of a dataset, its returns-to-go, its statistics and its fingerprint, against figures made by hand."""
+"""The arrays of a dataset, its returns-to-go, its statistics and its fingerprint, against numbers by hand."""
 
 from dataclasses import fields, replace
 
@@ -7,9 +7,11 @@ import minari
 import numpy as np
 import pytest
 import torch
+from d4rl_files import ID, arrays, save
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flowrl.data.d4rl import import_file
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError
@@ -32,7 +34,7 @@ def by_hand(**changes):
 
 
 def load(arrays, **bounds):
-    return TrajectoryDataset.from_arrays("by-hand", arrays, **(BOUNDS | bounds))
+    return TrajectoryDataset.from_stored_arrays("by-hand", arrays, **(BOUNDS | bounds))
 
 
 def test_two_episodes_by_hand():
@@ -52,9 +54,9 @@ def test_two_episodes_by_hand():
     for field in fields(dataset):
         value = getattr(dataset, field.name)
         if isinstance(value, torch.Tensor):
-            whole = torch.bool if field.name == "terminated" else torch.int64
-            index = field.name in ("timesteps", "ends", "starts", "lengths", "terminated")
-            assert value.dtype == (whole if index else torch.float32), field.name
+            whole = field.name in ("timesteps", "ends", "starts", "lengths")
+            flag = field.name in ("terminated", "next_known")
+            assert value.dtype == (torch.int64 if whole else torch.bool if flag else torch.float32), field.name
 
 
 def test_returns_to_go_lose_no_digits_over_a_large_dataset(random_arrays):
@@ -279,6 +281,7 @@ def test_selected_episodes_by_hand_in_the_order_asked_for():
         "lengths": [3, 2],
         "returns": [12.75, 1.5],
         "terminated": [True, True],
+        "next_known": [True, True],
         "final_observations": [[8, -8], [2, -2]],
         "action_low": [-2, -1],
         "action_high": [3, 2],
@@ -310,6 +313,7 @@ def test_a_mixture_by_hand():
         "lengths": [2, 1, 1, 2],
         "returns": [1.5, 2.25, 100.25, 203.5],
         "terminated": [True, False, True, False],
+        "next_known": [True, True, True, True],
         "final_observations": [[2, -2], [4, -4], [101, -101], [104, -104]],
         "action_low": [-5, -1],
         "action_high": [3, 7],
@@ -374,7 +378,7 @@ def test_parts_of_parts_and_mixtures_keep_every_episode_whole(data):
             for name in ("observations", "actions", "rewards", "returns_to_go", "timesteps"):
                 assert torch.equal(getattr(dataset, name)[mine:][:length], getattr(whole, name)[its:][:length]), name
             assert (dataset.ends[mine:][:length] == mine + length).all()
-            for name in ("lengths", "returns", "terminated", "final_observations"):
+            for name in ("lengths", "returns", "terminated", "next_known", "final_observations"):
                 assert torch.equal(getattr(dataset, name)[new], getattr(whole, name)[old]), name
 
 
@@ -479,3 +483,44 @@ def test_bounds_are_not_changed_in_the_callers_hands():
     dataset = load(by_hand(), action_low=low, action_high=high)
     assert (low.tolist(), high.tolist()) == ([-np.inf, -1], [1, np.inf])
     assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([-2, -1], [1, 1])
+
+
+# Whether what follows an episode is known
+
+
+def test_the_next_of_a_repeated_last_observation_is_unknown():
+    repeated = by_hand().observations.copy()
+    repeated[3], repeated[6] = repeated[2], repeated[5]
+    dataset = load(by_hand(observations=repeated))
+    assert dataset.terminated.tolist() == [True, False]
+    assert dataset.next_known.tolist() == [True, False]  # of the terminated one nothing follows that one could need
+    nearly = repeated.copy()
+    nearly[6, 1] = np.nextafter(nearly[6, 1], np.float32(9))
+    assert load(by_hand(observations=nearly)).next_known.tolist() == [True, True]
+    inside = by_hand().observations.copy()
+    inside[5] = inside[4]  # a repetition before the last step says nothing
+    assert load(by_hand(observations=inside)).next_known.tolist() == [True, True]
+
+
+def test_the_next_of_genuine_trajectories_is_known(reach):
+    assert not reach.terminated.all()
+    assert reach.next_known.all()
+
+
+@pytest.mark.parametrize("following", [False, True])
+def test_the_next_in_a_d4rl_file_is_known_where_the_file_has_it(tmp_path, following):
+    content = arrays(12, terminals=(3,), timeouts=(8, 11), following=following)
+    import_file(save(tmp_path / "some.hdf5", content), ID, env_spec=None, reference_scores=None)
+    dataset = TrajectoryDataset.from_minari(ID)
+    assert dataset.terminated.tolist() == [True, False, False]
+    assert dataset.next_known.tolist() == [True, following, following]
+
+
+def test_parts_and_mixtures_keep_what_is_known():
+    repeated = by_hand().observations.copy()
+    repeated[6] = repeated[5]
+    known, unknown = load(by_hand()), load(by_hand(observations=repeated))
+    assert unknown.select(torch.tensor([1]), "last").next_known.tolist() == [False]
+    assert unknown.top(0.5).next_known.tolist() == [False]
+    assert TrajectoryDataset.mixture("m", [unknown, known]).next_known.tolist() == [True, False, True, True]
+    assert unknown.to("cpu").next_known.tolist() == [True, False]

@@ -16,7 +16,7 @@ from flowrl.data.stored_arrays import StoredArrays
 @pytest.fixture
 def numbered():
     """Two episodes of 3 and 2 steps, every figure telling where it stands."""
-    return TrajectoryDataset.from_arrays(
+    return TrajectoryDataset.from_stored_arrays(
         "numbered",
         StoredArrays(
             observations=np.array([[10], [11], [12], [13], [20], [21], [22]], np.float32),
@@ -214,7 +214,7 @@ def rewarding(lengths, reward):
     steps = sum(lengths)
     flat = np.full(steps, reward, np.float32), np.zeros(steps, bool), np.zeros(steps, bool), np.array(lengths)
     rows = np.zeros((steps + len(lengths), 1), np.float32), np.zeros((steps, 1), np.float32)
-    return TrajectoryDataset.from_arrays(
+    return TrajectoryDataset.from_stored_arrays(
         "rewarding", StoredArrays(*rows, *flat), action_low=-np.ones(1), action_high=np.ones(1)
     )
 

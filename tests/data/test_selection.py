@@ -1,4 +1,4 @@
-"""What `--dataset` and the selection mean: every way to write them, every mistake, and what is left of the data."""
+"""What a dataset's name and a selection mean: every way to write them, every mistake, and what is left of the data."""
 
 import string
 from contextlib import suppress
@@ -79,7 +79,7 @@ def test_with_no_selection_everything_is_there_and_nothing_is_copied(ab):
     ],
 )
 def test_numbers_are_pythons_own(text, due):
-    assert _numbers(text, 5, "--it", "things") == due
+    assert _numbers(text, 5, "it", "things") == due
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,10 @@ def test_numbers_are_pythons_own(text, due):
         ("5", "names number 5: there are 5 things"),
         ("-6", "names number -6: there are 5 things"),
         ("0,99", "names number 99: there are 5 things"),
-        ("3:2", "names none of the 5 things"),
-        ("5:", "names none of the 5 things"),
-        (":0", "names none of the 5 things"),
-        (":-5", "names none of the 5 things"),
+        ("3:2", "leaves nothing of the 5 things"),
+        ("5:", "leaves nothing of the 5 things"),
+        (":0", "leaves nothing of the 5 things"),
+        (":-5", "leaves nothing of the 5 things"),
         ("0:3,2", "names one of the things twice"),
         ("4,-1", "names one of the things twice"),
         (":,:", "names one of the things twice"),
@@ -103,8 +103,8 @@ def test_numbers_are_pythons_own(text, due):
 )  # fmt: skip
 def test_numbers_that_mean_nothing_are_refused(text, message):
     with pytest.raises(InputError) as caught:
-        _numbers(text, 5, "--it", "things")
-    assert str(caught.value) == f"--it {text!r} {message}"
+        _numbers(text, 5, "it", "things")
+    assert str(caught.value) == f"it {text!r} {message}"
 
 
 ENDS = st.none() | st.integers(-12, 12)
@@ -122,18 +122,18 @@ def test_any_numbers_are_pythons_own_or_refused(words, size):
             text.append(":".join("" if end is None else str(end) for end in word))
             due += list(range(size))[word[0] : word[1]]
     if outside or not due or len(set(due)) < len(due):
-        with pytest.raises(InputError, match="^--it "):
-            _numbers(",".join(text), size, "--it", "things")
+        with pytest.raises(InputError, match="^it "):
+            _numbers(",".join(text), size, "it", "things")
     else:
-        assert _numbers(",".join(text), size, "--it", "things") == due
+        assert _numbers(",".join(text), size, "it", "things") == due
 
 
 @given(st.text(string.digits + ":,- ab", max_size=8))
 def test_no_text_is_worse_than_refused(text):
     with suppress(InputError):
-        found = _numbers(text, 4, "--it", "things")
-        assert found
-        assert set(found) <= set(range(4))
+        numbers = _numbers(text, 4, "it", "things")
+        assert numbers
+        assert set(numbers) <= set(range(4))
 
 
 def test_all_features_are_no_choice_of_features():
@@ -182,20 +182,20 @@ def test_every_selection_has_its_fingerprint(ab):
 @pytest.mark.parametrize(
     ("selection", "message"),
     [
-        ({"dataset_episodes": "5:"}, "--dataset-episodes '5:' names none of the 5 episodes"),
-        ({"dataset_episodes": "7"}, "--dataset-episodes '7' names number 7: there are 5 episodes"),
-        ({"dataset_episodes": "first"}, "--dataset-episodes 'first' is malformed"),
-        ({"dataset_episodes": "1,1"}, "--dataset-episodes '1,1' names one of the episodes twice"),
+        ({"dataset_episodes": "5:"}, "dataset_episodes '5:' leaves nothing of the 5 episodes"),
+        ({"dataset_episodes": "7"}, "dataset_episodes '7' names number 7: there are 5 episodes"),
+        ({"dataset_episodes": "first"}, "dataset_episodes 'first' is malformed"),
+        ({"dataset_episodes": "1,1"}, "dataset_episodes '1,1' names one of the episodes twice"),
         ({"min_return": 1e4}, "no episode of test/a-v0 has a return of 10000.0 or more: the best is 1,511.2"),
         ({"min_return": float("nan")}, "no episode of test/a-v0 has a return of nan or more"),
         ({"dataset_episodes": ":2", "min_return": 200.0}, "return of 200.0 or more: the best is 100.2"),
         ({"top_fraction": 0.0}, "top fraction is 0.0: it must be above 0 and at most 1"),
         ({"top_fraction": 1.5}, "top fraction is 1.5"),
         ({"top_fraction": float("nan")}, "top fraction is nan"),
-        ({"observations": "3"}, "--observations '3' names number 3: there are 3 features"),
-        ({"observations": "0,0"}, "--observations '0,0' names one of the features twice"),
-        ({"observations": "3:"}, "--observations '3:' names none of the 3 features"),
-        ({"observations": "x"}, "--observations 'x' is malformed"),
+        ({"observations": "3"}, "observations '3' names number 3: there are 3 features"),
+        ({"observations": "0,0"}, "observations '0,0' names one of the features twice"),
+        ({"observations": "3:"}, "observations '3:' leaves nothing of the 3 features"),
+        ({"observations": "x"}, "observations 'x' is malformed"),
     ],
 )
 def test_a_selection_that_leaves_nothing_is_refused(ab, selection, message):
@@ -294,7 +294,7 @@ def test_mixed_environments_ask_for_one(ab, write, numbered_episode):
     write(C, [numbered_episode(20, 3)], env_spec=gym.spec("Pendulum-v1"))
     with pytest.raises(InputError) as caught:
         load(f"{A}+{C}", Selection())
-    assert str(caught.value) == f"{A}+{C} mixes the environments flowrl/Reach-v0, Pendulum-v1: choose one with --env"
+    assert str(caught.value) == f"{A}+{C} mixes the environments flowrl/Reach-v0, Pendulum-v1: env must name one"
     assert episodes(load(f"{A}+{C}", Selection(), "flowrl/Reach-v0").whole) == [0, 1, 2, 3, 4, 20]
 
 

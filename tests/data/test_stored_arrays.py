@@ -111,7 +111,9 @@ def test_discrete_actions_become_one_hot_rows():
     assert (dataset.action_low.tolist(), dataset.action_high.tolist()) == ([0] * 4, [1] * 4)
 
 
-@pytest.mark.parametrize(("value", "message"), [(7, "hold 7: 0 to 3 are due"), (-1, "hold -1: 0 to 3 are due")])
+@pytest.mark.parametrize(
+    ("value", "message"), [(7, "hold 7: they must be 0 to 3"), (-1, "hold -1: they must be 0 to 3")]
+)
 def test_a_choice_that_does_not_exist_is_refused(value, message, minari_root):
     write(UNBOUNDED, Discrete(4), [3])
     with h5py.File(minari_root / ID / "data/main_data.hdf5", "a") as file:
@@ -125,7 +127,7 @@ def test_choices_that_are_no_whole_numbers_are_refused(minari_root):
     with h5py.File(minari_root / ID / "data/main_data.hdf5", "a") as file:
         del file["episode_0/actions"]
         file["episode_0/actions"] = np.array([0.0, 1.5, 2.0])
-    with pytest.raises(InputError, match="actions are float64, where whole numbers are due"):
+    with pytest.raises(InputError, match="actions are float64: they must be whole numbers"):
         read_arrays(open_dataset(ID))
 
 

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from flowrl.data.d4rl import Reference, d4rl_environment, d4rl_reference
 from flowrl.envs.behavior import Player
 from flowrl.envs.tiny import ReachPolicy
 from flowrl.evaluation.environments import make_env
-from flowrl.evaluation.reference_scores import Reference, d4rl_environment, d4rl_reference, facts
+from flowrl.evaluation.reference_scores import facts
 
 
 def test_hopper_has_d4rls_and_our_own_reference():

@@ -30,7 +30,9 @@ def made_dataset(skill_of_episode, act, lengths=(30,) * 60, seed=0):
         np.zeros(sum(lengths), bool),
         np.array(lengths),
     )
-    return TrajectoryDataset.from_arrays("made", arrays, action_low=np.full(2, -9.0), action_high=np.full(2, 9.0))
+    return TrajectoryDataset.from_stored_arrays(
+        "made", arrays, action_low=np.full(2, -9.0), action_high=np.full(2, 9.0)
+    )
 
 
 def by_skill(observed, skill, generator):

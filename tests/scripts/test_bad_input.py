@@ -36,7 +36,7 @@ TRAIN = [
     (["fow"], "unknown agent 'fow': known are flow, dt, bc"),
     (["flow", "--dataset", "hopper"], "'hopper' is no dataset id"),
     (["flow", "--dataset", "mujoco/hopper/nope-v0"], "could not be downloaded"),
-    (["flow", "--dataset", "flowrl/hopper/nope-v0"], "scripts.collect"),
+    (["flow", "--dataset", "flowrl/hopper/nope-v0"], "are collected, not downloaded"),
     (["flow", "--dataset", REACH, "--env", "Hoper-v5"], "unknown environment 'Hoper-v5'"),
     (["flow", "--dataset", REACH, "--env", "Hopper-v5"], "observation of Hopper-v5 has shape (11,)"),
     (["flow", "--step", "5"], "unknown option --step; did you mean --steps?"),

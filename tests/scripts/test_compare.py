@@ -548,7 +548,7 @@ def test_a_mixture_and_a_selection_reach_every_cell(reach_dataset, in_process, t
 
 def test_a_mistaken_selection_is_told_before_the_first_cell(reach_dataset, in_process, tmp_path):
     for selection, message in [
-        (Selection(observations="7"), "--observations '7' names number 7: there are 3 features"),
+        (Selection(observations="7"), "observations '7' names number 7: there are 3 features"),
         (Selection(min_return=99.0), "has a return of 99.0 or more"),
     ]:
         with pytest.raises(InputError, match=message):

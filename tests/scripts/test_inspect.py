@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from flowrl.data.minari_store import Episode, open_dataset, write_dataset
+from flowrl.data.minari_store import DatasetDescription, Episode, open_dataset, write_dataset
 from flowrl.errors import InputError
 from flowrl.scripts import collect, inspect
 from flowrl.scripts.inspect import Args, main
@@ -39,12 +39,9 @@ def changed(dataset, change, new_id="test/changed-v0", **keywords):
         observations, actions, rewards = change(e.observations, e.actions, e.rewards)
         terminations, truncations = e.terminations[-len(rewards) :], e.truncations[-len(rewards) :]
         episodes.append(Episode(observations, actions, rewards, terminations, truncations))
-    write_dataset(
-        new_id, episodes, algorithm="none", **(
-            {"env_spec": dataset.env_spec, "observation_space": dataset.observation_space,
-             "action_space": dataset.action_space, "description": "changed"} | keywords
-        )
-    )  # fmt: skip
+    about = {"env_spec": dataset.env_spec, "observation_space": dataset.observation_space,
+             "action_space": dataset.action_space, "algorithm": "none", "description": "changed"}  # fmt: skip
+    write_dataset(new_id, episodes, DatasetDescription(**(about | keywords)))
     return new_id
 
 
@@ -133,8 +130,8 @@ def test_where_no_state_can_be_set_the_recorded_seeds_are_played(minari_root, tm
         ends = np.arange(20) == 19
         episodes.append(Episode(np.array(observations), np.array(actions), np.array(rewards), ends & False, ends, seed))
     spaces = {"observation_space": env.observation_space, "action_space": env.action_space}
-    about = {"algorithm": "uniform", "description": "d", "env_spec": env.spec, **spaces}
-    write_dataset("test/pendulum-v0", episodes, **about)
+    about = DatasetDescription(algorithm="uniform", description="d", env_spec=env.spec, **spaces)
+    write_dataset("test/pendulum-v0", episodes, about)
     found = main(Args("test/pendulum-v0", out=tmp_path / "out")).alignment
     assert found.verdict == "aligned", found.sentence
     assert "cannot be put into" in found.sentence
@@ -142,7 +139,7 @@ def test_where_no_state_can_be_set_the_recorded_seeds_are_played(minari_root, tm
     assert found.skipped_not_set > 0
 
     rolled = [replace(e, actions=np.roll(e.actions, 1, 0)) for e in episodes]
-    write_dataset("test/pendulum-v0", rolled, force=True, **about)
+    write_dataset("test/pendulum-v0", rolled, about, force=True)
     assert main(Args("test/pendulum-v0", out=tmp_path / "out")).alignment.verdict == "misaligned"
     env.close()
 

@@ -14,7 +14,7 @@ from minari.data_collector import EpisodeBuffer
 
 from flowrl.agents import SequenceAgent, load_agent, load_policy
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.minari_store import Episode, write_dataset
+from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.episodes import check_spaces
@@ -127,10 +127,11 @@ def choice():
         last = np.arange(6) == 5
         rewards = (actions == right(states[:6])).astype(float)
         episodes.append(Episode(np.eye(3, dtype=np.float32)[states], actions, rewards, last & False, last))
-    write_dataset(
-        CHOICE, episodes, env_spec=gym.spec("test/Choice-v0"), observation_space=Choice.observation_space,
+    about = DatasetDescription(
+        env_spec=gym.spec("test/Choice-v0"), observation_space=Choice.observation_space,
         action_space=Choice.action_space, algorithm="none", description="made by a test",
     )  # fmt: skip
+    write_dataset(CHOICE, episodes, about)
     return CHOICE
 
 

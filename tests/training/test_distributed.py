@@ -75,7 +75,7 @@ def arrays(random_arrays):
 
 
 def dataset_of(arrays, double):
-    dataset = TrajectoryDataset.from_arrays(
+    dataset = TrajectoryDataset.from_stored_arrays(
         "random", arrays, action_low=np.array([-2.0, -1.0]), action_high=np.array([3.0, 2.0])
     )
     tensors = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
