@@ -17,17 +17,17 @@ def arrays(steps=12, terminals=(3,), timeouts=(8,), following=True, dtype=np.flo
     after = np.stack([t + 1, -t - 1, (t + 1) / 2], 1)
     ends = sorted({*terminals, *(timeouts or ()), steps - 1})
     after[ends] = np.stack([1000 + t[ends], 0 * t[ends], 0 * t[ends]], 1)
-    found = {
+    content = {
         "observations": observations,
         "actions": np.stack([t / 100, -t / 100], 1),
         "rewards": t + dtype(0.25),
         "terminals": np.isin(np.arange(steps), terminals),
     }
     if timeouts is not None:
-        found["timeouts"] = np.isin(np.arange(steps), timeouts)
+        content["timeouts"] = np.isin(np.arange(steps), timeouts)
     if following:
-        found["next_observations"] = after
-    return found
+        content["next_observations"] = after
+    return content
 
 
 def save(path, content, **keywords):

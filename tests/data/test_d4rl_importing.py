@@ -22,9 +22,9 @@ def tree(root):
 def test_what_is_imported_is_read_back(imported, minari_root):
     file = imported(arrays(), reference_scores=(1.5, 9.5))
     dataset = minari.load_dataset(ID)
-    for found, episode in zip(dataset, file.episodes, strict=True):
+    for stored, episode in zip(dataset, file.episodes, strict=True):
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
-            np.testing.assert_array_equal(getattr(found, name), getattr(episode, name))
+            np.testing.assert_array_equal(getattr(stored, name), getattr(episode, name))
     last = list(dataset)[-1]
     assert last.observations[-1].tolist() == [1008, 0, 0]
     metadata = dataset.storage.metadata

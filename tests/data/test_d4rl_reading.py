@@ -131,9 +131,9 @@ def test_every_layout_gives_the_same(path, tmp_path, layout, libver):
         file.create_dataset("infos/qpos", data=np.zeros((12, 6)))
         file["metadata/algorithm"] = "SAC"
         file["metadata/policy/fc0/weight"] = np.zeros((4, 3))
-    found = read_file(tmp_path / "other.hdf5")
-    assert found.left_out == ("infos", "metadata")
-    for ours, theirs in zip(found.episodes, expected.episodes, strict=True):
+    other = read_file(tmp_path / "other.hdf5")
+    assert other.left_out == ("infos", "metadata")
+    for ours, theirs in zip(other.episodes, expected.episodes, strict=True):
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
             assert getattr(ours, name).dtype == getattr(theirs, name).dtype
@@ -149,7 +149,7 @@ def test_every_type_keeps_its_figures(path, kind):
     assert rewards.dtype == (np.float32 if kind[1:] in ("f2", "f4") else np.float64)
 
 
-def test_float64_figures_are_kept_as_such(path):
+def test_float64_numbers_are_kept_as_such(path):
     content = arrays(dtype=np.float64)
     content["rewards"][5] = 0.1
     assert read_file(save(path, content)).episodes[1].rewards[1] == 0.1
@@ -206,7 +206,7 @@ def test_what_follows_the_last_flag_is_not_compared(path):
     assert read_file(save(path, content)).mismatches == 0
 
 
-def test_figures_near_the_edge_of_float32_do_not_overflow_the_comparison(path):
+def test_numbers_near_the_edge_of_float32_do_not_overflow_the_comparison(path):
     content = arrays()
     content["observations"][1], content["observations"][2] = 3e38, -3e38
     content["next_observations"][0], content["next_observations"][1] = 3e38, -3e38
@@ -254,7 +254,7 @@ def test_anything_but_an_array_of_numbers_is_refused(path, name, value):
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards", "next_observations"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_figures_that_are_not_finite_are_refused_with_their_row(path, name, value):
+def test_numbers_that_are_not_finite_are_refused_with_their_row(path, name, value):
     content = arrays(dtype=np.float64)
     content[name][7] = value
     assert f"{name} hold NaN, infinity or a number beyond float32, first in row 7" in refused(save(path, content))

@@ -51,13 +51,13 @@ def test_the_views_are_d4rls_row_by_row(imported, file):
     flat["timeouts"] = np.array([row.timeout for rows, _ in episodes for row in rows])
     flat = {k: v if v.dtype == bool else v.astype(np.float32) for k, v in flat.items()}
 
-    found = get_dataset(ID)
-    assert list(found) == ["observations", "actions", "rewards", "next_observations", "terminals", "timeouts"]
+    view = get_dataset(ID)
+    assert list(view) == ["observations", "actions", "rewards", "next_observations", "terminals", "timeouts"]
     for name, value in flat.items():
-        np.testing.assert_array_equal(found[name], value)
-        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(view[name], value)
+        assert view[name].dtype == value.dtype
     following = np.concatenate([e.observations[1:] for e in imported_file.episodes]).astype(np.float32)
-    np.testing.assert_array_equal(found["next_observations"], following)
+    np.testing.assert_array_equal(view["next_observations"], following)
 
     table = qlearning_dataset(ID)
     assert list(table) == ["observations", "actions", "next_observations", "rewards", "terminals"]
@@ -75,7 +75,7 @@ def test_the_views_are_d4rls_row_by_row(imported, file):
 
     sequences = list(sequence_dataset(ID))
     for sequence, rows in zip(sequences, d4rls_sequences(flat), strict=True):
-        assert list(sequence) == list(found)
+        assert list(sequence) == list(view)
         for name, value in flat.items():
             np.testing.assert_array_equal(sequence[name], value[rows])
 

@@ -102,7 +102,7 @@ def test_what_is_loaded_is_what_minari_gives(reach, reach_dataset):
 
 @pytest.mark.parametrize(("name", "row", "episode"), [("observations", 5, 1), ("actions", 4, 1), ("rewards", 0, 0)])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_figure_that_is_not_finite_is_refused_with_its_episode(name, row, episode, value):
+def test_a_number_that_is_not_finite_is_refused_with_its_episode(name, row, episode, value):
     array = getattr(by_hand(), name).copy()
     array[row] = value
     with pytest.raises(InputError, match=f"^{name} hold NaN or infinity, first in episode {episode}$"):
@@ -162,8 +162,8 @@ def test_the_fingerprint_is_of_every_array_training_reads():
         {"rewards": by_hand().rewards[::-1].copy()},
         {"lengths": np.array([2, 3])},
     ]
-    found = {load(by_hand(**change)).fingerprint for change in changes} | {load(by_hand()).fingerprint}
-    assert len(found) == 5
+    fingerprints = {load(by_hand(**change)).fingerprint for change in changes} | {load(by_hand()).fingerprint}
+    assert len(fingerprints) == 5
     assert load(by_hand()).fingerprint == load(by_hand()).fingerprint
     assert load(by_hand()).top(0.5).fingerprint != load(by_hand()).fingerprint
 
@@ -178,7 +178,7 @@ def test_statistics_count_each_step_once_and_no_final_observation():
     np.testing.assert_allclose(normaliser.action_half_range, [2.5, 1.5])
 
 
-def test_scaled_figures_and_back():
+def test_scaled_numbers_and_back():
     dataset = load(by_hand())
     normaliser = Normaliser.of(dataset)
     scaled = normaliser.observations(dataset.observations)
@@ -248,7 +248,7 @@ def test_another_device(random_dataset):
 
 
 def numbered(lengths, first=0, **bounds):
-    """Every figure names its step: observation (n, -n) from `first` on, action n + 0.5, reward n + 0.25."""
+    """Every number names its step: observation (n, -n) from `first` on, action n + 0.5, reward n + 0.25."""
     steps, episodes = sum(lengths), len(lengths)
     n = first + np.arange(steps + episodes, dtype=np.float32)
     row = first + np.arange(steps, dtype=np.float32)
@@ -264,11 +264,11 @@ def numbered(lengths, first=0, **bounds):
 
 
 def tensors(dataset):
-    found = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
-    return {name: value.tolist() for name, value in found.items() if isinstance(value, torch.Tensor)}
+    values = {field.name: getattr(dataset, field.name) for field in fields(dataset)}
+    return {name: value.tolist() for name, value in values.items() if isinstance(value, torch.Tensor)}
 
 
-def test_selected_episodes_by_hand_in_the_order_asked_for():
+def test_selected_episodes_by_hand_in_the_given_order():
     dataset = replace(numbered([2, 1, 3]), weights=torch.tensor([1.0, 2.0, 4.0]))
     assert tensors(dataset.select(torch.tensor([2, 0]), "odd")) == {
         "observations": [[5, -5], [6, -6], [7, -7], [0, 0], [1, -1]],
@@ -353,7 +353,7 @@ def test_every_mixture_has_its_fingerprint():
         ({"discrete_start": 0}, "first discrete action is None and 0"),
     ],
 )
-def test_what_cannot_be_mixed_is_told(change, message):
+def test_what_cannot_be_mixed_is_refused(change, message):
     with pytest.raises(InputError, match=f"^by-hand and other cannot be mixed: {message}$"):
         TrajectoryDataset.mixture("m", [numbered([2, 1]), replace(numbered([1, 2]), id="other", **change)])
     with pytest.raises(ValueError, match="zip"):
@@ -466,7 +466,7 @@ def test_a_choice_is_the_likeliests_row():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_a_choice_among_what_is_not_finite_is_told_to_whoever_plays_it(value):
+def test_a_choice_among_what_is_not_finite_is_nan(value):
     chosen = Normaliser.of(discrete()).chosen(torch.tensor([[0.0, value, 1, 0], [0, 0, 1, 0]]))
     assert chosen[0].isnan().all()
     assert chosen[1].tolist() == [0, 0, 1, 0]

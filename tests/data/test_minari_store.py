@@ -66,9 +66,9 @@ def test_what_is_written_is_read_back_exactly(written, episodes, minari_root):
         np.testing.assert_array_equal(getattr(arrays, name), whole.astype(getattr(arrays, name).dtype))
     assert {arrays.observations.dtype, arrays.actions.dtype, arrays.rewards.dtype} == {np.dtype(np.float32)}
     assert arrays.terminations.dtype == bool
-    for found, episode in zip(minari.load_dataset(ID), episodes, strict=True):
+    for read, episode in zip(minari.load_dataset(ID), episodes, strict=True):
         for name in ("observations", "actions", "rewards", "terminations", "truncations"):
-            stored = getattr(found, name)
+            stored = getattr(read, name)
             np.testing.assert_array_equal(stored, getattr(episode, name))
             assert stored.dtype == getattr(episode, name).dtype, name
 
@@ -230,7 +230,7 @@ def test_shapes_that_disagree_are_refused(written, name, shape):
 
 @pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
-def test_figures_that_are_not_finite_are_refused(written, name, value):
+def test_numbers_that_are_not_finite_are_refused(written, name, value):
     def spoil(file):
         array = file[f"episode_2/{name}"][()].astype(np.float64)
         array[-1] = value
@@ -351,15 +351,15 @@ class DownloadError(Exception):
 
 
 def test_a_failed_download_says_so_with_what_is_here(written, monkeypatch, capsys):
-    asked = []
+    requested = []
 
     def failing(dataset_id):
-        asked.append(dataset_id)
+        requested.append(dataset_id)
         raise DownloadError("the hub is not to be reached\nand more lines\n")
 
     monkeypatch.setattr(minari, "download_dataset", failing)
     message = refused("mujoco/hopper/medium-v0")
-    assert asked == ["mujoco/hopper/medium-v0"]
+    assert requested == ["mujoco/hopper/medium-v0"]
     for part in ("mujoco/hopper/medium-v0", "the hub is not to be reached", ID):
         assert part in message
     assert "downloading" in capsys.readouterr().out
@@ -419,10 +419,10 @@ def foreign_format(folder, episodes, observation_size=3):
 
 
 def test_another_format_gives_the_same_arrays(written, episodes, tmp_path):
-    found, expected = read_arrays(foreign_format(tmp_path, episodes)), read_arrays(open_dataset(ID))
+    arrays, expected = read_arrays(foreign_format(tmp_path, episodes)), read_arrays(open_dataset(ID))
     for name in ("observations", "actions", "rewards", "terminations", "lengths"):
-        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-        assert getattr(found, name).dtype == getattr(expected, name).dtype
+        np.testing.assert_array_equal(getattr(arrays, name), getattr(expected, name))
+        assert getattr(arrays, name).dtype == getattr(expected, name).dtype
 
 
 @pytest.mark.parametrize("name", ["observations", "actions"])

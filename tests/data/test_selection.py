@@ -174,9 +174,9 @@ def test_every_selection_has_its_fingerprint(ab):
         {}, {"dataset_episodes": "0:3"}, {"dataset_episodes": "0:2"}, {"min_return": 1.0}, {"min_return": 50.0},
         {"top_fraction": 0.4}, {"dataset_episodes": "0:3", "top_fraction": 0.4},
     ]  # fmt: skip
-    found = [selected(**kind).fingerprint for kind in kinds]
-    assert len(set(found)) == len(kinds)
-    assert {fingerprint.partition("/")[0] for fingerprint in found} == {ab.a.fingerprint}
+    fingerprints = [selected(**kind).fingerprint for kind in kinds]
+    assert len(set(fingerprints)) == len(kinds)
+    assert {fingerprint.partition("/")[0] for fingerprint in fingerprints} == {ab.a.fingerprint}
 
 
 @pytest.mark.parametrize(
@@ -314,7 +314,7 @@ def test_incompatible_parts_are_refused(ab, write, numbered_episode):
 
 
 @pytest.mark.parametrize("dataset", [f"{A}+nowhere", "nowhere", f"{A}+flowrl/no/such-v0:2"])
-def test_a_dataset_that_is_not_there_is_told(ab, dataset):
+def test_a_dataset_that_is_not_there_is_refused(ab, dataset):
     with pytest.raises(InputError, match="nowhere|no/such"):
         load(dataset, Selection())
 

@@ -215,20 +215,20 @@ def test_a_part_of_a_dataset_makes_no_cache_and_takes_none(cached):
 
 def test_many_readers_at_once_all_get_the_whole(cached):
     fresh = read_arrays(open_dataset(ID), cache=False)
-    found, threads = [], []
+    results, threads = [], []
     for _ in range(8):
 
         def read_and_spoil():
             for _ in range(5):
                 cached.unlink(missing_ok=True)
-                found.append(same(read_arrays(open_dataset(ID)), fresh))
+                results.append(same(read_arrays(open_dataset(ID)), fresh))
 
         threads.append(threading.Thread(target=read_and_spoil))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 40
+    assert results == [True] * 40
     assert not list(cached.parent.glob(".*"))
 
 
