@@ -1,11 +1,13 @@
 """The HTML page of an inspection: everything in one file, and every text from the data escaped."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowrl.files import write_atomically
 from flowrl.html import document, escaped, image, items, table
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.answers import Answer, answers
+from flowrl.inspection.features import Feature
 from flowrl.inspection.pictures import returns_picture, rewards_picture
 from flowrl.inspection.result import Inspection, as_json
 from flowrl.inspection.statistics import Statistics
@@ -119,15 +121,21 @@ def _statistics_sections(inspection: Inspection, statistics: Statistics) -> list
     parts += ["<h2>Ends of episodes</h2>", table(flag_table(statistics))]
     if statistics.rewards.count:
         parts += ["<h2>Rewards</h2>", image(rewards_picture(statistics), "Histogram of rewards")]
-    for title, features, bounds in (
-        ("Observations", statistics.observations, False),
-        ("Actions", statistics.actions, True),
-    ):
-        parts.append(f"<h2>{title}</h2>")
-        if any(feature.one_hot for feature in features):
-            parts.append("<p>The mean of a one-hot column is the share of the rows with this value.</p>")
-        with_bounds = bounds and any(feature.saturated is not None for feature in features)
-        parts.append(table(feature_table(features, bounds=with_bounds)))
+    parts += _feature_section("Observations", statistics.observations)
+    parts += _feature_section("Actions", statistics.actions)
+    return [*parts, *_fault_sections(statistics)]
+
+
+def _feature_section(title: str, features: Sequence[Feature]) -> list[str]:
+    parts = [f"<h2>{title}</h2>"]
+    if any(feature.one_hot for feature in features):
+        parts.append("<p>The mean of a one-hot column is the share of the rows with this value.</p>")
+    bounds = any(feature.saturated is not None for feature in features)
+    return [*parts, table(feature_table(features, bounds=bounds))]
+
+
+def _fault_sections(statistics: Statistics) -> list[str]:
+    parts = []
     if statistics.duplicates:
         groups = [" = ".join(map(str, group)) for group in statistics.duplicates]
         listed = groups[:LISTED] + ([f"and {len(groups) - LISTED:,} groups more"] if len(groups) > LISTED else [])

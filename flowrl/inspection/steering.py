@@ -71,7 +71,7 @@ def judge_steering(dataset: TrajectoryDataset, references: References, generator
 
     Yes takes both: returns that differ by much over the steps, and a return-to-go that says something about the action
     beyond what observation and time say (`regression_gain`). Returns that vary by luck alone, as one noisy policy's do,
-    pass the first and fail the second. 200,000 steps take about a quarter of a second on one core.
+    pass the first and fail the second. A dataset of 200,000 Hopper steps takes about 0.15 s on one core.
 
     Args:
         references: returns of a random and of an expert policy, by name; the first that is known gives the scale.
