@@ -152,9 +152,9 @@ def _densest(values: NDArray[np.float64], width: float) -> float:
 
 def _spread_sentence(spread: Spread) -> str:
     return (
-        f"Four fifths of all steps are from episodes that return {figure(spread.p10)} to {figure(spread.p90)}, a range"
-        f" of {spread.relative:.0%} of {spread.scale_name}, which is {figure(spread.scale)}. Up to"
-        f" {spread.densest_band:.0%} of the steps have returns that differ by no more than {BAND:.0%} of that."
+        f"Four fifths of all steps are from episodes that return {figure(spread.p10)} to {figure(spread.p90)}. This"
+        f" spread is {spread.relative:.0%} of {spread.scale_name}, which is {figure(spread.scale)}. Up to"
+        f" {spread.densest_band:.0%} of the steps have returns that differ by no more than {BAND:.0%} of the latter."
     )
 
 
