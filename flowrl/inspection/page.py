@@ -1,13 +1,16 @@
 """The HTML page of an inspection: everything in one file, and every text from the data escaped."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from flowrl.files import write_atomically
 from flowrl.html import document, escaped, image, items, table
 from flowrl.inspection.alignment import Alignment
-from flowrl.inspection.figures import Figures
+from flowrl.inspection.answers import Answer, answers
+from flowrl.inspection.features import Feature
 from flowrl.inspection.pictures import returns_picture, rewards_picture
-from flowrl.inspection.result import Answer, Inspection, answers, summary
+from flowrl.inspection.result import Inspection, as_json
+from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import TELLING
 from flowrl.inspection.tables import (
     alignment_table,
@@ -20,13 +23,15 @@ from flowrl.inspection.tables import (
 )
 from flowrl.text import LISTED, small
 
+__all__ = ["page", "write_inspection"]
+
 
 def write_inspection(inspection: Inspection, out: Path) -> list[Path]:
     """Write `index.html`, `summary.json` and, where there are returns, `returns.png` into `out`; their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    contents = {"index.html": page(inspection).encode(), "summary.json": summary(inspection).encode()}
-    if inspection.figures is not None and inspection.figures.returns.count:
-        contents["returns.png"] = returns_picture(inspection.figures, inspection.id)
+    contents = {"index.html": page(inspection).encode(), "summary.json": as_json(inspection).encode()}
+    if inspection.statistics is not None and inspection.statistics.returns.count:
+        contents["returns.png"] = returns_picture(inspection.statistics, inspection.id)
     else:
         (out / "returns.png").unlink(missing_ok=True)  # that of an earlier state of the dataset
     for name, content in contents.items():
@@ -48,24 +53,24 @@ _STYLE = """
 
 def page(inspection: Inspection) -> str:
     """The HTML page: everything in one file, and every text from the data escaped."""
-    found, alignment, steering = inspection.figures, inspection.alignment, inspection.steering
+    statistics, alignment, steering = inspection.statistics, inspection.alignment, inspection.steering
     body = [
         f"<h1>{escaped(inspection.id)}</h1>",
         '<div class="answers">',
         *map(_answer, answers(inspection)),
         "</div>",
     ]
-    if found is not None:
-        body += _figure_sections(inspection, found)
+    if statistics is not None:
+        body += _statistics_sections(inspection, statistics)
     if alignment is not None and (alignment.shifts or alignment.seeded):
         body += ["<h2>Do observations follow from actions?</h2>", *_alignment_section(alignment)]
     if steering is not None and (steering.everywhere or steering.start):
         body += [
             "<h2>Steering by return</h2>",
-            "<p>A regression predicts the action from observation and time, first without and then with the return"
-            " still to come. Both are judged on episodes that they have not seen: where the return takes part of the"
-            f" squared error away, the actions differ with it. From {TELLING:.1%} on it counts, a rule of thumb from"
-            " our own Hopper data. No policy is trained here: this is an expectation, not a result.</p>",
+            "<p>A regression predicts the action from observation and time, first without and then with the"
+            " return-to-go. Both are tested on episodes that they were not fitted to. Where the return-to-go reduces"
+            f" the squared error, the actions differ with it. A reduction counts from {TELLING:.1%} on, a rule of thumb"
+            " from our Hopper data. No policy is trained here: this is an expectation, not a result.</p>",
             table(steering_table(steering)),
         ]
     rows = "".join(
@@ -80,10 +85,10 @@ def _alignment_section(alignment: Alignment) -> list[str]:
     parts = []
     if alignment.shifts:
         parts += [
-            f"<p>The simulator was put into the state of {alignment.checked:,} stored observations o[t] and made a step"
-            " from there. Where data and simulator belong together, the first row is small and all others are large."
-            " An error is the largest absolute difference over an observation’s numbers; those of rewards r are"
-            f" medians. Left out: {alignment.skipped_clipped:,} transitions with a velocity at its clip, and"
+            f"<p>The simulator was put into the state of {alignment.checked:,} stored observations o[t] and made one"
+            " step. Where the data fit the simulator, the first row is small and all others are large. An error is the"
+            " largest absolute difference over an observation’s numbers; those of rewards r are medians. Left out:"
+            f" {alignment.skipped_clipped:,} transitions with a velocity at its clip, and"
             f" {alignment.skipped_not_set:,} whose state could not be set.</p>",
             table(alignment_table(alignment)),
             f"<p>Median error of first transitions {small(alignment.first)}, of last ones {small(alignment.last)}.</p>",
@@ -92,45 +97,54 @@ def _alignment_section(alignment: Alignment) -> list[str]:
         parts.append(f"<p>No single transition was checked. {escaped(alignment.sentence)}</p>")
     if alignment.seeded is not None:
         parts += [
-            "<p>Whole episodes played again from their recorded reset seeds:</p>",
+            "<p>Whole episodes replayed from their recorded reset seeds:</p>",
             table(seeded_table(alignment)),
         ]
     return parts
 
 
-def _figure_sections(inspection: Inspection, found: Figures) -> list[str]:
+def _statistics_sections(inspection: Inspection, statistics: Statistics) -> list[str]:
     parts = ["<h2>Returns</h2>"]
-    if found.returns.count:
-        parts.append(image(returns_picture(found, ""), "Histogram of returns over episodes and over steps"))
+    if statistics.returns.count:
+        parts.append(image(returns_picture(statistics, ""), "Histogram of returns over episodes and over steps"))
     parts += [
         "<p>Over episodes, every episode counts once. Over steps, every step counts with the return of its episode:"
-        " that is what training sees, which draws steps.</p>",
-        table(overview_table(found)),
+        " training draws steps, so this is what it sees.</p>",
+        table(overview_table(statistics)),
     ]
-    if found.scores:
+    if statistics.scores:
         parts += [
-            "<h2>Scores</h2><p>100 · (return − random) / (expert − random). Each column has a random and an expert"
-            " return of its own, in the last two rows: numbers of different columns cannot be compared.</p>",
-            table(score_table(found, inspection.references)),
+            "<h2>Scores</h2><p>100 · (return − random) / (expert − random). Each column has other references, in the"
+            " last two rows: numbers of different columns cannot be compared.</p>",
+            table(score_table(statistics, inspection.references)),
         ]
-    parts += ["<h2>Ends of episodes</h2>", table(flag_table(found))]
-    if found.rewards.count:
-        parts += ["<h2>Rewards</h2>", image(rewards_picture(found), "Histogram of rewards")]
-    for title, features, bounds in (("Observations", found.observations, False), ("Actions", found.actions, True)):
-        parts.append(f"<h2>{title}</h2>")
-        if any(feature.one_hot for feature in features):
-            parts.append("<p>Of a one-hot column, the mean is the share of the rows that have this value.</p>")
-        with_bounds = bounds and any(feature.saturated is not None for feature in features)
-        parts.append(table(feature_table(features, bounds=with_bounds)))
-    if found.duplicates:
-        groups = [" = ".join(map(str, group)) for group in found.duplicates]
+    parts += ["<h2>Ends of episodes</h2>", table(flag_table(statistics))]
+    if statistics.rewards.count:
+        parts += ["<h2>Rewards</h2>", image(rewards_picture(statistics), "Histogram of rewards")]
+    parts += _feature_section("Observations", statistics.observations)
+    parts += _feature_section("Actions", statistics.actions)
+    return [*parts, *_fault_sections(statistics)]
+
+
+def _feature_section(title: str, features: Sequence[Feature]) -> list[str]:
+    parts = [f"<h2>{title}</h2>"]
+    if any(feature.one_hot for feature in features):
+        parts.append("<p>The mean of a one-hot column is the share of the rows with this value.</p>")
+    bounds = any(feature.saturated is not None for feature in features)
+    return [*parts, table(feature_table(features, bounds=bounds))]
+
+
+def _fault_sections(statistics: Statistics) -> list[str]:
+    parts = []
+    if statistics.duplicates:
+        groups = [" = ".join(map(str, group)) for group in statistics.duplicates]
         listed = groups[:LISTED] + ([f"and {len(groups) - LISTED:,} groups more"] if len(groups) > LISTED else [])
         parts.append(f"<h2>Equal episodes</h2>{items(listed)}")
-    if found.non_finite_places:
+    if statistics.non_finite_places:
         places = [["array", "episode", "step", "column", "value"]]
-        for p in found.non_finite_places:
+        for p in statistics.non_finite_places:
             places.append([p.array, str(p.episode), str(p.step), p.column or "", p.value])
-        parts += [f"<h2>Not finite</h2><p>{found.non_finite:,} numbers, first:</p>", table(places)]
+        parts += [f"<h2>Not finite</h2><p>{statistics.non_finite:,} numbers, first:</p>", table(places)]
     return parts
 
 

@@ -7,37 +7,38 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from flowrl.inspection.figures import Figures, Histogram
+from flowrl.inspection.distributions import Histogram
+from flowrl.inspection.statistics import Statistics
+
+__all__ = ["returns_picture", "rewards_picture"]
 
 EPISODES_COLOUR, STEPS_COLOUR = "#0b5fa5", "#c4501b"
 
 
-def returns_picture(found: Figures, title: str) -> bytes:
-    """A PNG: histograms of the returns over episodes and over steps, which tell of different things."""
+def returns_picture(statistics: Statistics, title: str) -> bytes:
+    """A PNG: histograms of the returns over episodes and over steps."""
 
     def draw(axes: Axes) -> None:
-        total = max(sum(found.returns_histogram.counts), 1), max(sum(found.returns_by_step_histogram.counts), 1)
-        _stairs(axes, found.returns_histogram, total[0], EPISODES_COLOUR, "of episodes", fill=True)
-        _stairs(axes, found.returns_by_step_histogram, total[1], STEPS_COLOUR, "of steps", fill=False)
+        _stairs(axes, statistics.returns_histogram, EPISODES_COLOUR, fill=True, label="of episodes")
+        _stairs(axes, statistics.returns_by_step_histogram, STEPS_COLOUR, fill=False, label="of steps")
         axes.set(title=title.replace("$", r"\$"), xlabel="return of the episode", ylabel="share (%)")
         axes.legend(frameon=False)
 
     return _picture(draw, (5.2, 3.0))
 
 
-def rewards_picture(found: Figures) -> bytes:
+def rewards_picture(statistics: Statistics) -> bytes:
     """A PNG: histogram of the rewards of single steps."""
 
     def draw(axes: Axes) -> None:
-        _stairs(
-            axes, found.rewards_histogram, max(sum(found.rewards_histogram.counts), 1), EPISODES_COLOUR, "", fill=True
-        )
+        _stairs(axes, statistics.rewards_histogram, EPISODES_COLOUR, fill=True)
         axes.set(xlabel="reward of a step", ylabel="share of steps (%)")
 
     return _picture(draw, (5.2, 2.4))
 
 
-def _stairs(axes: Axes, histogram: Histogram, total: int, colour: str, label: str, *, fill: bool) -> None:
+def _stairs(axes: Axes, histogram: Histogram, colour: str, *, fill: bool, label: str | None = None) -> None:
+    total = max(sum(histogram.counts), 1)
     shares = [100.0 * count / total for count in histogram.counts]
     axes.stairs(
         shares,
@@ -46,7 +47,7 @@ def _stairs(axes: Axes, histogram: Histogram, total: int, colour: str, label: st
         fill=fill,
         alpha=0.55 if fill else 1.0,
         linewidth=1.6,
-        label=label or None,
+        label=label,
     )
 
 

@@ -1,4 +1,4 @@
-"""What training would refuse, and as much of the dataset as can be had all the same."""
+"""What training would refuse, and as much of the dataset as can be read all the same."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +12,11 @@ from flowrl.data.stored_arrays import StoredArrays, read_arrays
 from flowrl.errors import InputError
 from flowrl.text import named
 
+__all__ = ["load"]
+
 
 def load(dataset: minari.MinariDataset) -> tuple[StoredArrays | None, TrajectoryDataset | None, list[str]]:
-    """A dataset's arrays and its form for training, as far as each can be had, and what training would refuse."""
+    """A dataset's arrays and its form for training, None where it cannot be read, and what training would refuse."""
     try:
         arrays = read_arrays(dataset)
     except InputError as error:
@@ -26,7 +28,7 @@ def load(dataset: minari.MinariDataset) -> tuple[StoredArrays | None, Trajectory
 
 
 def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
-    """What else is wrong than the first thing: how many episodes' arrays disagree in length."""
+    """A sentence on all episodes whose arrays disagree in length, where there is more than one."""
     file = Path(dataset.storage.data_path) / "main_data.hdf5"
     wrong = []
     try:
@@ -41,16 +43,16 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
                 if length == 0 or rows - {("observations", length + 1), ("actions", length)}:
                     wrong.append(int(index))
     except (OSError, KeyError, RuntimeError, AttributeError, IndexError, TypeError):
-        return []  # then the first sentence is all there is to know
+        return []  # the first refusal says all that is known
     if len(wrong) < 2:
         return []
     return [f"{len(wrong):,} episodes in all are empty or disagree in length: {named(wrong)}"]
 
 
 def _arrays(group: Any, name: str) -> Iterator[h5py.Dataset]:
-    found = group.get(name)
-    if isinstance(found, h5py.Dataset):
-        yield found
-    elif isinstance(found, h5py.Group):
-        for part in found:
-            yield from _arrays(found, str(part))
+    member = group.get(name)
+    if isinstance(member, h5py.Dataset):
+        yield member
+    elif isinstance(member, h5py.Group):
+        for part in member:
+            yield from _arrays(member, str(part))

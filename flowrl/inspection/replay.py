@@ -1,8 +1,8 @@
-"""Setting a simulator's state from an observation, where an observation tells all of it.
+"""Setting a simulator's state from an observation, where the observation determines it.
 
 MuJoCo's state is its positions and velocities; Gymnasium's observations begin with both and leave out the first one or
-two positions, on which nothing else depends. Whether a task's observations are made so is found by trying: the state
-is set, and what the task then observes has to be what was to be set. No list of known names is needed.
+two positions, on which nothing else depends. Whether a task's observations are like that is tried out: the state is
+set, and the task must then observe what was set. No list of known names is needed.
 """
 
 from dataclasses import dataclass
@@ -20,26 +20,26 @@ __all__ = ["Replayed", "distance", "is_clipped", "replay", "set_state", "step_fr
 VELOCITY_CLIP = 10.0
 """Hopper and Walker2d observe velocities within these bounds, so at a bound the true one is not known."""
 ROUNDING = 1e-5
-"""Relative and absolute: observations are stored as float32 at the least."""
+"""Relative and absolute: observations are stored as float32 or better."""
 SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, FlatObservation)
-"""Wrappers that leave out nothing when the simulator below them is stepped. Any other may change what is observed, done
-or paid, so that the simulator alone would tell another story than the data."""
+"""Wrappers that change nothing when the simulator below them is stepped. Any other may change observations, actions or
+rewards, so that the simulator alone would not reproduce the data."""
 
 
 def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
-    """Put an environment that has been reset into the state that `observation` was made in; False where it cannot be.
+    """Put an environment that has been reset into the state of an `observation`; False where that is not possible.
 
-    An environment of one's own joins in with a method `set_state_from_observation(observation) -> bool`, which is
-    given what the environment itself observes (a Dict, say), not the row (d,) that `make_env` makes of it. Any other
-    has to be one of MuJoCo's with plain rows. Step `env.unwrapped` afterwards: the wrappers (a time limit) know
+    Your own environment can have a method `set_state_from_observation(observation) -> bool`, which gets what the
+    environment itself observes (a Dict, say), not the row (d,) that `make_env` makes of it. Any other has to be one of
+    MuJoCo's with plain rows. Step `env.unwrapped` afterwards: the wrappers (a time limit) know
     nothing of the new state.
     """
     known_wrappers, flat = _wrappers(env)
     if not known_wrappers:
         return False
     simulator = env.unwrapped
-    if (own := getattr(simulator, "set_state_from_observation", None)) is not None:
-        return own(observation if flat is None else flat.structured(observation))
+    if (setter := getattr(simulator, "set_state_from_observation", None)) is not None:
+        return setter(observation if flat is None else flat.structured(observation))
     sizes = None if flat is not None else _sizes(env)
     if sizes is None or observation.ndim != 1 or not np.isfinite(observation).all():
         return False
@@ -59,14 +59,14 @@ def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
 
 
 def is_clipped(env: gym.Env, observation: NDArray[np.floating]) -> bool:
-    """Whether a velocity in a MuJoCo `observation` stands exactly at the bound at which it may have been clipped."""
+    """Whether a velocity in a MuJoCo `observation` is exactly at the bound at which it may have been clipped."""
     return _sizes(env) is not None and bool((np.abs(observation) == VELOCITY_CLIP).any())
 
 
 def step_from(
     env: gym.Env, observation: NDArray[np.floating], action: Any
 ) -> tuple[NDArray[np.floating], float] | None:
-    """The next observation and the reward of `action` from where `observation` was made; None where it cannot be set.
+    """The next observation and the reward of `action` in the state of `observation`; None where it cannot be set.
 
     `env` has to have been reset once.
     """
@@ -90,7 +90,7 @@ def _wrappers(env: gym.Env) -> tuple[bool, FlatObservation | None]:
 
 @dataclass(frozen=True)
 class Replayed:
-    """How far an episode played again is from the stored one: largest absolute difference over the dimensions."""
+    """How far a replayed episode is from the stored one: largest absolute difference over the dimensions."""
 
     first_observation: float
     """Of the one that the reset gives."""
@@ -110,25 +110,24 @@ def replay(
     """Reset with `seed`, play the T stored actions and compare with the T+1 stored observations and T rewards.
 
     Works for any environment, whatever its wrappers: actions are given as they were stored, numbers where Discrete.
-
-    What the environment ends earlier than the stored episode counts as an infinite error from there on.
+    Where the environment ends earlier than the stored episode, the errors from there on are infinite.
     """
     observation, _ = env.reset(seed=seed)
     first = distance(observation, observations[0])
-    errors, of_rewards = np.full(len(actions), np.inf), np.full(len(actions), np.inf)
-    for time, action in enumerate(actions):
+    errors, reward_errors = np.full(len(actions), np.inf), np.full(len(actions), np.inf)
+    for step, action in enumerate(actions):
         observation, reward, terminated, truncated, _ = env.step(action)
-        errors[time] = distance(observation, observations[time + 1])
-        of_rewards[time] = distance(np.asarray(reward), rewards[time])
+        errors[step] = distance(observation, observations[step + 1])
+        reward_errors[step] = distance(np.asarray(reward), rewards[step])
         if terminated or truncated:
             break
-    return Replayed(first, errors, of_rewards)
+    return Replayed(first, errors, reward_errors)
 
 
 def distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
     """The largest absolute difference; infinite where a number is NaN, which would pass for any limit."""
-    found = float(np.abs(np.asarray(one, np.float64) - other).max(initial=0.0))
-    return np.inf if np.isnan(found) else found
+    largest = float(np.abs(np.asarray(one, np.float64) - other).max(initial=0.0))
+    return np.inf if np.isnan(largest) else largest
 
 
 def _sizes(env: gym.Env) -> tuple[int, int] | None:

@@ -1,27 +1,40 @@
-"""The figures of an inspection as tables of text, header first, for the screen and the page alike."""
+"""The numbers of an inspection as tables of text, header first, for the screen and the page alike."""
 
 from collections.abc import Sequence
 
 from flowrl.inspection.alignment import SHIFTS, Alignment
-from flowrl.inspection.figures import Distribution, Feature, Figures
-from flowrl.inspection.steering import START, Gain, Steering
+from flowrl.inspection.distributions import Distribution
+from flowrl.inspection.features import Feature
+from flowrl.inspection.references import References
+from flowrl.inspection.regression import Gain
+from flowrl.inspection.statistics import Statistics
+from flowrl.inspection.steering import START, Steering
 from flowrl.text import figure, share, small
 
-REFERENCES = {"dataset": "dataset's own", "D4RL": "D4RL", "own": "measured by us"}
+__all__ = [
+    "Table",
+    "alignment_table",
+    "feature_table",
+    "flag_table",
+    "overview_table",
+    "score_table",
+    "seeded_table",
+    "steering_table",
+]
 
 Table = list[list[str]]
 
 
-def overview_table(found: Figures) -> Table:
+def overview_table(statistics: Statistics) -> Table:
     """Quantiles of what an episode and a step are like."""
-    percents = [*found.returns.percentiles] or [*found.lengths.percentiles]
-    header = ["", "mean", "std", *({0: "min", 50: "median", 100: "max"}.get(p, f"p{p}") for p in percents)]
+    percents = [*statistics.returns.percentiles] or [*statistics.lengths.percentiles]
+    header = ["", "mean", "std", *map(_percent, percents)]
     rows = [
-        ("return, over episodes", found.returns),
-        ("return, over steps", found.returns_by_step),
-        ("length of an episode", found.lengths),
-        ("return still to come", found.returns_to_go),
-        ("reward of a step", found.rewards),
+        ("return, over episodes", statistics.returns),
+        ("return, over steps", statistics.returns_by_step),
+        ("length of an episode", statistics.lengths),
+        ("return-to-go of a step", statistics.returns_to_go),
+        ("reward of a step", statistics.rewards),
     ]
     return [header, *([name, *_distribution(d, percents)] for name, d in rows)]
 
@@ -30,33 +43,36 @@ def _distribution(one: Distribution, percents: Sequence[int]) -> list[str]:
     return [figure(one.mean), figure(one.std), *(figure(one.percentiles.get(percent)) for percent in percents)]
 
 
-def score_table(found: Figures, references: dict[str, tuple[float, float] | None]) -> Table:
+def _percent(percent: int) -> str:
+    return {0: "min", 50: "median", 100: "max"}.get(percent, f"p{percent}")
+
+
+def score_table(statistics: Statistics, references: References) -> Table:
     """Percentiles of the episodes' returns, normalised by every reference that is known, each in its own column."""
-    names = [name for name in references if name in found.scores]
-    table = [["return over episodes", "raw", *(REFERENCES.get(name, name) for name in names)]]
-    for percent, value in found.returns.percentiles.items():
-        label = {0: "min", 50: "median", 100: "max"}.get(percent, f"p{percent}")
-        table.append([label, figure(value), *(f"{found.scores[name][percent]:.1f}" for name in names)])
+    names = [name for name in references if name in statistics.scores]
+    table = [["return over episodes", "raw", *(f"{name} references" for name in names)]]
+    for percent, value in statistics.returns.percentiles.items():
+        table.append([_percent(percent), figure(value), *(f"{statistics.scores[name][percent]:.1f}" for name in names)])
     pairs = [references[name] for name in names]
     for row, end in enumerate(("reference: random = 0", "reference: expert = 100")):
         table.append([end, "", *("" if pair is None else figure(pair[row]) for pair in pairs)])
     return table
 
 
-def flag_table(found: Figures) -> Table:
+def flag_table(statistics: Statistics) -> Table:
     """How the episodes end."""
     rows = [
-        ("terminated (by the task)", found.terminated),
-        ("truncated (by a time limit)", found.truncated),
-        ("both", found.both_flags),
-        ("neither flag", found.neither_flag),
-        ("a flag before the last step", found.early_flags),
+        ("terminated (by the task)", statistics.terminated),
+        ("truncated (by a time limit)", statistics.truncated),
+        ("both", statistics.both_flags),
+        ("neither flag", statistics.neither_flag),
+        ("a flag before the last step", statistics.early_flags),
     ]
-    return [["", "episodes", "share"], *([name, f"{n:,}", f"{n / found.episodes:.1%}"] for name, n in rows)]
+    return [["", "episodes", "share"], *([name, f"{n:,}", f"{n / statistics.episodes:.1%}"] for name, n in rows)]
 
 
 def feature_table(features: Sequence[Feature], *, bounds: bool) -> Table:
-    """A row per column; with `bounds`, the shares of entries that stand at one."""
+    """A row per column; with `bounds`, the shares of entries at one."""
     table = [
         [
             "column",
@@ -77,13 +93,13 @@ def feature_table(features: Sequence[Feature], *, bounds: bool) -> Table:
                 *([f"{one.outside:,} outside the bounds"] if one.outside else []),
             ]
         )
-        figures = [figure(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
-        table.append([one.name, *figures, *shares, note])
+        numbers = [figure(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
+        table.append([one.name, *numbers, *shares, note])
     return table
 
 
 def alignment_table(alignment: Alignment) -> Table:
-    """Errors of the simulator under every way of putting the data together."""
+    """Errors of the simulator under every shift."""
     rewards = ("r[t-1]", "r[t]", "r[t+1]")
     table = [
         [
@@ -102,7 +118,7 @@ def alignment_table(alignment: Alignment) -> Table:
 
 
 def seeded_table(alignment: Alignment) -> Table:
-    """Errors of the episodes that were played again from their recorded seeds."""
+    """Errors of the episodes replayed from their recorded seeds."""
     seeded = alignment.seeded
     if seeded is None:
         return []
@@ -116,14 +132,14 @@ def seeded_table(alignment: Alignment) -> Table:
 
 
 def steering_table(steering: Steering) -> Table:
-    """What the return-to-go adds to the prediction of actions."""
+    """How much better actions are predicted with the return-to-go."""
     table = [
         [
             "steps tested",
             "count",
             "of episodes",
             "explained without the return",
-            "error less with it",
+            "error reduction with it",
             "95 % interval, both together",
         ]
     ]

@@ -1,59 +1,67 @@
 """What training would accept and a person should know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from flowrl.inspection.alignment import Alignment
-from flowrl.inspection.figures import Feature, Figures
+from flowrl.inspection.features import Feature
+from flowrl.inspection.references import References
+from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import FEW_EPISODES
 from flowrl.text import LISTED, named
 
+__all__ = ["find_warnings"]
+
 SATURATED = 0.5  # share of an action's entries at one bound or the other that is worth a warning
+GROUPS = 5  # of equal episodes that are listed
 
 
-def find_warnings(
-    found: Figures | None,
-    alignment: Alignment | None,
-    references: Mapping[str, tuple[float, float] | None],
-) -> list[str]:
+def find_warnings(statistics: Statistics | None, alignment: Alignment | None, references: References) -> list[str]:
     """What training would accept and a person should know, a sentence each."""
-    told = []
-    if found is not None:
-        told += _figure_warnings(found)
+    warnings = []
+    if statistics is not None:
+        warnings += [*_episode_warnings(statistics), *_column_warnings(statistics)]
     if alignment is not None and alignment.verdict in ("misaligned", "partly misaligned", "other rewards", "unclear"):
-        told.append(f"Alignment with the simulator: {alignment.verdict}.")
+        warnings.append(f"Alignment with the simulator: {alignment.verdict}.")
     if not any(references.values()):
-        told.append("No reference scores are known: returns cannot be normalised.")
-    return told
+        warnings.append("No reference scores are known: returns cannot be normalised.")
+    return warnings
 
 
-def _figure_warnings(found: Figures) -> list[str]:
-    told = []
-    if found.episodes < FEW_EPISODES:
-        told.append(f"Only {found.episodes} episode(s): percentiles of returns and targets mean little.")
-    for what, features in (("Observation", found.observations), ("Action", found.actions)):
-        if constant := [f for f in features if f.constant and not f.one_hot]:
-            told.append(f"{what} column(s) that never vary: {_names(constant)}.")
-        if unused := [f for f in features if f.one_hot and f.maximum == 0]:
-            told.append(f"{what} value(s) that never occur: {_names(unused)}.")
-    if outside := [f for f in found.actions if f.outside]:
-        entries = sum(f.outside for f in outside)
-        told.append(f"{entries:,} action entries lie outside the bounds of the action space: {_names(outside)}.")
-    if saturated := [f for f in found.actions if (f.saturated or 0.0) >= SATURATED and not f.constant]:
-        told.append(f"Action column(s) at a bound in at least {SATURATED:.0%} of the steps: {_names(saturated)}.")
-    if found.repeated:
-        groups = "; ".join(" = ".join(map(str, group[:LISTED])) for group in found.duplicates[:5])
-        more = f" and {len(found.duplicates) - 5:,} groups more" if len(found.duplicates) > 5 else ""
-        told.append(f"{found.repeated:,} episode(s) repeat another exactly: {groups}{more}.")
-    lowest, highest = found.returns.percentiles.get(0), found.returns.percentiles.get(100)
-    if found.episodes > 1 and lowest is not None and lowest == highest:
-        told.append("All episodes have the same return.")
-    if found.neither_flag:
-        told.append(
-            f"{found.neither_flag:,} episode(s) end with neither flag: neither the task nor a time limit ended them."
+def _episode_warnings(statistics: Statistics) -> list[str]:
+    warnings = []
+    if statistics.episodes < FEW_EPISODES:
+        warnings.append(f"Only {statistics.episodes} episode(s): percentiles of returns and targets mean little.")
+    if statistics.repeated:
+        groups = "; ".join(" = ".join(map(str, group[:LISTED])) for group in statistics.duplicates[:GROUPS])
+        more = len(statistics.duplicates) - GROUPS
+        rest = f" and {more:,} groups more" if more > 0 else ""
+        warnings.append(f"{statistics.repeated:,} episode(s) repeat another exactly: {groups}{rest}.")
+    lowest, highest = statistics.returns.percentiles.get(0), statistics.returns.percentiles.get(100)
+    if statistics.episodes > 1 and lowest is not None and lowest == highest:
+        warnings.append("All episodes have the same return.")
+    if statistics.neither_flag:
+        warnings.append(
+            f"{statistics.neither_flag:,} episode(s) end with neither flag: neither the task nor a time limit ended"
+            " them."
         )
-    if found.early_flags:
-        told.append(f"{found.early_flags:,} episode(s) go on after a termination or truncation flag.")
-    return told
+    if statistics.early_flags:
+        warnings.append(f"{statistics.early_flags:,} episode(s) go on after a termination or truncation flag.")
+    return warnings
+
+
+def _column_warnings(statistics: Statistics) -> list[str]:
+    warnings = []
+    for what, features in (("Observation", statistics.observations), ("Action", statistics.actions)):
+        if constant := [f for f in features if f.constant and not f.one_hot]:
+            warnings.append(f"{what} column(s) that never vary: {_names(constant)}.")
+        if unused := [f for f in features if f.one_hot and f.maximum == 0]:
+            warnings.append(f"{what} value(s) that never occur: {_names(unused)}.")
+    if outside := [f for f in statistics.actions if f.outside]:
+        entries = sum(f.outside for f in outside)
+        warnings.append(f"{entries:,} action entries lie outside the bounds of the action space: {_names(outside)}.")
+    if saturated := [f for f in statistics.actions if (f.saturated or 0.0) >= SATURATED and not f.constant]:
+        warnings.append(f"Action column(s) at a bound in at least {SATURATED:.0%} of the steps: {_names(saturated)}.")
+    return warnings
 
 
 def _names(features: Sequence[Feature]) -> str:

@@ -1,13 +1,19 @@
-"""Three episodes that can be counted by hand, and their figures."""
+"""Three episodes that can be counted by hand, their statistics, and datasets to inspect."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
+from flowrl.data.spaces import Column
 from flowrl.data.stored_arrays import StoredArrays
-from flowrl.inspection import count_figures
-from flowrl.inspection.figures import Figures
+from flowrl.inspection.features import Layout
+from flowrl.inspection.statistics import Statistics, summarise
+from flowrl.scripts import collect
+
+HOPPER = "flowrl/hopper/medium-v0"
 
 
 def three_episodes() -> StoredArrays:
@@ -22,6 +28,19 @@ def three_episodes() -> StoredArrays:
     )
 
 
+def numbered_layout(arrays: StoredArrays, action_low=None, action_high=None) -> Layout:
+    """Columns with numbers for names."""
+    observations = [Column(f"observation[{number}]") for number in range(arrays.observations.shape[1])]
+    actions = [Column(f"action[{number}]") for number in range(arrays.actions.shape[1])]
+    return Layout(observations, actions, action_low, action_high)
+
+
+@pytest.fixture(name="numbered_layout")
+def numbered_layout_fixture() -> Callable[..., Layout]:
+    """`numbered_layout` of this file."""
+    return numbered_layout
+
+
 @pytest.fixture
 def tiny() -> StoredArrays:
     """Three episodes of 2, 1 and 3 steps; returns 3, −1 and 6."""
@@ -29,11 +48,40 @@ def tiny() -> StoredArrays:
 
 
 @pytest.fixture
-def tiny_figures() -> Callable[..., Figures]:
-    """Counts arrays of three episodes, these if none are given, with bounds −1 and 1."""
+def tiny_statistics() -> Callable[..., Statistics]:
+    """Summarises arrays of three episodes, these if none are given, with action bounds −1 and 1."""
 
-    def count(arrays: StoredArrays | None = None, **keywords) -> Figures:
-        bounds = {"action_low": np.array([-1.0]), "action_high": np.array([1.0])}
-        return count_figures(arrays or three_episodes(), (4, 5, 9), **(bounds | keywords))
+    def summarised(arrays: StoredArrays | None = None, references=None, **bounds) -> Statistics:
+        arrays = arrays or three_episodes()
+        bounds = {"action_low": np.array([-1.0]), "action_high": np.array([1.0])} | bounds
+        return summarise(arrays, (4, 5, 9), numbered_layout(arrays, **bounds), references or {})
 
-    return count
+    return summarised
+
+
+@pytest.fixture(scope="session")
+def hopper_dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of some 600 steps of `flowrl/hopper/medium-v0`."""
+    root: Path = tmp_path_factory.mktemp("hopper")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        collect.main(collect.Args(HOPPER, steps=600))
+    return str(root / HOPPER)
+
+
+@pytest.fixture
+def changed(minari_root: Path) -> Callable[..., str]:
+    """Writes a dataset again with `change(observations, actions, rewards)` of every episode, without its seeds."""
+
+    def write(dataset, change, **keywords) -> str:
+        episodes = []
+        for e in dataset.iterate_episodes():
+            observations, actions, rewards = change(e.observations, e.actions, e.rewards)
+            terminations, truncations = e.terminations[-len(rewards) :], e.truncations[-len(rewards) :]
+            episodes.append(Episode(observations, actions, rewards, terminations, truncations))
+        spaces = {"observation_space": dataset.observation_space, "action_space": dataset.action_space}
+        about = {"algorithm": "none", "description": "changed", "env_spec": dataset.env_spec, **spaces}
+        write_dataset("test/changed-v0", episodes, DatasetDescription(**(about | keywords)))
+        return "test/changed-v0"
+
+    return write

@@ -1,4 +1,4 @@
-"""A simulator put where an observation was made goes on as it did then."""
+"""A simulator put into the state of an observation goes on as it did then."""
 
 import gymnasium as gym
 import numpy as np
@@ -45,7 +45,7 @@ def test_every_step_from_its_observation_gives_the_next(env_id, dtype):
 
 @pytest.mark.parametrize("env_id", ["Ant-v5", "Ant-v4"])
 def test_ant_gives_the_next_observation_and_nearly_the_reward(env_id):
-    # Its reward takes the torso's position as it was a fifth of a step ago, which no observation tells.
+    # Its reward takes the torso's position as it was a fifth of a step ago, which no observation shows.
     observations, actions, rewards = play(env_id, 5)
     env = make_env(env_id)
     env.reset(seed=99)
@@ -57,7 +57,7 @@ def test_ant_gives_the_next_observation_and_nearly_the_reward(env_id):
 
 
 @pytest.mark.parametrize("env_id", ["Reacher-v5", "InvertedDoublePendulum-v5", "Pendulum-v1", "CartPole-v1"])
-def test_what_cannot_be_set_is_said(env_id):
+def test_a_state_that_no_observation_gives_is_not_set(env_id):
     env = gym.make(env_id)
     observation, _ = env.reset(seed=0)
     assert not set_state(env, observation)
@@ -95,12 +95,12 @@ def test_clipped_velocities():
 
 
 @pytest.mark.parametrize("env_id", ["flowrl/Reach-v0", "Hopper-v5"])
-def test_an_episode_is_played_again_from_its_seed(env_id):
+def test_an_episode_is_replayed_from_its_seed(env_id):
     observations, actions, rewards = play(env_id, 10, seed=5)
     env = make_env(env_id)
-    found = replay(env, 5, observations, actions, rewards)
-    assert found.first_observation == found.observations.max() == found.rewards.max() == 0
-    assert len(found.observations) == len(actions)
+    replayed = replay(env, 5, observations, actions, rewards)
+    assert replayed.first_observation == replayed.observations.max() == replayed.rewards.max() == 0
+    assert len(replayed.observations) == len(actions)
     other = replay(env, 6, observations, actions, rewards)
     assert other.first_observation > 1e-4
     rewards[2] += 0.5

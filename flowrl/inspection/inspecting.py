@@ -1,0 +1,80 @@
+"""What is in a dataset, whether it is sound, and whether returns can steer what is trained on it."""
+
+from collections.abc import Callable
+
+import minari
+import numpy as np
+
+from flowrl.data.minari_store import open_dataset
+from flowrl.errors import InputError
+from flowrl.evaluation.environments import make_env
+from flowrl.inspection.features import Layout
+from flowrl.inspection.references import TRUSTED, dataset_references
+from flowrl.inspection.refusals import load
+from flowrl.inspection.result import Inspection, metadata
+from flowrl.inspection.simulator import check_alignment
+from flowrl.inspection.statistics import summarise
+from flowrl.inspection.steering import judge_steering
+from flowrl.inspection.warnings import find_warnings
+
+__all__ = ["inspect_dataset"]
+
+
+def inspect_dataset(
+    dataset: minari.MinariDataset | str,
+    *,
+    env: str | None = None,
+    transitions: int = 100,
+    seed: int = 0,
+    say: Callable[[str], None] = lambda step: None,
+) -> Inspection:
+    """Inspect a dataset; one that training would refuse is inspected as far as it can be read.
+
+    Args:
+        dataset: opened, or its Minari id or folder.
+        env: the environment to check the transitions against; None takes the one that the dataset names.
+        transitions: how many stored transitions to check against the simulator, about; 0 leaves the simulator out.
+        seed: of what is drawn: which transitions, which steps.
+        say: called with the name of each step before it begins.
+
+    Raises:
+        InputError: there is no such dataset or environment, or a number is negative.
+    """
+    if transitions < 0 or seed < 0:
+        raise InputError(f"transitions and seed must be at least 0, not {transitions} and {seed}")
+    if env is not None:
+        _check_env(env)
+    if isinstance(dataset, str):
+        dataset = open_dataset(dataset)
+    arrays, loaded, refused = load(dataset)
+    # References belong to the environment that the returns are from, whatever simulator checks them.
+    references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)
+    statistics = alignment = steering = None
+    if arrays is not None:
+        say("summarising the arrays")
+        statistics = summarise(arrays, dataset.episode_indices.tolist(), Layout.of(dataset), references)
+        if transitions:
+            say("checking transitions against the simulator")
+            alignment = check_alignment(dataset, env, transitions, np.random.default_rng((seed, 1)))
+    if loaded is not None:
+        say("judging whether returns can steer")
+        by_trust = {name: references[name] for name in TRUSTED}
+        steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
+    return Inspection(
+        id=dataset.id,
+        fingerprint=None if loaded is None else loaded.fingerprint,
+        metadata=metadata(dataset),
+        references=references,
+        refused=refused,
+        warnings=find_warnings(statistics, alignment, references),
+        statistics=statistics,
+        alignment=alignment,
+        steering=steering,
+    )
+
+
+def _check_env(env_id: str) -> None:
+    try:
+        make_env(env_id).close()
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -1,0 +1,32 @@
+"""Returns of a random and of an expert policy, which put the returns of a dataset on a scale."""
+
+from collections.abc import Mapping
+
+import minari
+
+from flowrl.evaluation.reference_scores import facts
+
+__all__ = ["TRUSTED", "References", "dataset_references"]
+
+References = Mapping[str, tuple[float, float] | None]
+"""Whose references → the returns of a random and of an expert policy; None where they are not known. Never mix them."""
+
+TRUSTED = ("flowrl", "dataset", "D4RL")
+"""The most trusted first: ours are measured on exactly this version of the environment."""
+
+
+def dataset_references(dataset: minari.MinariDataset, env_id: str | None) -> dict[str, tuple[float, float] | None]:
+    """All references that are known for a dataset.
+
+    Args:
+        env_id: the environment that its returns are from; None where that is not known.
+    """
+    known = None if env_id is None else facts(env_id)
+    stored = dataset.storage.metadata
+    bounds = stored.get("ref_min_score"), stored.get("ref_max_score")
+    d4rl, measured = (None, None) if known is None else (known.d4rl, known.measured)
+    return {
+        "dataset": None if None in bounds else (float(bounds[0]), float(bounds[1])),  # pyright: ignore[reportArgumentType]
+        "D4RL": None if d4rl is None else (d4rl.random, d4rl.expert),
+        "flowrl": None if measured is None else (measured.random, measured.expert),
+    }

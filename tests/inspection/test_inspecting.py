@@ -1,0 +1,77 @@
+"""An inspection as a whole, of sound datasets and of those that training would refuse."""
+
+import gymnasium as gym
+import h5py
+import numpy as np
+import pytest
+
+from flowrl.data.minari_store import open_dataset
+from flowrl.errors import InputError
+from flowrl.inspection import inspect_dataset
+from flowrl.inspection.answers import answers
+from flowrl.inspection.page import page
+
+
+def test_collected_data_are_sound(reach_dataset):
+    steps = []
+    inspection = inspect_dataset(reach_dataset, say=steps.append)
+    assert len(steps) == 3
+    assert inspection.alignment.verdict == "aligned"
+    assert inspection.alignment.seeded.maximum == 0
+    assert inspection.alignment.seeded.diverged is None
+    assert inspection.refused == []
+    assert inspection.statistics.non_finite == inspection.statistics.repeated == inspection.statistics.neither_flag == 0
+    assert inspection.steering.verdict in ("yes", "weakly")
+    assert inspection.references["flowrl"] == inspection.references["dataset"]
+    assert [answer.tone for answer in answers(inspection)[:2]] == ["plain", "good"]
+    assert inspect_dataset(open_dataset(reach_dataset)) == inspection, "the same seed says the same"
+
+
+def test_a_misaligned_dataset_is_warned_of_and_not_sound(reach_dataset, changed):
+    inspection = inspect_dataset(changed(open_dataset(reach_dataset), lambda o, a, r: (o[1:], a[:-1], r[:-1])))
+    assert any("misaligned" in warning for warning in inspection.warnings)
+    assert answers(inspection)[2].tone == "bad"
+
+
+def test_another_environment_or_none(reach_dataset):
+    inspection = inspect_dataset(reach_dataset, env="Hopper-v5")
+    assert inspection.alignment.verdict == "unknown"
+    assert inspection.references["D4RL"] is None, "another environment's references are not this one's"
+    assert inspect_dataset(reach_dataset, transitions=0).alignment is None
+
+
+@pytest.mark.parametrize("bad", [{"env": "Hoper-v5"}, {"transitions": -1}, {"seed": -1}, {"dataset": "no/such-v0"}])
+def test_what_cannot_be_used_is_an_input_error(bad, reach_dataset):
+    with pytest.raises(InputError):
+        inspect_dataset(**({"dataset": reach_dataset} | bad))
+
+
+BROKEN = {
+    "NaN": ("observations", lambda a: np.where(np.arange(len(a))[:, None] == 2, np.nan, a), "NaN"),
+    "infinite reward": ("rewards", lambda a: np.where(np.arange(len(a)) == 1, np.inf, a), "infinity"),
+    "T observations": ("observations", lambda a: a[:-1], "episode 3"),
+    "narrow": ("actions", lambda a: a[:, :1], "episode 3"),
+    "empty": ("rewards", lambda a: a[:0], "episode 3"),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_training_would_refuse_has_a_page_that_says_so(broken, reach_dataset, minari_root):
+    name, change, part = BROKEN[broken]
+    with h5py.File(minari_root / reach_dataset / "data/main_data.hdf5", "r+") as file:
+        array = file[f"episode_3/{name}"][()]
+        del file[f"episode_3/{name}"]
+        file[f"episode_3/{name}"] = change(array)
+    inspection = inspect_dataset(reach_dataset)
+    assert part in inspection.refused[0]
+    assert inspection.steering is None
+    assert answers(inspection)[1].tone == "bad"
+    assert "REFUSED" in page(inspection)
+
+
+def test_an_unsupported_space_is_refused_not_a_crash(write, numbered_episode):
+    space = gym.spaces.Box(0, 1, (3, 1), np.float32)
+    write("test/image-v0", [numbered_episode(i, 3) for i in range(2)], observation_space=space)
+    inspection = inspect_dataset("test/image-v0")
+    assert len(inspection.refused) == 1
+    assert inspection.statistics is None
