@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.d4rl import HORIZON, d4rl_name, find_file, import_file, minari_id
 from flowrl.data.minari_store import COLLECTED_NAMESPACE, dataset_path
 from flowrl.errors import InputError, cause
-from flowrl.evaluation.reference_scores import Reference, d4rl_environment, d4rl_reference, facts
+from flowrl.evaluation.reference_scores import Reference, d4rl_environment, d4rl_reference, reference_scores
 from flowrl.scripts.cli import parse, run, warn
 
 
@@ -107,7 +107,7 @@ def _spec(name: str | None, env: str | None) -> EnvSpec | None:
 def _reference(name: str | None, spec: EnvSpec | None) -> Reference | None:
     if name is not None:
         return d4rl_reference(name)
-    return None if spec is None else facts(spec.id).d4rl
+    return None if spec is None else reference_scores(spec.id).d4rl
 
 
 def _environment(spec: EnvSpec | None) -> str:

@@ -23,7 +23,7 @@ from flowrl.data.spaces import columns, leaves
 from flowrl.data.stored_arrays import observation_rows
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
-from flowrl.evaluation.reference_scores import facts
+from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.inspection import (
     ACTIONS,
     REPRODUCED,
@@ -303,10 +303,10 @@ def _drawn(indices: Sequence[int], count: int, generator: np.random.Generator) -
 
 def _references(dataset: minari.MinariDataset, env_id: str | None) -> dict[str, tuple[float, float] | None]:
     """The returns of a random and of an expert policy, by who says so; never to be mixed."""
-    known = None if env_id is None else facts(env_id)
+    known = None if env_id is None else reference_scores(env_id)
     stored = dataset.storage.metadata
     bounds = stored.get("ref_min_score"), stored.get("ref_max_score")
-    d4rl, own = (None, None) if known is None else (known.d4rl, known.measured)
+    d4rl, own = (None, None) if known is None else (known.d4rl, known.flowrl)
     return {
         "dataset": None if None in bounds else (float(bounds[0]), float(bounds[1])),  # pyright: ignore[reportArgumentType]
         "D4RL": None if d4rl is None else (d4rl.random, d4rl.expert),
