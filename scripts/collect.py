@@ -42,7 +42,7 @@ class Args:
     """The file that VecNormalize saved beside the models of Stable-Baselines3, if any; loading it runs code in it."""
     steps: int | None = None
     """How many steps, in equal shares for each of the policies; the last episode of each is played to its end. If not
-    given: 200,000 for MuJoCo and for yours, 2,000 for Reach, those of 400 episodes for Corridor."""
+    given: 200,000 for MuJoCo and for yours, 2,000 for Reach, 400 episodes for Corridor."""
     seed: int = 0
     """Episode i depends on this seed, on i and on its policy alone."""
     jobs: int = 1
