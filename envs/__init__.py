@@ -1,4 +1,4 @@
-"""Our own environments and the behaviour policies that our datasets are played by.
+"""Our own environments, and the behavior policies that collect our datasets.
 
 Importing this package registers `flowrl/Reach-v0` and `flowrl/Corridor-v0` with Gymnasium.
 """
@@ -8,9 +8,7 @@ import gymnasium as gym
 from flowrl.envs.corridor import LONGEST
 from flowrl.envs.tiny import HORIZON
 
-if "flowrl/Reach-v0" not in gym.registry:
-    gym.register("flowrl/Reach-v0", entry_point="flowrl.envs.tiny:Reach", max_episode_steps=HORIZON)
-if "flowrl/Corridor-v0" not in gym.registry:
-    # A limit that no episode reaches: the turn ends each of them, whatever its length. Where the limit falls on the
-    # same step, Gymnasium flags that as cut off too, and who learns values would leave out the only reward.
-    gym.register("flowrl/Corridor-v0", entry_point="flowrl.envs.corridor:Corridor", max_episode_steps=LONGEST + 1)
+gym.register("flowrl/Reach-v0", entry_point="flowrl.envs.tiny:Reach", max_episode_steps=HORIZON)
+# No episode reaches this limit: the turn ends each of them, whatever its length. If the limit fell on the same step,
+# Gymnasium would flag that step as truncated too, and value learning would leave out the only reward.
+gym.register("flowrl/Corridor-v0", entry_point="flowrl.envs.corridor:Corridor", max_episode_steps=LONGEST + 1)

@@ -1,4 +1,4 @@
-"""Corridor: a T-maze whose first observation alone says which way to turn at its end, so that memory can be measured.
+"""Corridor: a T-maze whose first observation alone says which way to turn at its end; it measures memory.
 
 The walk takes `length` steps, 10 to 1,000, always the same number; only the last action, the turn, does anything.
 
@@ -11,11 +11,11 @@ The walk takes `length` steps, 10 to 1,000, always the same number; only the las
 **Optimum.** No return exceeds 1, and remembering the cue attains it: the optimal return is 1, the worst is 0.
 
 **Chance.** Reset draws the cue and the noise independently, and until the turn nothing else depends on the cue: not
-the other observations, not a reward, not the length. So a turn that is made of observations after the first, rewards,
-the time, the target and randomness of its own is independent of the cue, which agrees with it with probability 1/2:
-the expected return is exactly 1/2. That holds for every memoryless policy, for uniformly random actions, and for every
-policy that sees the last K < `length` observations. The one way round is a note to itself: a policy that also sees its
-own last K actions could copy the cue from action to action. Nothing in our data teaches that: the scripted policies'
+the other observations, not a reward, not the length. So a turn computed from later observations, rewards, the time,
+the target and independent randomness is independent of the cue, and agrees with it with probability 1/2: the expected
+return is exactly 1/2. That holds for every memoryless policy, for uniformly random actions, and for every
+policy that sees the last K < `length` observations. There is one way around: a policy that also sees its own last K
+actions could copy the cue from action to action. Nothing in our data teaches that: the scripted policies'
 actions before the junction are drawn independently of the cue and of each other.
 """
 
@@ -35,7 +35,7 @@ CUE, JUNCTION, NOISE = range(3)  # columns of an observation
 
 
 class Corridor(gym.Env):
-    """The task of this module; see its docstring for the rules, the optimum, and the proof of what chance is.
+    """The task of this module; see its docstring for the rules, the optimum, and the proof of the chance level.
 
     Args:
         length: steps of an episode, the turn among them.
@@ -54,7 +54,7 @@ class Corridor(gym.Env):
         self._time = self.length
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Draw the cue and the noise; `options={"cue": 1}` or −1 overrides the cue and leaves the noise as it was."""
+        """Draw the cue and the noise; `options={"cue": 1}` or −1 replaces the cue alone."""
         super().reset(seed=seed)
         drawn = 1.0 if self.np_random.random() < 0.5 else -1.0
         self._cue = float((options or {}).get("cue", drawn))
@@ -81,7 +81,7 @@ class Corridor(gym.Env):
 
 
 def corridor_spec(length: SupportsIndex) -> EnvSpec:
-    """The registered spec with this length in it, for a dataset to carry.
+    """The registered spec with this length in its keywords, to be stored with a dataset.
 
     Raises:
         ValueError: as `Corridor`.
@@ -93,20 +93,20 @@ def corridor_spec(length: SupportsIndex) -> EnvSpec:
 class CorridorPolicy:
     """Remember the cue, wander with uniformly random actions, and turn where it pointed, or else the other way.
 
-    Its action before the junction is 0 without a generator. `begin` gives one that remembers nothing yet.
+    Without a generator its action before the junction is 0.
     """
 
     right: bool
     """Whether the turn is the right one."""
     cue: float = field(default=0.0, init=False, repr=False)
-    """What it remembers."""
+    """The remembered cue; 0 before the first observation."""
 
     def begin(self) -> "CorridorPolicy":
-        """One for a new episode; see `flowrl.envs.behavior.Remembering`."""
+        """The policy for a new episode, which remembers nothing; see `flowrl.envs.behavior.Remembering`."""
         return CorridorPolicy(self.right)
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (1,) for one observation (3,); see `flowrl.envs.behavior.Policy`."""
+        """The action (1,) for one observation (3,); see `flowrl.envs.behavior.BehaviorPolicy`."""
         if observation[CUE]:
             self.cue = float(observation[CUE])
         wander = 0.0 if generator is None else 2.0 * generator.random() - 1.0

@@ -1,4 +1,4 @@
-"""A user's own policies for `scripts.collect`: a model that Stable-Baselines3 saved, or any Python callable."""
+"""A user's own policies: a model that Stable-Baselines3 saved, or any Python callable."""
 
 import importlib
 import pickle
@@ -11,7 +11,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
 
-from flowrl.envs.behavior import Policy, UniformPolicy
+from flowrl.envs.behavior import BehaviorPolicy, UniformPolicy
+from flowrl.errors import InputError, cause
 
 __all__ = ["CallablePolicy", "SB3Policy", "own_policy"]
 
@@ -19,11 +20,11 @@ ALGORITHMS = {
     **dict.fromkeys(("A2C", "DDPG", "PPO", "SAC", "TD3"), "stable_baselines3"),
     **dict.fromkeys(("ARS", "CrossQ", "TQC", "TRPO"), "sb3_contrib"),
 }
-"""Those with real actions and no memory, and the package each comes from."""
+"""Algorithms for continuous actions without memory, and the package of each."""
 
 
-def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> Policy:
-    """The policy that a command line names, checked against the environment it shall play in.
+def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> BehaviorPolicy:
+    """The policy that `text` names, checked against the environment that it will play in.
 
     Args:
         text: `random` (uniformly random actions), `ALGORITHM:FILE.zip` (a model of Stable-Baselines3, as in
@@ -32,40 +33,44 @@ def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> Polic
         normalizer: the `.pkl` that VecNormalize saved beside the model of Stable-Baselines3.
 
     Raises:
-        ValueError: in one sentence, what cannot be used and what could.
+        InputError: the text names no policy, the policy cannot be loaded, or it does not fit the environment.
     """
-    space, seen = env.action_space, env.observation_space
-    assert isinstance(space, Box)
-    assert isinstance(seen, Box)
+    actions, observations = env.action_space, env.observation_space
+    assert isinstance(actions, Box)
+    assert isinstance(observations, Box)
     if text == "random":
-        if not space.is_bounded():
-            raise ValueError(f"policy random needs bounded actions: {env.spec and env.spec.id} has {space}")
-        return UniformPolicy(space.low, space.high)
+        if not actions.is_bounded():
+            raise InputError(f"policy random needs bounded actions: {env.spec and env.spec.id} has {actions}")
+        return UniformPolicy(actions.low, actions.high)
     before, colon, after = text.partition(":")
     if not colon or not before or not after:
-        raise ValueError(f"policy {text!r} is none of random, ALGORITHM:FILE.zip (as in ppo:model.zip), MODULE:NAME")
-    if not after.endswith(".zip"):
-        policy: Policy = CallablePolicy(before, after, space.low, space.high)
-        if not callable(policy.function):
-            raise ValueError(f"policy {text!r} is no callable: it must take an observation and a generator")
-        return policy
-    names = {name.lower(): name for name in ALGORITHMS}
-    if before.lower() not in names:
-        raise ValueError(f"policy {text!r}: unknown algorithm {before!r}; known are {', '.join(names)}")
-    model = SB3Policy(names[before.lower()], Path(after), normalizer, space.low, space.high)
-    for what, its, due in [
-        ("observation", model.model.observation_space, seen),
-        ("action", model.model.action_space, space),
+        raise InputError(f"unknown policy {text!r}: write random, MODULE:NAME or ALGORITHM:FILE.zip (ppo:model.zip)")
+    if after.endswith(".zip"):
+        return _sb3_policy(before, Path(after), normalizer, observations, actions)
+    policy = CallablePolicy(before, after, actions.low, actions.high)
+    if not callable(policy.function):
+        raise InputError(f"policy {text!r} is not callable: it must take an observation and a generator")
+    return policy
+
+
+def _sb3_policy(algorithm: str, path: Path, normalizer: Path | None, observations: Box, actions: Box) -> "SB3Policy":
+    text, names = f"{algorithm}:{path}", {name.lower(): name for name in ALGORITHMS}
+    if algorithm.lower() not in names:
+        raise InputError(f"policy {text!r}: unknown algorithm {algorithm!r}; known are {', '.join(names)}")
+    policy = SB3Policy(names[algorithm.lower()], path, normalizer, actions.low, actions.high)
+    for what, of_model, of_env in [
+        ("observations", policy.model.observation_space, observations),
+        ("actions", policy.model.action_space, actions),
     ]:
-        if its.shape != due.shape:
-            raise ValueError(f"policy {text!r} has {what}s of shape {its.shape}: the environment's are {due.shape}")
-    model.normalise(np.zeros(seen.shape))  # a file that is no normaliser is told now, not after the first episode
-    return model
+        if of_model.shape != of_env.shape:
+            raise InputError(f"policy {text!r} has {what} of shape {of_model.shape}, the environment {of_env.shape}")
+    policy.normalise(np.zeros(observations.shape))  # an unusable normaliser fails here and not while playing
+    return policy
 
 
 @dataclass(frozen=True)
 class CallablePolicy:
-    """``MODULE.NAME(observation, generator)``: found by name, so that it can be sent to other processes."""
+    """``MODULE.NAME(observation, generator)``, imported by name, so that it can be sent to other processes."""
 
     module: str
     name: str
@@ -79,27 +84,27 @@ class CallablePolicy:
         """The callable itself.
 
         Raises:
-            ValueError: there is no such module, or no such name in it.
+            InputError: there is no such module, or no such name in it.
         """
         try:
             return getattr(importlib.import_module(self.module), self.name)
         except Exception as error:  # it is the user's own code
-            raise ValueError(f"policy {self.module}:{self.name} cannot be imported: {error}") from error
+            raise InputError(f"policy {self.module}:{self.name} cannot be imported: {cause(error)}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (a,), clipped to the bounds; see `Policy`.
+        """The action (a,), clipped to the bounds; see `BehaviorPolicy`.
 
         Raises:
-            ValueError: it fails, or what it gives is not of the shape of an action, or not finite.
+            InputError: it fails, or its action has another shape or is not finite.
         """
         try:
             action = np.asarray(self.function(observation, generator), np.float32)
         except Exception as error:  # it is the user's own code
-            raise ValueError(f"policy {self.module}:{self.name} failed: {type(error).__name__}: {error}") from error
+            raise InputError(f"policy {self.module}:{self.name} failed: {type(error).__name__}: {error}") from error
         if action.shape != self.low.shape or not np.isfinite(action).all():
-            raise ValueError(
-                f"policy {self.module}:{self.name} gave {action!s} of shape {action.shape}:"
-                f" finite numbers of shape {self.low.shape} are due"
+            raise InputError(
+                f"policy {self.module}:{self.name} returned {action!s} of shape {action.shape}:"
+                f" it must return finite numbers of shape {self.low.shape}"
             )
         return np.clip(action, self.low, self.high)
 
@@ -117,9 +122,9 @@ class SB3Policy:
     algorithm: str
     """A name in `ALGORITHMS`."""
     path: Path
-    """What `model.save` wrote."""
+    """The file of `model.save`."""
     normalizer: Path | None
-    """What `VecNormalize.save` wrote; None where observations were not normalised."""
+    """The file of `VecNormalize.save`; None where observations were not normalised."""
     low: np.ndarray
     """(a,), least action."""
     high: np.ndarray
@@ -130,27 +135,26 @@ class SB3Policy:
         """The model, on the CPU.
 
         Raises:
-            ValueError: the file is missing or no model of this algorithm, or the package is not installed.
+            InputError: the file is missing or no model of this algorithm, or the package is not installed.
         """
-        if not self.path.is_file():  # Stable-Baselines3 would look for another name
-            raise ValueError(f"there is no file {self.path}")
+        if not self.path.is_file():  # Stable-Baselines3 would try another name
+            raise InputError(f"there is no file {self.path}")
         package = ALGORITHMS[self.algorithm]
         try:
             trainer = getattr(importlib.import_module(package), self.algorithm)
         except ImportError as error:
-            raise ValueError(f"playing {self.path} needs `pip install -e .[behavior]` ({error})") from error
+            raise InputError(f"playing {self.path} needs the extra `behavior` of flowrl ({error})") from error
         try:
             return trainer.load(self.path, device="cpu")
         except Exception as error:  # a file of another kind may raise anything
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{self.path} cannot be loaded as a model of {self.algorithm}: {said}") from error
+            raise InputError(f"{self.path} cannot be loaded as a model of {self.algorithm}: {cause(error)}") from error
 
     @cached_property
     def normalise(self) -> Any:
-        """``normalise(observation)`` is what the model reads.
+        """The function from an observation to the model's input.
 
         Raises:
-            ValueError: the file of the normaliser is missing or none.
+            InputError: the file is missing or holds no VecNormalize.
         """
         if self.normalizer is None:
             return lambda observation: observation
@@ -158,17 +162,18 @@ class SB3Policy:
             with self.normalizer.open("rb") as file:
                 return pickle.load(file).normalize_obs
         except Exception as error:  # a file of another kind may raise anything
-            raise ValueError(f"{self.normalizer} cannot be loaded as what VecNormalize saves: {error}") from error
+            raise InputError(f"{self.normalizer} cannot be loaded as a VecNormalize: {cause(error)}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (a,), clipped to the bounds; see `Policy`."""
+        """The action (a,), clipped to the bounds; see `BehaviorPolicy`."""
         import torch
 
-        model, seen = self.model, self.normalise(observation)  # loading a model seeds the generators: before, not below
+        # Loading a model seeds torch's generator: load it outside the fork.
+        model, normalised = self.model, self.normalise(observation)
         with torch.random.fork_rng(devices=[]):  # Stable-Baselines3 samples from torch's own generator
             if generator is not None:
                 torch.manual_seed(int(generator.integers(2**63)))
-            action, _ = model.predict(seen, deterministic=generator is None)
+            action, _ = model.predict(normalised, deterministic=generator is None)
         return np.clip(action, self.low, self.high).astype(np.float32)
 
     def __reduce__(self) -> tuple[Any, ...]:

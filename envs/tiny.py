@@ -16,8 +16,7 @@ exactly what a perfect stay at the origin would. With T the first t at which bot
     16 − Σ_{t=1..T} (g₁(t) + g₂(t)) / 10
 
 between 13.2 (start (4, −4), T = 8) and 15.4 (start (2, −2), T = 4). Every return is in [0, 15.4]: leaving is worth
-0 to 3, standing still 4 to 9, going straight there 13 and more; so the return that is asked for says which behaviour
-is wanted.
+0 to 3, standing still 4 to 9, going straight there 13 and more; so a target return selects a behavior.
 """
 
 from dataclasses import dataclass
@@ -58,7 +57,7 @@ class Reach(gym.Env):
         return self._observe(), {}
 
     def step(self, action: np.ndarray):
-        """Move, pay, and end on arrival or on leaving; the horizon is Gymnasium's TimeLimit."""
+        """Move, pay, and terminate on arrival or on leaving; Gymnasium's TimeLimit truncates after 16 steps."""
         # Plain floats: two scalars through numpy would take longer than the whole step.
         ax, ay = float(action[0]), float(action[1])
         self._x += STEP * min(max(ax, LOW[0]), HIGH[0])
@@ -73,7 +72,7 @@ class Reach(gym.Env):
         return self._observe(), reward, False, False, {}
 
     def set_state_from_observation(self, observation: np.ndarray) -> bool:
-        """Go on from where `observation` (3,) was made; False where no state of this task looks so."""
+        """Go on from the state that `observation` (3,) shows; False where no state of this task has it."""
         if np.shape(observation) != (3,) or not np.isfinite(observation).all():
             return False
         time = (1.0 - float(observation[2])) * HORIZON

@@ -32,7 +32,7 @@ from flowrl.evaluation.episodes import (
     table,
     versions,
 )
-from flowrl.evaluation.reference_scores import facts
+from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.inspection.steering import judge_steering
 from flowrl.nn.normaliser import Normaliser
 from flowrl.nn.trajectory import TOKENS
@@ -199,9 +199,9 @@ def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, e
         selected: the part of it that is trained on, which is what must be able to steer.
     """
     returns, lengths = dataset.returns.double(), dataset.lengths.double()
-    known = facts(env.id)
+    known = reference_scores(env.id)
     references = {
-        "own": None if known.measured is None else (known.measured.random, known.measured.expert),
+        "own": None if known.flowrl is None else (known.flowrl.random, known.flowrl.expert),
         "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
     }
     steered = judge_steering(selected, references, np.random.default_rng((0, 2)))  # scripts.inspect draws so by default

@@ -1,9 +1,10 @@
-"""Vector environments for evaluation: every slot plays exactly one episode for each seed it is given."""
+"""Making environments, and vector environments whose slots play exactly one episode for each seed."""
 
 import difflib
 import os
 import traceback
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -11,14 +12,18 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
-__all__ = ["FlatObservation", "OneEpisode", "make_env", "make_vector_env"]
+from flowrl.errors import InputError
+
+__all__ = ["FlatObservation", "OneEpisode", "cores", "make_env", "make_vector_env"]
+
+OURS = "flowrl/"  # namespace of our own environments
 
 
 class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
     """Observations as one row: Tuple entries in order, Dict entries by name, Discrete as one-hot, arrays flat.
 
-    By name and not as the space happens to list them (Gymnasium's own `FlattenObservation`), since that order is
-    lost where a dataset's spaces are stored.
+    Gymnasium's own `FlattenObservation` keeps the order in which a space lists its entries, but a stored dataset does
+    not have that order.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -32,7 +37,7 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         return gym.spaces.flatten(self._sorted, observation)
 
     def structured(self, row: Any) -> Any:
-        """The observation that a row (d,) was made of."""
+        """The observation whose row (d,) this is."""
         return gym.spaces.unflatten(self._sorted, row)
 
 
@@ -47,10 +52,10 @@ def _sorted(space: gym.Space) -> gym.Space:
 class OneEpisode(gym.Wrapper):
     """Play one episode per seeded `reset`; after its end the simulator rests until the next seed.
 
-    Once the episode has ended, `step` and `reset()` without a seed (a vector environment's autoreset, whatever its
-    mode) return the last observation, reward 0 and no flag: the end is announced once, and no second episode starts.
-    The very first `reset` may come without a seed. Infos are dropped: merging them costs a vector environment
-    as much as a cheap simulator does.
+    Once the episode has ended, `step` and `reset()` without a seed (a vector environment's autoreset, in any mode)
+    return the last observation, reward 0 and no flag: the end is flagged once, and no second episode starts. Only the
+    first `reset` may omit the seed. Infos are dropped: merging them costs a vector environment as much as a cheap
+    simulator does.
     """
 
     def __init__(self, env: gym.Env) -> None:
@@ -62,7 +67,7 @@ class OneEpisode(gym.Wrapper):
         """Start the episode of `seed`; without a seed, return the last observation and start nothing.
 
         Raises:
-            ValueError: without a seed in the middle of an episode, which could mean either of the two.
+            ValueError: no seed in the middle of an episode, which could mean a new episode or none.
         """
         if seed is None and self._observation is not None:
             if not self._over:
@@ -82,13 +87,17 @@ class OneEpisode(gym.Wrapper):
 
 
 def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
-    """`gymnasium.make` without its per-step checks, for an environment id or the spec a dataset carries.
+    """`gymnasium.make` without its per-step checks, for an environment id or the spec of a dataset or run.
 
-    Observations that are not flat arrays are made so, see `FlatObservation`.
+    Observations that are not flat arrays become rows, see `FlatObservation`. A spec of one of our own environments
+    gets the registered entry point: the one that an older flowrl stored may name a module that has moved, or that now
+    belongs to another project.
 
     Raises:
-        ValueError: the id is not registered (names the nearest ones), or a package it needs is missing.
+        InputError: the id is not registered (the message names the nearest ones), or it cannot be made here.
     """
+    if isinstance(env, EnvSpec) and env.id.startswith(OURS) and env.id in gym.registry:
+        env = replace(env, entry_point=gym.registry[env.id].entry_point)
     keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     with warnings.catch_warnings():
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
@@ -96,21 +105,21 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
         try:
             made = gym.make(env, disable_env_checker=True, **keywords)
         except (gym.error.DependencyNotInstalled, ImportError) as error:
-            raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}") from error
+            raise InputError(f"environment {_name(env)!r} cannot be made here: {error}") from error
         except (RuntimeError, AttributeError) as error:
             if not _of_renderer(error):
                 raise
             renderer = f" (MUJOCO_GL is {gl!r})" if (gl := os.environ.get("MUJOCO_GL")) else ""
-            raise ValueError(f"environment {_name(env)!r} cannot be made here: {error}{renderer}") from error
+            raise InputError(f"environment {_name(env)!r} cannot be made here: {error}{renderer}") from error
         except gym.error.Error:
-            raise ValueError(_unknown(_name(env))) from None
+            raise InputError(_unknown(_name(env))) from None
     space = made.observation_space
     is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
     return made if is_flat else FlatObservation(made)
 
 
 def _of_renderer(error: BaseException) -> bool:
-    """Whether mujoco or OpenGL's loader raised it: so they refuse a renderer that is unknown or not installed."""
+    """Whether mujoco or OpenGL's loader raised it: their way to refuse a renderer that is unknown or not installed."""
     names = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.partition(".")[0] in ("mujoco", "OpenGL") for name in names)
 
@@ -125,22 +134,28 @@ def make_vector_env(
     """`num_envs` copies of one environment, each wrapped in `OneEpisode`.
 
     Call `reset(seed=[...])` with one seed a slot, then `step(actions)`, actions (num_envs, a), until every slot has
-    announced its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
+    flagged its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
     simulators that take milliseconds a step).
 
     Raises:
-        ValueError: unknown environment (names the nearest ones), unknown mode, or `num_envs` below 1.
+        InputError: as `make_env`.
+        ValueError: unknown mode, or `num_envs` below 1.
     """
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, not {num_envs}")
     if mode not in ("sync", "async"):
         raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
-    # A worker process would report a bad id as a traceback of its own: make one here first.
+    # A worker process would end in a traceback at a bad id: make one environment here first.
     make_env(env).close()
     makers = [partial(_one_episode, env, render_mode)] * num_envs
     if mode == "sync":
         return gym.vector.SyncVectorEnv(makers)
     return gym.vector.AsyncVectorEnv(makers)
+
+
+def cores() -> int:
+    """The number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:

@@ -16,7 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import make_env, make_vector_env
-from flowrl.evaluation.reference_scores import facts
+from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.evaluation.rollout import rollout
 from flowrl.evaluation.statistics import interquartile_mean, normalised
 from flowrl.protocols import Agent
@@ -63,10 +63,10 @@ def play(
         results = rollout(agent, envs, targets, seeds, device)
     finally:
         envs.close()
-    known = facts(env.id)
+    known = reference_scores(env.id)
     how = getattr(getattr(agent, "config", None), "acts", "memoryless")
     acting = getattr(agent, "acting", None)
-    d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.measured))
+    d4rl, measured = (None if r is None else (r.random, r.expert) for r in (known.d4rl, known.flowrl))
     return [
         {
             "kind": kind,

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
+from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 
 __all__ = ["Clip", "check_video", "record_clip", "record_video"]
@@ -26,18 +27,18 @@ CLIP_COLOURS = 16
 
 
 def check_video(path: Path) -> None:
-    """Refuse a file that could not be written after the episode.
+    """Check before the episode that the video can be written.
 
     Raises:
-        ValueError: `path` ends in neither .gif nor .mp4, or is an .mp4 and there is no encoder here.
+        InputError: `path` ends in neither .gif nor .mp4, or is an .mp4 and there is no encoder here.
     """
     if path.suffix not in (".gif", ".mp4"):
-        raise ValueError(f"video file {path} must end in .gif or .mp4")
+        raise InputError(f"video file {path} must end in .gif or .mp4")
     if path.suffix == ".mp4":
         try:
             import imageio_ffmpeg  # noqa: F401  # pyright: ignore[reportMissingImports]
         except ImportError:
-            raise ValueError("an .mp4 needs ffmpeg: `pip install -e '.[video]'`, or name a .gif file") from None
+            raise InputError("an .mp4 needs ffmpeg: install the extra `video` of flowrl, or name a .gif file") from None
 
 
 def record_video(
@@ -53,41 +54,41 @@ def record_video(
         The number of frames rendered, and the episode's return.
 
     Raises:
-        ValueError: the environment cannot be rendered here.
+        InputError: the environment cannot be rendered here.
     """
     playing = _rendering(env)
     try:
         observation, _ = playing.reset(seed=seed)
-        frames, reward, achieved, over = [_render(playing)], 0.0, 0.0, False
+        frames, reward, episode_return, over = [_render(playing)], 0.0, 0.0, False
         while not over:
             observation, paid, terminated, truncated, _ = playing.step(act(observation, reward))
             frames.append(_render(playing))
             reward = float(paid)
-            achieved += reward
+            episode_return += reward
             over = terminated or truncated
     finally:
         playing.close()
     _write(path, np.stack(frames), playing.metadata.get("render_fps", GIF_RATE))
-    return len(frames), achieved
+    return len(frames), episode_return
 
 
 class Clip(NamedTuple):
-    """What a clip shows."""
+    """The extent of a clip."""
 
     frames: int
-    steps: int  # of the episode, from its first
-    seconds: float  # these take, in the simulation
+    steps: int  # of the episode, counted from its start
+    seconds: float  # of simulated time
 
 
 def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) -> Clip:
-    """Play an episode's actions once more and write a small .gif of its first seconds, or of all of it if it is short.
+    """Replay an episode's actions and write a small .gif of its first seconds, or of all of it if it is short.
 
     Args:
         actions: (steps, ...) valid in the environment.
         path: written under a temporary name first.
 
     Raises:
-        ValueError: the environment cannot be rendered here.
+        InputError: the environment cannot be rendered here.
     """
     playing = _rendering(env)
     if (renderer := _mujoco_renderer(playing)) is not None:  # fewer pixels to draw, and enough to average over
@@ -109,17 +110,17 @@ def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) 
 
 
 def _rendering(env: str | EnvSpec) -> gym.Env:
-    """The environment with its picture.
+    """The environment in a mode that renders pictures.
 
     Raises:
-        ValueError: it has none.
+        InputError: it has no such mode.
     """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     still = make_env(env)
     still.close()
     if "rgb_array" not in (modes := still.metadata.get("render_modes", [])):
-        raise ValueError(f"no video: {still.spec and still.spec.id} has no picture to render (its modes: {modes})")
+        raise InputError(f"no video: {still.spec and still.spec.id} has no picture to render (its modes: {modes})")
     playing = make_env(env, render_mode="rgb_array")
     _follow(playing)
     return playing
@@ -142,15 +143,15 @@ def _render(env: gym.Env) -> np.ndarray:
         frame: Any = env.render()
     except Exception as error:  # MuJoCo's GL loaders raise ImportError, AttributeError, RuntimeError and more
         reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ValueError(
+        raise InputError(
             f"no video: the off-screen renderer does not start ({type(error).__name__}: {reason});"
             " on Debian or Ubuntu `apt install libegl1 libgl1` brings what it needs"
         ) from error
     picture = np.asarray(frame)
     if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
-        raise ValueError(
+        raise InputError(
             f"no video: the environment's picture has shape {picture.shape} and type {picture.dtype}:"
-            " (height, width, 3) and uint8 are needed"
+            " it must be (height, width, 3) and uint8"
         )
     return picture
 
@@ -167,7 +168,7 @@ def _write(path: Path, frames: np.ndarray, rate: float) -> None:
 def _write_small(path: Path, frames: Sequence[np.ndarray], milliseconds: int) -> None:
     """Few pixels and one palette of few colours for all frames, undithered: noise would cost most of the bytes.
 
-    Pillow's default way to a palette, by how often a colour occurs, leaves none for a slender robot.
+    Pillow's default palette is of the most frequent colours, which leaves none for a slender robot.
     """
     pictures = [Image.fromarray(frame) for frame in frames]
     width = min(CLIP_WIDTH, pictures[0].width)

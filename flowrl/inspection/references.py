@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import minari
 
-from flowrl.evaluation.reference_scores import facts
+from flowrl.evaluation.reference_scores import reference_scores
 
 __all__ = ["TRUSTED", "References", "dataset_references"]
 
@@ -21,10 +21,10 @@ def dataset_references(dataset: minari.MinariDataset, env_id: str | None) -> dic
     Args:
         env_id: the environment that its returns are from; None where that is not known.
     """
-    known = None if env_id is None else facts(env_id)
+    known = None if env_id is None else reference_scores(env_id)
     stored = dataset.storage.metadata
     bounds = stored.get("ref_min_score"), stored.get("ref_max_score")
-    d4rl, measured = (None, None) if known is None else (known.d4rl, known.measured)
+    d4rl, measured = (None, None) if known is None else (known.d4rl, known.flowrl)
     return {
         "dataset": None if None in bounds else (float(bounds[0]), float(bounds[1])),  # pyright: ignore[reportArgumentType]
         "D4RL": None if d4rl is None else (d4rl.random, d4rl.expert),

@@ -1,4 +1,4 @@
-"""The corridor's rules, optimum and chance are what its docstring says, and nothing but the first observation tells."""
+"""The corridor's rules, optimum and chance level are its docstring's; only the first observation holds the cue."""
 
 import pickle
 import warnings
@@ -12,11 +12,13 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.envs.behavior import CORRIDOR_LENGTHS, Player, Remembering, UniformPolicy, mixture
+from flowrl.envs.behavior import Remembering, UniformPolicy
+from flowrl.envs.collecting import collect
 from flowrl.envs.corridor import CUE, JUNCTION, NOISE, Corridor, CorridorPolicy, corridor_spec
+from flowrl.envs.mixtures import mixture
+from flowrl.envs.playing import EpisodePlayer
 from flowrl.evaluation.environments import make_env, make_vector_env
-from flowrl.evaluation.reference_scores import facts
-from flowrl.scripts import collect
+from flowrl.evaluation.reference_scores import reference_scores
 
 ZERO = np.zeros(1, np.float32)
 RIGHT, LEFT = np.ones(1, np.float32), -np.ones(1, np.float32)
@@ -79,7 +81,7 @@ def test_other_mistakes_are_refused():
         env.reset(options={"cue": 0})
 
 
-def test_gymnasium_finds_nothing_wrong():
+def test_gymnasiums_checker_passes():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gym.make("flowrl/Corridor-v0", length=10).unwrapped, skip_render_check=True)
@@ -109,7 +111,7 @@ def test_an_observation_given_out_stays_as_it_is():
 
 @pytest.mark.parametrize("length", [10, 100, 1_000])
 @pytest.mark.parametrize("seed", range(5))
-def test_nothing_but_the_first_observation_tells_the_cue(length, seed):
+def test_only_the_first_observation_depends_on_the_cue(length, seed):
     env = make_env(corridor_spec(length))
     (right, *right_rest), (left, *left_rest) = (walk(env, RIGHT, seed=seed, cue=cue) for cue in (1, -1))
     np.testing.assert_array_equal(right[1:], left[1:])
@@ -132,7 +134,7 @@ class OtherCue(gym.Wrapper):
 def test_a_scripted_policy_acts_alike_for_both_cues_until_the_turn(right, sample):
     spec = corridor_spec(100)
     policy = CorridorPolicy(right)
-    player, other_player = Player(make_env(spec)), Player(OtherCue(make_env(spec)))
+    player, other_player = EpisodePlayer(make_env(spec)), EpisodePlayer(OtherCue(make_env(spec)))
     for index in range(20):
         one = player.episode(policy, 3, index, sample=sample)
         other = other_player.episode(policy, 3, index, sample=sample)
@@ -150,11 +152,11 @@ def test_a_policy_that_remembers_is_begun_anew_for_every_episode():
     policy = CorridorPolicy(right=True)
     assert isinstance(policy, Remembering)
     assert not isinstance(UniformPolicy(LEFT, RIGHT), Remembering)
-    player = Player(make_env(corridor_spec(10)))
+    player = EpisodePlayer(make_env(corridor_spec(10)))
     forwards = [player.episode(policy, 5, index) for index in range(6)]
     backwards = [player.episode(pickle.loads(pickle.dumps(policy)), 5, index) for index in reversed(range(6))][::-1]
     for one, other in zip(forwards, backwards, strict=True):
-        for name, array in one._asdict().items():
+        for name, array in vars(one).items():
             np.testing.assert_array_equal(array, getattr(other, name))
     assert policy.cue == 0.0, "the one that was given remembers nothing"
     mid = policy.begin()
@@ -163,7 +165,7 @@ def test_a_policy_that_remembers_is_begun_anew_for_every_episode():
     assert mid.begin().act(np.array([0, 1, 0], np.float32)) == 0.0
 
 
-def turn_by_fate(observations, rewards, generator):
+def arbitrary_turn(observations, rewards, generator):
     """A policy of the last K observations and rewards, as wild as they come: a random function of all that it sees."""
     weights = generator.normal(size=observations.size + rewards.size)
     seen = np.concatenate([observations.ravel(), rewards])
@@ -182,19 +184,19 @@ def test_no_policy_of_the_last_observations_beats_chance(context):
         other, other_rewards, *_ = walk(env, RIGHT, seed=seed, cue=-cue)
         np.testing.assert_array_equal(other[10 - context : 10], seen[0])
         np.testing.assert_array_equal(other_rewards[10 - context : 9], seen[1])
-        turn = turn_by_fate(*seen, np.random.default_rng(7))
+        turn = arbitrary_turn(*seen, np.random.default_rng(7))
         right += (turn[0] > 0) == (cue > 0)
     assert abs(right - episodes / 2) < 5 * (episodes / 4) ** 0.5
 
 
 def test_the_references_are_what_the_policies_get():
-    measured = facts("flowrl/Corridor-v0").measured
-    player = Player(make_env(corridor_spec(10)))
+    reference = reference_scores("flowrl/Corridor-v0").flowrl
+    player = EpisodePlayer(make_env(corridor_spec(10)))
     returns = [player.episode(UniformPolicy(LEFT, RIGHT), 1, index).rewards.sum() for index in range(1_000)]
-    assert np.mean(returns) == pytest.approx(measured.random, abs=5 * 0.5 / 1_000**0.5)
+    assert np.mean(returns) == pytest.approx(reference.random, abs=5 * 0.5 / 1_000**0.5)
     for right in (True, False):
         returns = {player.episode(CorridorPolicy(right), 1, index).rewards.sum() for index in range(50)}
-        assert returns == {measured.expert if right else 0.0}
+        assert returns == {reference.expert if right else 0.0}
 
 
 def test_the_spec_carries_the_length_through_json_and_vector_environments():
@@ -207,17 +209,9 @@ def test_the_spec_carries_the_length_through_json_and_vector_environments():
     assert "length" not in gym.spec("flowrl/Corridor-v0").kwargs, "the registered one is as it was"
 
 
-@pytest.mark.parametrize("length", CORRIDOR_LENGTHS)
-def test_each_dataset_is_of_its_length(length):
-    recipe = mixture(f"flowrl/corridor/length-{length}-v0")
-    assert recipe.env.kwargs == {"length": length}
-    assert recipe.steps == 400 * length
-    assert [policy.right for policy in recipe.policies] == [True, False]
-
-
 def test_collected_and_loaded_it_is_what_was_played():
     dataset_id = "flowrl/corridor/length-20-v0"
-    collect.main(collect.Args(dataset_id, steps=40 * 20, seed=2))
+    collect(dataset_id, steps=40 * 20, seed=2)
     stored = minari.load_dataset(dataset_id)
     assert stored.storage.metadata["ref_min_score"] == 0.5
     assert stored.storage.metadata["ref_max_score"] == 1.0
@@ -228,7 +222,7 @@ def test_collected_and_loaded_it_is_what_was_played():
     assert dataset.lengths.tolist() == [20] * 40
     assert dataset.returns.tolist() == [1.0] * 20 + [0.0] * 20
     assert bool(dataset.terminated.all())
-    player, recipe = Player(make_env(dataset.env_spec)), mixture(dataset_id)
+    player, recipe = EpisodePlayer(make_env(dataset.env_spec)), mixture(dataset_id)
     for index in (0, 19, 20, 39):
         played, rows = player.episode(recipe.policies[index // 20], 2, index), slice(20 * index, 20 * index + 20)
         np.testing.assert_array_equal(dataset.observations[rows], played.observations[:-1])
@@ -240,7 +234,7 @@ def test_collected_and_loaded_it_is_what_was_played():
 
 def test_a_collected_dataset_holds_no_trace_of_the_cue_before_the_turn():
     dataset_id = "flowrl/corridor/length-10-v0"
-    collect.main(collect.Args(dataset_id))
+    collect(dataset_id)
     dataset = TrajectoryDataset.from_minari(dataset_id)
     cue = dataset.observations[dataset.starts, CUE].numpy()
     wandered = dataset.actions.reshape(400, 10)[:, :-1].numpy()

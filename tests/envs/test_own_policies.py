@@ -1,4 +1,4 @@
-"""A user's own policies: found, checked, sampled by the generator alone, and refused in one sentence."""
+"""A user's own policies: loaded, checked, sampled by the generator alone, and refused in one sentence."""
 
 import pickle
 import sys
@@ -8,8 +8,10 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from flowrl.envs.behavior import Player, UniformPolicy
+from flowrl.envs.behavior import UniformPolicy
 from flowrl.envs.own_policies import CallablePolicy, SB3Policy, own_policy
+from flowrl.envs.playing import EpisodePlayer
+from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 
 REACH = "flowrl/Reach-v0"
@@ -76,37 +78,37 @@ def test_a_callable_gets_observation_and_generator_and_is_clipped(env):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("short", r"gave \[0.5\] of shape \(1,\): finite numbers of shape \(2,\) are due"),
-        ("nan", r"gave \[nan  0.\] of shape \(2,\)"),
+        ("short", r"returned \[0.5\] of shape \(1,\): it must return finite numbers of shape \(2,\)"),
+        ("nan", r"returned \[nan  0.\] of shape \(2,\)"),
         ("fails", "policy my_policies:fails failed: IndexError"),
     ],
 )
-def test_a_callable_that_gives_no_action_is_told(env, name, message):
-    with pytest.raises(ValueError, match=message):
-        Player(env).episode(own_policy(f"my_policies:{name}", env), 0, 0)
+def test_a_callable_that_returns_no_action_is_refused(env, name, message):
+    with pytest.raises(InputError, match=message):
+        EpisodePlayer(env).episode(own_policy(f"my_policies:{name}", env), 0, 0)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("best", "'best' is none of random, ALGORITHM:FILE.zip"),
-        ("my_policies:", "is none of random"),
+        ("best", "unknown policy 'best': write random"),
+        ("my_policies:", "unknown policy"),
         ("no_such_module:f", "no_such_module:f cannot be imported: No module named"),
         ("my_policies:g", "my_policies:g cannot be imported"),
-        ("my_policies:number", "is no callable"),
+        ("my_policies:number", "is not callable"),
         ("dqn:model.zip", "unknown algorithm 'dqn'; known are a2c, ddpg, ppo"),
         ("ppo:missing.zip", "there is no file missing.zip"),
     ],
 )
 def test_what_is_no_policy_is_refused(env, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         own_policy(text, env)
 
 
 def test_unbounded_actions_have_no_uniform_policy():
     env = gym.wrappers.RescaleAction(make_env(REACH), -1, 1)
     env.action_space = gym.spaces.Box(-np.inf, np.inf, (2,))
-    with pytest.raises(ValueError, match="random needs bounded actions"):
+    with pytest.raises(InputError, match="random needs bounded actions"):
         own_policy("random", env)
 
 
@@ -156,25 +158,25 @@ def test_sampling_depends_on_the_generator_alone(env, saved):
 
 
 def test_files_of_another_kind_are_refused(env, saved, tmp_path):
-    with pytest.raises(ValueError, match="cannot be loaded as a model of SAC"):
+    with pytest.raises(InputError, match="cannot be loaded as a model of SAC"):
         own_policy(f"sac:{saved / 'ppo.zip'}", env)
     garbage = tmp_path / "garbage.zip"
     garbage.write_bytes(b"no zip")
-    with pytest.raises(ValueError, match="garbage.zip cannot be loaded as a model of PPO"):
+    with pytest.raises(InputError, match="garbage.zip cannot be loaded as a model of PPO"):
         own_policy(f"ppo:{garbage}", env)
-    with pytest.raises(ValueError, match="cannot be loaded as what VecNormalize saves"):
+    with pytest.raises(InputError, match="cannot be loaded as a VecNormalize"):
         own_policy(f"ppo:{saved / 'ppo.zip'}", env, garbage)
-    with pytest.raises(ValueError, match=r"has observations of shape \(3,\): the environment's are \(11,\)"):
+    with pytest.raises(InputError, match=r"has observations of shape \(3,\), the environment \(11,\)"):
         own_policy(f"ppo:{saved / 'ppo.zip'}", make_env("Hopper-v5"))
 
 
 def test_a_missing_package_is_one_sentence(env, saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    with pytest.raises(ValueError, match=r"needs `pip install -e .\[behavior\]`"):
+    with pytest.raises(InputError, match="needs the extra `behavior`"):
         own_policy(f"td3:{saved / 'td3.zip'}", env)
 
 
-def test_callables_are_found_by_name_in_other_processes():
+def test_callables_are_sent_to_other_processes_by_name():
     policy = CallablePolicy("my_policies", "good", np.array([-2.0, -1]), np.array([3.0, 2]))
     assert callable(policy.function)
     assert b"good" in pickle.dumps(policy)

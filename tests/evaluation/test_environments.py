@@ -1,5 +1,6 @@
 """Every slot plays exactly one episode per seed, in every mode, and the simulator rests afterwards."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,10 +8,12 @@ import sys
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from flowrl.envs.tiny import ReachPolicy, optimal_action
-from flowrl.evaluation.environments import OneEpisode, make_env, make_vector_env
+from flowrl.errors import InputError
+from flowrl.evaluation.environments import OneEpisode, cores, make_env, make_vector_env
 
 SPEEDS = [-1.0, -0.5, 0.0, 0.5, 1.0]
 
@@ -113,12 +116,70 @@ def test_a_spec_makes_the_same_environment():
 )
 @pytest.mark.parametrize("mode", ["sync", "async"])
 def test_an_unknown_id_names_the_nearest(name, hint, mode):
-    with pytest.raises(ValueError, match=f"unknown environment '{name}'.*{hint}"):
+    with pytest.raises(InputError, match=f"unknown environment '{name}'.*{hint}"):
         make_vector_env(name, 2, mode=mode)
 
 
+def old_spec(env_id, entry_point, **others):
+    """A spec as flowrl 0.1 stored it with its datasets and runs."""
+    spec = json.loads(gym.spec(env_id).to_json()) | {"entry_point": entry_point} | others
+    return json.dumps(spec)
+
+
+OLD_SPECS = [
+    old_spec("flowrl/Reach-v0", "envs.tiny:Reach", max_episode_steps=7),
+    old_spec("flowrl/Corridor-v0", "envs.corridor:Corridor", kwargs={"length": 50}),
+]
+
+
+@pytest.mark.parametrize("stored", OLD_SPECS)
+def test_a_spec_of_flowrl_0_1_plays_with_its_own_limit_and_keywords(stored):
+    spec = EnvSpec.from_json(stored)
+    env = make_env(spec)
+    assert (env.spec.max_episode_steps, env.spec.kwargs) == (spec.max_episode_steps, spec.kwargs)
+    assert EnvSpec.from_json(env.spec.to_json()).entry_point.startswith("flowrl.envs.")
+    env.reset(seed=0)
+    steps, over = 0, False
+    while not over:
+        *_, terminated, truncated, _ = env.step(np.zeros(env.action_space.shape, np.float32))
+        steps, over = steps + 1, terminated or truncated
+    assert steps == (50 if "Corridor" in spec.id else 7)
+
+
+def test_a_spec_of_flowrl_0_1_plays_beside_a_foreign_package_named_envs(tmp_path, repository):
+    (tmp_path / "envs").mkdir()
+    (tmp_path / "envs/__init__.py").write_text("")
+    for module in ("tiny", "corridor"):
+        (tmp_path / f"envs/{module}.py").write_text("raise RuntimeError('this is another project')\n")
+    program = f"""
+import envs, flowrl
+from gymnasium.envs.registration import EnvSpec
+from flowrl.evaluation.environments import make_env, make_vector_env
+assert envs.__file__.startswith({str(tmp_path)!r})
+for stored in {OLD_SPECS!r}:
+    make_vector_env(EnvSpec.from_json(stored), 2).reset(seed=[0, 1])
+    print(make_env(EnvSpec.from_json(stored)).unwrapped)
+"""
+    path = os.pathsep.join([str(tmp_path), str(repository)])
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, capture_output=True
+    )
+    assert ended.returncode == 0, ended.stderr.decode()
+    assert ended.stdout.count(b"flowrl/") == 2
+
+
+def test_another_projects_spec_keeps_its_entry_point():
+    spec = EnvSpec("other/Reach-v0", entry_point="no_such_module:Reach")
+    with pytest.raises(InputError, match="'other/Reach-v0' cannot be made here: .*no_such_module"):
+        make_env(spec)
+
+
+def test_cores_are_those_that_this_process_may_use():
+    assert 1 <= cores() <= os.cpu_count()
+
+
 def test_an_environment_whose_package_is_missing_says_so():
-    with pytest.raises(ValueError, match=r"environment 'Hopper-v3' cannot be made here: .*gymnasium-robotics"):
+    with pytest.raises(InputError, match=r"environment 'Hopper-v3' cannot be made here: .*gymnasium-robotics"):
         make_env("Hopper-v3")
 
 
@@ -138,5 +199,5 @@ def test_a_renderer_that_mujoco_does_not_know_is_named(repository):
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=repository, env=os.environ | {"MUJOCO_GL": "bad"}, capture_output=True
     )
-    assert b"ValueError: environment 'Hopper-v5' cannot be made here: " in ended.stderr
+    assert b"InputError: environment 'Hopper-v5' cannot be made here: " in ended.stderr
     assert b"(MUJOCO_GL is 'bad')" in ended.stderr

@@ -1,71 +1,54 @@
-"""Facts never raise, and say None where nothing is known."""
+"""References never raise, and are None where there is none."""
+
+import json
 
 import numpy as np
 import pytest
 
 from flowrl.data.d4rl import Reference, d4rl_environment, d4rl_reference
-from flowrl.envs.behavior import Player
+from flowrl.envs.behavior import UniformPolicy
+from flowrl.envs.playing import EpisodePlayer
 from flowrl.envs.tiny import ReachPolicy
 from flowrl.evaluation.environments import make_env
-from flowrl.evaluation.reference_scores import facts
+from flowrl.evaluation.reference_scores import REFERENCES, reference_scores
 
 
-def test_hopper_has_d4rls_and_our_own_reference():
-    hopper = facts("Hopper-v5")
-    assert hopper.horizon == 1000
-    assert (hopper.d4rl.random, hopper.d4rl.expert) == (-20.272305, 3234.3)
-    low, high = hopper.measured.expert_interval
-    assert low < hopper.measured.expert < high
-    assert hopper.measured.random < 100 < 2500 < hopper.measured.expert
-    assert min(hopper.measured.random_episodes, hopper.measured.expert_episodes) >= 100
-    assert hopper.measured.expert_policy == "envs/policies/hopper/0573440.npz, sampled"
-
-
-def test_a_reference_of_our_own_is_of_one_version_alone():
-    assert facts("Hopper-v4").measured is None
-    assert facts("Hopper-v4").d4rl == facts("Hopper-v5").d4rl
+def test_hopper_has_d4rls_and_flowrls_reference():
+    hopper, row = reference_scores("Hopper-v5"), json.loads(REFERENCES.read_text())["Hopper-v5"]
+    assert hopper.d4rl == Reference(-20.272305, 3234.3)
+    assert hopper.flowrl == Reference(row["random"]["mean"], row["expert"]["mean"])
 
 
 @pytest.mark.parametrize("name", ["Hopper", "Walker2d", "HalfCheetah"])
-def test_our_own_references_are_of_v5_alone_and_apart_from_d4rls(name):
-    known = facts(f"{name}-v5")
-    assert known.measured.random < 50 < 3000 < known.measured.expert
-    assert known.measured.random != known.d4rl.random
-    low, high = known.measured.expert_interval
-    assert low < known.measured.expert < high
+def test_flowrl_references_are_of_v5_alone_and_apart_from_d4rls(name):
+    scores = reference_scores(f"{name}-v5")
+    assert scores.flowrl.random < 50 < 2500 < scores.flowrl.expert
+    assert scores.flowrl.random != scores.d4rl.random
+    assert reference_scores(f"{name}-v4").flowrl is None
+    assert reference_scores(f"{name}-v4").d4rl == scores.d4rl
 
 
 def test_corridors_reference_is_exact():
-    measured = facts("flowrl/Corridor-v0").measured
-    assert (measured.random, measured.expert) == (0.5, 1.0)
-    assert (measured.random_interval, measured.expert_interval) == ((0.5, 0.5), (1.0, 1.0))
-    assert (measured.random_episodes, measured.expert_episodes) == (0, 0)
+    assert reference_scores("flowrl/Corridor-v0").flowrl == Reference(0.5, 1.0)
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v4", "Walker2d-v4", "Ant-v5"])
 def test_the_family_shares_d4rls_reference(name):
-    assert facts(name).d4rl is not None
-    assert facts(name).measured is None
-    assert facts(name).horizon == 1000
+    assert reference_scores(name).d4rl is not None
+    assert reference_scores(name).flowrl is None
 
 
-@pytest.mark.parametrize("name", ["Nowhere-v0", "", "Hopper", "Hopper-v77", "a/b/c"])
+@pytest.mark.parametrize("name", ["Nowhere-v0", "", "Hopper", "Hopper-v77", "a/b/c", "hopper-v4", "pen-v5"])
 def test_an_unknown_id_has_no_references(name):
-    unknown = facts(name)
-    assert (unknown.env_id, unknown.d4rl, unknown.measured) == (name, None, None)
+    unknown = reference_scores(name)
+    assert (unknown.env_id, unknown.d4rl, unknown.flowrl) == (name, None, None)
 
 
-class Uniform:
-    def act(self, observation, generator):
-        return generator.uniform([-2, -1], [3, 2]).astype(np.float32)
-
-
-def test_reachs_reference_is_what_its_policies_get():
-    reach = facts("flowrl/Reach-v0")
-    assert reach.horizon == 16
-    player = Player(make_env("flowrl/Reach-v0"))
-    for policy, mean in [(Uniform(), reach.measured.random), (ReachPolicy(1.0), reach.measured.expert)]:
-        returns = [player.episode(policy, 2, index).rewards.sum() for index in range(500)]
+def test_reachs_reference_is_what_its_policies_return():
+    reference, env = reference_scores("flowrl/Reach-v0").flowrl, make_env("flowrl/Reach-v0")
+    uniform = UniformPolicy(env.action_space.low, env.action_space.high)
+    for policy, mean in [(uniform, reference.random), (ReachPolicy(1.0), reference.expert)]:
+        returns = [EpisodePlayer(env).episode(policy, 2, index).rewards.sum() for index in range(500)]
         assert np.mean(returns) == pytest.approx(mean, abs=4 * np.std(returns) / 500**0.5)
 
 
@@ -92,7 +75,7 @@ def test_a_d4rl_dataset_has_its_reference_and_environment(name):
     assert d4rl_reference(name) == Reference(random, expert)
     assert d4rl_environment(name) == environment
     if environment is not None:
-        assert facts(environment).d4rl == d4rl_reference(name)
+        assert reference_scores(environment).d4rl == d4rl_reference(name)
 
 
 @pytest.mark.parametrize(
@@ -102,8 +85,3 @@ def test_a_d4rl_dataset_has_its_reference_and_environment(name):
 def test_other_names_have_neither(name):
     assert d4rl_reference(name) is None
     assert d4rl_environment(name) is None
-
-
-def test_a_task_is_no_environment_id():
-    assert facts("hopper-v4").d4rl is None
-    assert facts("pen-v5").d4rl is None

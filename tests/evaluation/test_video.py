@@ -6,6 +6,7 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
+from flowrl.errors import InputError
 from flowrl.evaluation.video import record_clip
 
 
@@ -41,20 +42,20 @@ def spec(**keywords):
 
 def columns_shown(path):
     with Image.open(path) as picture:
-        size, found, milliseconds = picture.size, [], []
+        size, columns, milliseconds = picture.size, [], []
         for number in range(picture.n_frames):
             picture.seek(number)
-            found.append(int(np.asarray(picture.convert("L")).mean(0).argmax() // (size[0] // 4)))
+            columns.append(int(np.asarray(picture.convert("L")).mean(0).argmax() // (size[0] // 4)))
             milliseconds.append(picture.info["duration"])
-    return size, found, milliseconds
+    return size, columns, milliseconds
 
 
 def test_every_step_of_a_short_episode_is_shown_in_its_own_time(tmp_path):
     actions = np.array([1, 2, 3, 2, 0, 1])
     clip = record_clip(actions, spec(), 3, tmp_path / "deep/clip.gif")
-    size, found, milliseconds = columns_shown(tmp_path / "deep/clip.gif")
+    size, columns, milliseconds = columns_shown(tmp_path / "deep/clip.gif")
     assert size == (160, 80)
-    assert found == ((actions + 3) % 4).tolist()
+    assert columns == ((actions + 3) % 4).tolist()
     assert milliseconds == [100] * 6
     assert clip == (6, 6, 0.6)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["clip.gif"]
@@ -67,19 +68,19 @@ def test_every_step_of_a_short_episode_is_shown_in_its_own_time(tmp_path):
 def test_a_long_episode_is_shown_in_eighty_frames_of_its_first_eight_seconds(tmp_path, fps, length, steps, stride):
     actions = np.arange(length) % 3 + 1
     clip = record_clip(actions, spec(fps=fps), 0, tmp_path / "clip.gif")
-    due = list(range(steps, 0, -stride))[::-1]
-    assert clip == (len(due), steps, steps / fps)
+    times = list(range(steps, 0, -stride))[::-1]
+    assert clip == (len(times), steps, steps / fps)
     assert clip.frames <= 80
-    _, found, milliseconds = columns_shown(tmp_path / "clip.gif")
+    _, columns, milliseconds = columns_shown(tmp_path / "clip.gif")
     # Equal frames that follow each other are one that stays longer.
-    shown = [actions[t - 1] for t in due]
-    assert found == [now for number, now in enumerate(shown) if number == 0 or now != shown[number - 1]]
+    shown = [actions[t - 1] for t in times]
+    assert columns == [now for number, now in enumerate(shown) if number == 0 or now != shown[number - 1]]
     assert sum(milliseconds) == 10 * round(100 * stride / fps) * clip.frames
 
 
 def test_a_picture_of_another_kind_is_refused_and_nothing_is_left(tmp_path):
-    with pytest.raises(ValueError, match=r"no video: .* shape \(200, 400, 3\) and type float32"):
+    with pytest.raises(InputError, match=r"no video: .* shape \(200, 400, 3\) and type float32"):
         record_clip(np.array([1]), spec(dtype=np.float32), 0, tmp_path / "clip.gif")
-    with pytest.raises(ValueError, match="no video: flowrl/Reach-v0 has no picture to render"):
+    with pytest.raises(InputError, match="no video: flowrl/Reach-v0 has no picture to render"):
         record_clip(np.zeros((1, 2)), "flowrl/Reach-v0", 0, tmp_path / "clip.gif")
     assert not list(tmp_path.iterdir())

@@ -377,7 +377,7 @@ def test_another_kind_of_file_is_refused(tiny_run, tmp_path, name):
 
 def test_mp4_without_an_encoder_says_how_to_get_one(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-    with pytest.raises(InputError, match=r"an .mp4 needs ffmpeg: `pip install -e '.\[video\]'`"):
+    with pytest.raises(InputError, match="an .mp4 needs ffmpeg"):
         start(tiny_run, "--video", str(tmp_path / "x.mp4"))
 
 
