@@ -1,4 +1,4 @@
-"""Made-up finished runs: every figure of a report can be worked out by hand from them."""
+"""Made-up finished runs: every number of a report can be worked out by hand from them."""
 
 import base64
 
@@ -33,7 +33,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
                 "percentiles": [10 - spread * (100 - p) / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5,
                 "episodes": 1234, "steps": 45678,
             },
-            "env_spec": '{"kwargs": {"told": 1}}',
+            "env_spec": '{"kwargs": {"length": 1}}',
             "device": "cpu",
             "versions": {"torch": "9.9"},
         }
@@ -63,7 +63,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
 
 
 def made_up_study(*, change=0.5, flows=True, before=0, layers=2, heads=3, tokens=6, steps=5):
-    """As `scripts.studies` writes it: two layers of three heads over windows of two steps."""
+    """As a study is stored: two layers of three heads over windows of two steps."""
 
     def series(scale):
         return [

@@ -43,7 +43,7 @@ addEventListener("load", () => {
     wide: document.documentElement.scrollWidth - innerWidth,
     broken: [...document.images].filter(image => !image.complete || image.naturalWidth < 1).length,
     images: document.images.length,
-    narrow: Math.min(...[...document.querySelectorAll(".figures img")].map(image => image.clientWidth)),
+    narrow: Math.min(...[...document.querySelectorAll(".pictures img")].map(image => image.clientWidth)),
     sorted,
   }), "*");
 });
