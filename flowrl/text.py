@@ -57,6 +57,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
+def counted(count: int, noun: str) -> str:
+    """A number of things: `1 run`, `2 runs`, `1,000 runs`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def listed(things: Sequence[object]) -> str:
     """Numbers or names in a row, the first few of many."""
     first = ", ".join(map(str, things[:LISTED]))

@@ -2,7 +2,20 @@
 
 import pytest
 
-from flowrl.text import duration, figure, interval, joined, listed, markdown, markdown_table, number, share, span, table
+from flowrl.text import (
+    counted,
+    duration,
+    figure,
+    interval,
+    joined,
+    listed,
+    markdown,
+    markdown_table,
+    number,
+    share,
+    span,
+    table,
+)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +45,7 @@ def test_shares_spans_and_durations():
 
 
 def test_lists():
+    assert [counted(count, "run") for count in (0, 1, 2000)] == ["0 runs", "1 run", "2,000 runs"]
     assert listed([1, 2, 3]) == "1, 2, 3"
     assert listed(range(30)).endswith("18, 19 and 10 more")
     assert [joined(names) for names in ("a", "ab", "abc")] == ["a", "a and b", "a, b and c"]

@@ -30,7 +30,7 @@ def method(report: Report) -> list[str]:
         " dataset, averaged over datasets.",
         "A normalised score is 100·(return − random)/(expert − random). The"
         f" {SCORES['score_d4rl']} takes D4RL's reference returns, the {SCORES['score_measured']} those that we measured"
-        " in this very environment as it is registered, whatever its keyword arguments. The two cannot be compared.",
+        " in the same environment with its registered keyword arguments. The two cannot be compared.",
         f"Played with: {'; '.join(played)}.",
     ]
 
@@ -46,9 +46,7 @@ def _evaluation(comparison: Comparison) -> str:
         if next(iter(comparison.runs_of(label).values())).played[0]["target"] is None
     ]
     without_target = (
-        f" No target is given to {', '.join(once)}: their episodes are played once and count at every target."
-        if once
-        else ""
+        f" Episodes without a target, of {', '.join(once)}, are played once and count at every target." if once else ""
     )
     return (
         f"{comparison.dataset}: every agent plays {environment_name(evaluation['env'], evaluation['env_kwargs'])} with"

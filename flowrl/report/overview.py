@@ -26,6 +26,7 @@ from flowrl.report.sentences import (
     leader,
     seed_caution,
 )
+from flowrl.text import counted
 
 # Columns of episodes and what they are called, the ones to put tasks together by first.
 SCORES = {"score_measured": "score (flowrl references)", "score_d4rl": "score (D4RL references)"}
@@ -186,8 +187,7 @@ class Report:
         """The result in plain words."""
         sentences = []
         if self.failures:
-            count = "1 run" if len(self.failures) == 1 else f"{len(self.failures)} runs"
-            sentences.append(f"{count} failed in training or in the study.")
+            sentences.append(f"{counted(len(self.failures), 'run')} failed in training or in the study.")
         if len(self.comparisons) == 1:
             return " ".join([*sentences, self.comparisons[0].summary(), *(self._left_out() if self.pooled else [])])
         if self.score is None:
@@ -207,8 +207,8 @@ class Report:
         if rows:
             of_agents = "; ".join(f"{row['agent']} {estimate(row, 'iqm')}" for row in rows)
             sentences.append(
-                f"Interquartile mean of the {name} over {rows[0]['tasks']} datasets and {rows[0]['runs']} runs of each"
-                f" agent: {of_agents}."
+                f"Interquartile mean of the {name} over {counted(rows[0]['tasks'], 'dataset')} and"
+                f" {counted(rows[0]['runs'], 'run')} of each agent: {of_agents}."
             )
         sentences += self._left_out()
         sentences += [difference(row, f" points of {name}") for row in self.improvement_rows]
@@ -220,14 +220,13 @@ class Report:
         left_out = sum(len(c.runs) for c in self.comparisons) - sum(row["runs"] for row in self.aggregate_rows)
         if not left_out:
             return []
-        count = "1 run" if left_out == 1 else f"{left_out} runs"
         return [
-            f"{count} without a counterpart of every agent (same dataset, same training seed) left out of"
-            f" the scores over {self.pooled_over}."
+            f"The scores over {self.pooled_over} leave out {counted(left_out, 'run')} without a counterpart of every"
+            " agent (same dataset, same training seed)."
         ]
 
     def _fewest_seeds(self) -> FewestSeeds:
-        """Of every dataset, and of what is put together over datasets."""
+        """Of every dataset, and of the scores over datasets."""
         candidates = [fewest_seeds(comparison) for comparison in self.comparisons]
         for comparison in self.shared:
             whose = f" that all agents have on {comparison.dataset}"

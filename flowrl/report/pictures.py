@@ -12,7 +12,7 @@ from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
 from flowrl.report.sentences import unit_name
 from flowrl.report.style import Picture, Style, legend, panel, styles
-from flowrl.text import number, span
+from flowrl.text import counted, number, span
 
 
 def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]) -> list[Picture]:
@@ -56,7 +56,7 @@ def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, 
     return Picture(
         f"return-by-target-{slug}",
         "Return by target",
-        f"Mean return{_with_intervals(comparison.score_rows, 'mean_low')} against the target return;"
+        f"Mean return against the target return{_with_intervals(comparison.score_rows, 'mean_low')};"
         f" {_amounts(comparison)}.",
         figure,
         [{name: row[name] for name in names} for row in comparison.score_rows],
@@ -135,7 +135,8 @@ def _intervals(report: Report) -> Picture:
         "scores",
         f"Scores over {report.pooled_over}",
         f"Interquartile mean over {report.pooled_over}{_with_intervals(report.aggregate_rows, 'iqm_low')};"
-        f" {report.aggregate_rows[0]['tasks']} dataset(s), {report.aggregate_rows[0]['runs']} runs of each agent.",
+        f" {counted(report.aggregate_rows[0]['tasks'], 'dataset')},"
+        f" {counted(report.aggregate_rows[0]['runs'], 'run')} of each agent.",
         figure,
         report.aggregate_rows,
     )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from flowrl.report.matched import MatchedRuns
 from flowrl.report.runs import Row
-from flowrl.text import interval, joined, number
+from flowrl.text import counted, interval, joined, number
 
 FEW_SEEDS = 5  # with fewer, a bootstrap over seeds is too narrow
 
@@ -37,8 +37,8 @@ def seed_caution(fewest: FewestSeeds) -> str | None:
         return None
     if fewest.number == 1:
         return f"One training seed{fewest.whose}: no interval and no ranking, since training may vary by any amount."
-    seeds = f"{fewest.number} training seeds{fewest.whose}"
-    return f"{seeds}: so few that the intervals understate how training varies."
+    seeds = counted(fewest.number, "training seed")
+    return f"{seeds}{fewest.whose}: so few that the intervals understate how training varies."
 
 
 def leader(values: Mapping[str, float], what: str) -> str:

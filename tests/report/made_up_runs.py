@@ -10,7 +10,7 @@ AGENTS = ("flow", "dt", "bc")
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
-def achieved(agent, seed, target, episode):
+def return_of(agent, seed, target, episode):
     """flow is 1 ahead of dt at the low target and 3 behind at the high one, in every episode; bc is all over."""
     shared = target + 10 * seed + 5 * (episode % 2)
     return {"dt": shared, "flow": shared + (1 if target == 2 else -3), "bc": shared + (-1) ** episode * 50}[agent]
@@ -54,7 +54,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
     # Rows of evaluations while training, and of scripts.evaluate, are not the result.
     run.append("evaluations.jsonl", [row("training", 20, t, e, 1000.0) for t in TARGETS for e in EPISODE_SEEDS[:2]])
     final = [
-        row("final", 40, t, e, achieved(agent, seed, t, e)) for t in TARGETS[::-1] for e in EPISODE_SEEDS[::-1]
+        row("final", 40, t, e, return_of(agent, seed, t, e)) for t in TARGETS[::-1] for e in EPISODE_SEEDS[::-1]
     ]  # fmt: skip
     run.append("evaluations.jsonl", final)
     run.append("evaluations.jsonl", [row("evaluate", 40, t, 7, -5000.0) for t in TARGETS])

@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, achieved, load, made_up_study, make_run
+from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, load, made_up_study, make_run, return_of
 
 from flowrl.errors import InputError
 from flowrl.evaluation.statistics import interquartile_mean
@@ -26,15 +26,14 @@ def test_what_is_compared(comparison):
 def test_returns_are_the_final_ones_by_training_and_environment_seed(comparison):
     for target in TARGETS:
         for agent in AGENTS:
-            expected = [[achieved(agent, seed, target, e) for e in EPISODE_SEEDS] for seed in SEEDS]
+            expected = [[return_of(agent, seed, target, e) for e in EPISODE_SEEDS] for seed in SEEDS]
             np.testing.assert_array_equal(comparison.returns(agent, target), expected)
 
 
 def test_the_scores(comparison):
-    found = comparison.score_rows
-    assert [(row["target"], row["agent"]) for row in found] == [(t, a) for t in TARGETS for a in AGENTS]
-    for row in found:
-        values = np.array([[achieved(row["agent"], s, row["target"], e) for e in EPISODE_SEEDS] for s in SEEDS], float)
+    assert [(row["target"], row["agent"]) for row in comparison.score_rows] == [(t, a) for t in TARGETS for a in AGENTS]
+    for row in comparison.score_rows:
+        values = np.array([[return_of(row["agent"], s, row["target"], e) for e in EPISODE_SEEDS] for s in SEEDS], float)
         assert row["mean"] == pytest.approx(values.mean())
         assert row["iqm"] == pytest.approx(interquartile_mean(values.ravel()))
         assert row["std_of_seeds"] == pytest.approx(10 / np.sqrt(2)), "two seeds that differ by 10"
@@ -51,13 +50,13 @@ def test_intervals_do_not_depend_on_what_else_is_compared(comparison, folders):
 
 
 def test_differences_are_paired(comparison):
-    found = {(row["target"], row["agent"]): row for row in comparison.difference_rows}
-    assert found.keys() == {(t, a) for t in TARGETS for a in ("flow", "bc")}
+    by_agent = {(row["target"], row["agent"]): row for row in comparison.difference_rows}
+    assert by_agent.keys() == {(t, a) for t in TARGETS for a in ("flow", "bc")}
     # Every episode differs by as much, so that paired there is no spread at all.
     for target, by in ((2.0, 1), (10.0, -3)):
-        row = found[target, "flow"]
+        row = by_agent[target, "flow"]
         assert (row["difference"], row["difference_low"], row["difference_high"], row["seeds"]) == (by, by, by, 2)
-    bc = found[2.0, "bc"]
+    bc = by_agent[2.0, "bc"]
     assert bc["difference_low"] < bc["difference"] < bc["difference_high"]
 
 

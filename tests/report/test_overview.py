@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from made_up_runs import AGENTS, achieved, load, make_run
+from made_up_runs import AGENTS, load, make_run, return_of
 
 from flowrl.report import Report, write_report
 from flowrl.report.tables import (
@@ -18,7 +18,7 @@ from flowrl.report.tables import (
 
 def score(agent, seed):
     """The score at the headline target: twice the return."""
-    return 2 * np.mean([achieved(agent, seed, 10.0, episode) for episode in range(100, 104)])
+    return 2 * np.mean([return_of(agent, seed, 10.0, episode) for episode in range(100, 104)])
 
 
 def test_scores_over_datasets(two_datasets):
@@ -103,8 +103,8 @@ def test_what_not_all_have_run_is_said(folders, elsewhere):
 
 def test_the_baseline_is_the_same_on_every_dataset(elsewhere):
     """dt has no run on the first dataset, and flow comes first there."""
-    made = [("one", "flow"), ("one", "bc"), ("two", "bc"), ("two", "flow"), ("two", "dt")]
-    runs = [make_run(elsewhere / place / f"{a}-seed0", a, 0, dataset=f"test/{place}-v0") for place, a in made]
+    pairs = [("one", "flow"), ("one", "bc"), ("two", "bc"), ("two", "flow"), ("two", "dt")]
+    runs = [make_run(elsewhere / place / f"{a}-seed0", a, 0, dataset=f"test/{place}-v0") for place, a in pairs]
     report = Report.of(load(*runs))
     assert {(r["agent"], r["baseline"]) for r in report.improvement_rows} == {("flow", "dt"), ("bc", "dt")}
     assert report.improvement_rows[0]["difference"] == -6

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from made_up_runs import achieved, load, make_run
+from made_up_runs import load, make_run, return_of
 from parsed_page import Page
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -49,7 +49,7 @@ def test_the_page_needs_nothing_else(written):
     assert not re.search(r"https?://(?!www\.w3\.org)", re.sub(r"base64,[\w+/=]+", "", text))
 
 
-def test_page_and_markdown_tell_the_results(two_datasets, written):
+def test_page_and_markdown_hold_the_results(two_datasets, written):
     markdown_page, html = (written / "report.md").read_text(), Page((written / "report.html").read_text())
     said = " ".join(html.texts)
     for comparison in two_datasets.comparisons:
@@ -69,20 +69,20 @@ def test_page_and_markdown_tell_the_results(two_datasets, written):
 
 
 def test_the_json_says_the_same(two_datasets, written):
-    found = json.loads((written / "results.json").read_text())
-    assert found["aggregate"] == two_datasets.aggregate_rows
-    assert found["improvement"] == two_datasets.improvement_rows
-    for comparison, told in zip(two_datasets.comparisons, found["comparisons"], strict=True):
-        assert told["scores"] == comparison.score_rows
-        assert told["differences"] == comparison.difference_rows
-        for run in told["runs"]:
+    results = json.loads((written / "results.json").read_text())
+    assert results["aggregate"] == two_datasets.aggregate_rows
+    assert results["improvement"] == two_datasets.improvement_rows
+    for comparison, stored in zip(two_datasets.comparisons, results["comparisons"], strict=True):
+        assert stored["scores"] == comparison.score_rows
+        assert stored["differences"] == comparison.difference_rows
+        for run in stored["runs"]:
             for row in run["episodes"]:
-                assert row["return"] == achieved(run["agent"], run["seed"], row["target"], row["seed"])
+                assert row["return"] == return_of(run["agent"], run["seed"], row["target"], row["seed"])
             assert (written / run["folder"]).resolve().is_dir()
             assert not run["folder"].startswith("/")
 
 
-def test_the_data_of_a_figure(two_datasets, written):
+def test_the_data_of_a_picture(two_datasets, written):
     with open(written / "data/return-by-target-test-made-up-v0.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     expected = two_datasets.comparisons[0].score_rows
@@ -161,7 +161,7 @@ def test_what_a_report_did_not_write_stays(folders, elsewhere):
     (out / "figures/also-mine.png").write_text("mine")
     write_report(Report.of(load(*folders.values())), out)
     assert {path for path in out.rglob("*") if path.is_file() and path.read_bytes() == b"mine"} > mine
-    assert not list(out.glob(f"*/*{other}*")), "the earlier report's own are gone, and their folders"
+    assert not list(out.glob(f"*/*{other}*")), "the earlier report's files are gone, and their folders"
 
 
 def test_a_list_that_leads_elsewhere_removes_nothing(folders, elsewhere, monkeypatch):
@@ -217,5 +217,5 @@ def test_one_agent_one_seed_and_one_dataset_can_be_reported(elsewhere):
     run = make_run(elsewhere / "flow-seed3", "flow", 3, score=False)
     report = Report.of(load(run))
     assert "One training seed" in report.summary()
-    made = write_report(report, elsewhere / "out")
-    assert [path.name for path in made] == ["report.html", "report.md", "results.json"]
+    paths = write_report(report, elsewhere / "out")
+    assert [path.name for path in paths] == ["report.html", "report.md", "results.json"]
