@@ -4,7 +4,7 @@ import base64
 import html
 from collections.abc import Iterable, Sequence
 
-FOLDED = 24  # rows from which on a table is folded away
+FOLDED = 24  # a table of more rows is folded away
 
 _STYLE = """
 body { margin: 1.5rem auto; max-width: 66rem; padding: 0 1.2rem; background: #fff; color: #1c2733;
@@ -38,8 +38,8 @@ def document(title: str, body: Iterable[str], *, style: str = "", script: str = 
 
     Args:
         body: HTML, in order.
-        style: CSS beyond that which every page has.
-        script: JavaScript, run once the page stands.
+        style: CSS added to that of every page.
+        script: JavaScript, run once the page is loaded.
     """
     end = f"<script>{script}</script>\n" if script else ""
     return (
@@ -51,17 +51,19 @@ def document(title: str, body: Iterable[str], *, style: str = "", script: str = 
     )
 
 
-def table(rows: Sequence[Sequence[str]], *, folded: int = FOLDED) -> str:
+def table(rows: Sequence[Sequence[str]], *, folded: int | None = FOLDED) -> str:
     """A table of text, header first.
 
     Args:
-        folded: rows from which on it is folded away.
+        folded: a table of more rows is folded away; None never does.
     """
     header, *body = rows
     head = "".join(f"<th>{escaped(cell)}</th>" for cell in header)
     lines = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in body)
-    made = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
-    return made if len(body) <= folded else f"<details><summary>{len(body):,} rows</summary>{made}</details>"
+    whole = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table></div>'
+    if folded is None or len(body) <= folded:
+        return whole
+    return f"<details><summary>{len(body):,} rows</summary>{whole}</details>"
 
 
 def items(sentences: Iterable[str]) -> str:

@@ -28,10 +28,11 @@ from flowrl.experiments.cluster import Cluster
 from flowrl.experiments.live import View
 from flowrl.experiments.matrix import AgentSpec, Cell, Executor, finished, load_run, make_cells
 from flowrl.experiments.processes import Processes
-from flowrl.report import Report, Run, baseline_of, console, overview_tables, write_report
+from flowrl.report import Report, Run, baseline_of, overview_tables, write_report
 from flowrl.scripts import train
 from flowrl.scripts.cli import command, parse, run
 from flowrl.scripts.evaluate import print_comparison
+from flowrl.text import table as console
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from flowrl.evaluation.episodes import (
     table,
 )
 from flowrl.evaluation.video import check_video, record_video
-from flowrl.report import Comparison, Report, Run, console, env_told, label_of, overview_tables, tables_of, write_report
+from flowrl.report import Comparison, Report, Run, label_of, overview_tables, tables_of, write_report
+from flowrl.report import environment_name as env_told
 from flowrl.scripts.cli import command, parse, run, warn
+from flowrl.text import table as console
 from flowrl.training.run_folder import RunFolder
 
 

@@ -1,4 +1,4 @@
-"""Writing a report: the page, Markdown, pictures, the data of every figure, and TensorBoard's HParams."""
+"""Writing a report: the page, Markdown, pictures and their data, and TensorBoard's HParams."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+from flowrl.report.contents import document
 from flowrl.report.csv import csv_bytes
 from flowrl.report.maps import attention_rows
 from flowrl.report.markdown import markdown_page
@@ -29,7 +30,7 @@ def write_report(report: Report, out: Path) -> list[Path]:
     """Write `report.html`, `report.md`, `results.json`, `figures/`, `data/` and `hparams/` under `out`.
 
     An earlier report there is replaced once the new one is written whole. Of what lies in the folders only files are
-    removed that the earlier report lists as its own.
+    removed that the earlier report lists.
 
     Returns:
         The paths of the page, the Markdown and the JSON.
@@ -38,11 +39,8 @@ def write_report(report: Report, out: Path) -> list[Path]:
     overall = report_pictures(report)
     pictures = {c.dataset: comparison_pictures(c, slugs[c.dataset], report.labels) for c in report.comparisons}
     drawn = [*overall, *(picture for of_dataset in pictures.values() for picture in of_dataset)]
-    told = results(report, out)
-    contents = {
-        "report.html": page(report, overall, pictures),
-        "report.md": markdown_page(report, overall, pictures, _FIGURES),
-    }
+    written, values = document(report, overall, pictures), results(report, out)
+    contents = {"report.html": page(written), "report.md": markdown_page(written, _FIGURES)}
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".report-", dir=out) as folder:
         partial = Path(folder)
@@ -55,23 +53,23 @@ def write_report(report: Report, out: Path) -> list[Path]:
         for name, content in contents.items():
             (partial / name).write_bytes(content.encode())
         _write_hparams(report, slugs, partial / _HPARAMS)
-        made = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
-        told["files"] = list(dict.fromkeys(_listed(path) for path in made if len(path.parts) > 1))
-        (partial / _RESULTS).write_bytes(json.dumps(told, indent=2, allow_nan=False).encode())
+        files = [path.relative_to(partial) for path in sorted(partial.rglob("*")) if path.is_file()]
+        values["files"] = list(dict.fromkeys(_listed(path) for path in files if len(path.parts) > 1))
+        (partial / _RESULTS).write_bytes(json.dumps(values, indent=2, allow_nan=False).encode())
         _remove_files_of_report(out)
-        for path in [*made, Path(_RESULTS)]:
+        for path in [*files, Path(_RESULTS)]:
             (out / path).parent.mkdir(parents=True, exist_ok=True)
             (partial / path).replace(out / path)
     return [out / name for name in (*contents, _RESULTS)]
 
 
 def _listed(path: Path) -> str:
-    """A file as a report lists it: TensorBoard gives its files names of their own."""
+    """A file as a report lists it: TensorBoard names its files by time and machine."""
     return (path.with_name(_EVENTS) if path.parts[0] == _HPARAMS else path).as_posix()
 
 
 def _remove_files_of_report(out: Path) -> None:
-    """Remove what the report under `out` lists as its own in folders, and those of them that are empty then."""
+    """Remove the files in folders that the report under `out` lists, and the folders that are then empty."""
     try:
         listed = [PurePosixPath(name) for name in json.loads((out / _RESULTS).read_bytes())["files"]]
     except (OSError, ValueError, KeyError, TypeError):  # no report, a damaged one, or one that lists nothing
@@ -96,7 +94,7 @@ def slugs_of(report: Report) -> dict[str, str]:
 
 
 def results(report: Report, out: Path) -> dict[str, Any]:
-    """Everything the report tells, as plain values; run folders are named as seen from `out`."""
+    """All contents of the report as plain values; run folders are named as seen from `out`."""
     return {
         "summary": report.summary(),
         "score": report.score,
@@ -132,7 +130,7 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
     kept = ("agent", "agent_config", "training", "evaluate_every", "evaluate_episodes", "selection")
     kept = (*kept, "device", "threads", "processes", "versions")
     of_episode = ("target", "seed", "return", "length", "terminated", *SCORES)
-    episodes = [{name: row[name] for name in of_episode} for row in run.episodes]
+    episodes = [{name: row.get(name) for name in of_episode} for row in run.played]
     return {
         "agent": run.label,
         "seed": run.seed,
@@ -143,18 +141,18 @@ def _run(run: Run, out: Path) -> dict[str, Any]:
 
 
 def _write_hparams(report: Report, slugs: Mapping[str, str], folder: Path) -> None:
-    """A session a run, so that TensorBoard's HParams tab sets settings beside results."""
+    """A session per run: TensorBoard's HParams tab shows settings beside results."""
     for comparison in report.comparisons:
         for run in comparison.runs:
             settings = {**run.config["training"], **run.config["agent_config"], "agent": run.config["agent"]}
             settings |= {"dataset": comparison.dataset, "label": run.label, "seed": run.seed}
-            told = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in settings.items()}
+            plain = {n: v if isinstance(v, bool | int | float | str) else str(v) for n, v in settings.items()}
             metrics = {"result/return": _mean(run.values(comparison.headline))}
             if report.score is not None:
                 metrics[f"result/{report.score}"] = _mean(run.values(comparison.headline, report.score))
             session = folder / slugs[comparison.dataset] / f"{run.label}-seed{run.seed}"
             with SummaryWriter(str(session)) as writer:
-                for summary in hparams(told, metrics):
+                for summary in hparams(plain, metrics):
                     writer.file_writer.add_summary(summary)  # pyright: ignore[reportOptionalMemberAccess]
                 for name, value in metrics.items():
                     writer.add_scalar(name, value, run.config["training"]["steps"])

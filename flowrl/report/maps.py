@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from flowrl.report.comparison import Comparison
 from flowrl.report.runs import Row, Run
 from flowrl.report.style import WIDTH, Picture, Style, legend, styles
-from flowrl.report.wording import number
+from flowrl.text import number
 
 SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
 KINDS = ("return", "observation", "action")
@@ -46,7 +46,7 @@ def map_pictures(comparison: Comparison, slug: str, of_label: Mapping[str, Style
 
 
 def attention_rows(comparison: Comparison) -> list[Row]:
-    """Per label and layer, means over heads and the steps of one episode of what `scripts.studies` tells.
+    """Per label and layer, means over heads and the steps of one episode of what a study measures.
 
     `tokens` is exp(entropy) of the weights of the token from which the action is read, `gain` their sum; `return`,
     `observation` and `action` are the shares of the weight on these tokens, None where a step has no such token.
@@ -58,10 +58,10 @@ def attention_rows(comparison: Comparison) -> list[Row]:
         if maps is None:
             continue
         for layer in range(len(maps["attended"])):
-            figures = {"tokens": maps["attended"], "gain": maps["gain"], **dict.fromkeys(KINDS), **maps["share"]}
+            measures = {"tokens": maps["attended"], "gain": maps["gain"], **dict.fromkeys(KINDS), **maps["share"]}
             means = {
                 name: None if series is None else float(np.nanmean(_floats(series[layer])))
-                for name, series in figures.items()
+                for name, series in measures.items()
             }
             rows.append({"dataset": comparison.dataset, "agent": label, "layer": layer + 1, **means})
     return rows
@@ -110,7 +110,7 @@ def _weights(runs: Sequence[Run], name: str) -> Picture:
             ]
     figure.supxlabel("token looked at →", fontsize=9)
     figure.supylabel("← token that looks", fontsize=9)
-    windows = "; ".join(_window_told(run) for run in runs)
+    windows = "; ".join(_window(run) for run in runs)
     orders = {
         run.label: ", ".join(dict.fromkeys(t.split()[0] for t in _maps(run)["picture"]["tokens"])) for run in runs
     }
@@ -128,7 +128,7 @@ def _weights(runs: Sequence[Run], name: str) -> Picture:
     )
 
 
-def _window_told(run: Run) -> str:
+def _window(run: Run) -> str:
     shown = _maps(run)["picture"]
     cut = f", the last {len(shown['tokens'])} of {len(shown['tokens']) + shown['tokens_before']} tokens"
     return f"{run.label} seed {run.seed} step {shown['step']}" + (cut if shown["tokens_before"] else "")
@@ -155,7 +155,7 @@ def _attended(runs: Sequence[Run], slug: str, of_label: Mapping[str, Style]) -> 
         f"attended-{slug}",
         "How many tokens are looked at",
         "exp(entropy) of the weights of the token from which the action is read, the mean over heads; of"
-        f" {max(max(_maps(run)['tokens']) for run in runs)} tokens at most, in an episode asked for"
+        f" {max(max(_maps(run)['tokens']) for run in runs)} tokens at most, in an episode at target"
         f" {number(runs[0].study['best'])}.",
         figure,
         rows,
@@ -190,7 +190,7 @@ def _flow(run: Run, name: str, slug: str) -> Picture:
 
 
 def _stack(count: int, x: str) -> tuple[Figure, list[Axes]]:
-    """A figure of panels one above the other, one a layer."""
+    """A picture of panels one above the other, one a layer."""
     figure = Figure(figsize=(WIDTH, 1.25 * count + 0.9), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     panels = list(figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0])

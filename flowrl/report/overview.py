@@ -13,25 +13,23 @@ from flowrl.evaluation.statistics import (
     performance_profile,
     probability_of_improvement,
 )
-from flowrl.report.comparison import (
-    Comparison,
-    FewestSeeds,
-    against,
-    baseline_of,
-    estimated,
-    fewest_seeds,
-    generator,
-    named,
-    seed_caution,
-    verdict,
-)
+from flowrl.report.comparison import Comparison
+from flowrl.report.matched import baseline_of
+from flowrl.report.returns import columns, generator
 from flowrl.report.runs import Row, Run
-from flowrl.report.wording import leader_told
+from flowrl.report.sentences import (
+    FewestSeeds,
+    against_baseline,
+    difference,
+    estimate,
+    fewest_seeds,
+    leader,
+    seed_caution,
+)
+from flowrl.text import counted
 
-SCORES = {
-    "score_measured": "own score",
-    "score_d4rl": "D4RL score",
-}
+# Columns of episodes and what they are called, the ones to put tasks together by first.
+SCORES = {"score_measured": "score (flowrl references)", "score_d4rl": "score (D4RL references)"}
 THRESHOLDS = 101  # of a performance profile
 
 
@@ -67,10 +65,12 @@ class Report:
 
     @property
     def labels(self) -> tuple[str, ...]:
+        """All labels in the order of the runs."""
         return tuple(dict.fromkeys(label for comparison in self.comparisons for label in comparison.labels))
 
     @property
     def baseline(self) -> str:
+        """The label that differences are taken against."""
         return self.comparisons[0].baseline
 
     @cached_property
@@ -119,10 +119,9 @@ class Report:
         rows = []
         for label in self.labels:
             tasks = self.tasks(label)
-            found = aggregate(tasks, generator())
             row: Row = {"agent": label, "tasks": len(tasks), "runs": sum(map(len, tasks)), "score": self.score}
-            for name, estimate in found._asdict().items():
-                row |= named(name, estimate, self._seeds)
+            for name, value in aggregate(tasks, generator())._asdict().items():
+                row |= columns(name, value, self._seeds)
             rows.append(row)
         return rows
 
@@ -136,7 +135,7 @@ class Report:
             if label == self.baseline:
                 continue
             ours = self.tasks(label)
-            difference = aggregate_difference(ours, theirs, generator())
+            mean = aggregate_difference(ours, theirs, generator())
             better = probability_of_improvement(ours, theirs, generator())
             rows.append(
                 {
@@ -145,8 +144,8 @@ class Report:
                     "tasks": len(ours),
                     "pairs": sum(map(len, ours)),
                     "score": self.score,
-                    **named("difference", difference, self._seeds),
-                    **named("probability", better, self._seeds),
+                    **columns("difference", mean, self._seeds),
+                    **columns("probability", better, self._seeds),
                 }
             )
         return rows
@@ -186,57 +185,52 @@ class Report:
 
     def summary(self) -> str:
         """The result in plain words."""
-        told = []
+        sentences = []
         if self.failures:
-            told.append(f"{len(self.failures)} of the runs failed in training or in their study; they are listed.")
+            sentences.append(f"{counted(len(self.failures), 'run')} failed in training or in the study.")
         if len(self.comparisons) == 1:
-            return " ".join([*told, self.comparisons[0].summary(), *(self._left_out() if self.pooled else [])])
-        tasks = len(self.comparisons)
+            return " ".join([*sentences, self.comparisons[0].summary(), *(self._left_out() if self.pooled else [])])
         if self.score is None:
-            told.append(
-                f"{tasks} datasets; not all of them have reference returns, so there is no score over all of them."
+            sentences.append(
+                f"{len(self.comparisons)} datasets; not all of them have reference returns, so there is no score over"
+                " all of them."
             )
         else:
-            told += self._scores_told(SCORES[self.score])
-        if caution := seed_caution(self._fewest_seeds()):
-            told.append(caution)
-        return " ".join(told)
+            sentences += self._scores(SCORES[self.score])
+        return " ".join([*sentences, *filter(None, [seed_caution(self._fewest_seeds())])])
 
-    def _scores_told(self, name: str) -> list[str]:
-        told, rows = [], self.aggregate_rows
+    def _scores(self, name: str) -> list[str]:
+        sentences, rows = [], self.aggregate_rows
         if len(rows) > 1 and rows[0]["iqm_low"] is not None:
-            leader = leader_told({row["agent"]: row["iqm"] for row in rows}, "interquartile mean")
-            told.append(leader + against(self.improvement_rows))
-        for row in rows:
-            told.append(
-                f"{row['agent']}: interquartile mean {name} {estimated(row, 'iqm')} over {row['tasks']} datasets and"
-                f" {row['runs']} runs."
+            first = leader({row["agent"]: row["iqm"] for row in rows}, "interquartile mean")
+            sentences.append(first + against_baseline(self.improvement_rows))
+        if rows:
+            of_agents = "; ".join(f"{row['agent']} {estimate(row, 'iqm')}" for row in rows)
+            sentences.append(
+                f"Interquartile mean of the {name} over {counted(rows[0]['tasks'], 'dataset')} and"
+                f" {counted(rows[0]['runs'], 'run')} of each agent: {of_agents}."
             )
-        told += self._left_out()
-        for row in self.improvement_rows:
-            told.append(
-                f"{row['agent']} − {row['baseline']} is {estimated(row, 'difference', sign=True)} points of {name}"
-                f" (paired), {verdict(row)}."
-            )
+        sentences += self._left_out()
+        sentences += [difference(row, f" points of {name}") for row in self.improvement_rows]
         if rows and self.baseline not in self.labels:
-            told.append(f"{self.baseline}, which differences are taken against, has no run here.")
-        return told
+            sentences.append(f"{self.baseline}, which differences are taken against, has no run here.")
+        return sentences
 
     def _left_out(self) -> list[str]:
         left_out = sum(len(c.runs) for c in self.comparisons) - sum(row["runs"] for row in self.aggregate_rows)
         if not left_out:
             return []
         return [
-            f"{left_out} runs without a counterpart of every agent (same dataset, same training seed) are left out of"
-            f" the scores over {self.pooled_over}."
+            f"The scores over {self.pooled_over} leave out {counted(left_out, 'run')} without a counterpart of every"
+            " agent (same dataset, same training seed)."
         ]
 
     def _fewest_seeds(self) -> FewestSeeds:
-        """Of every dataset, and of what is put together over datasets."""
-        found = [fewest_seeds(comparison) for comparison in self.comparisons]
+        """Of every dataset, and of the scores over datasets."""
+        candidates = [fewest_seeds(comparison) for comparison in self.comparisons]
         for comparison in self.shared:
-            of_whom = f" that all agents have on {comparison.dataset}"
-            found.append(FewestSeeds(len(comparison.common_seeds), of_whom))
-        fewest = min(found, key=lambda one: one.number)
-        everywhere = all(one.number == fewest.number for one in found)
-        return fewest._replace(of_whom="") if everywhere else fewest
+            whose = f" that all agents have on {comparison.dataset}"
+            candidates.append(FewestSeeds(len(comparison.common_seeds), whose))
+        fewest = min(candidates, key=lambda candidate: candidate.number)
+        everywhere = all(candidate.number == fewest.number for candidate in candidates)
+        return fewest._replace(whose="") if everywhere else fewest

@@ -10,8 +10,9 @@ from flowrl.report.comparison import Comparison
 from flowrl.report.maps import map_pictures
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
+from flowrl.report.sentences import unit_name
 from flowrl.report.style import Picture, Style, legend, panel, styles
-from flowrl.report.wording import number, span, unit_told
+from flowrl.text import counted, number, span
 
 
 def comparison_pictures(comparison: Comparison, slug: str, labels: Sequence[str]) -> list[Picture]:
@@ -39,9 +40,9 @@ def report_pictures(report: Report) -> list[Picture]:
 
 
 def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, Style]) -> Picture:
-    figure, axes = panel("return asked for", "return achieved")
+    figure, axes = panel("target return", "return")
     low, high = min(comparison.targets), max(comparison.targets)
-    axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="as asked")
+    axes.plot([low, high], [low, high], color="0.6", linewidth=1, label="return = target")
     _draw_dataset_means(axes, comparison.dataset_returns)
     best = comparison.dataset_returns["percentiles"][-1]
     if high > best:
@@ -54,16 +55,16 @@ def _return_by_target(comparison: Comparison, slug: str, of_label: Mapping[str, 
     names = ("dataset", "target", "agent", "mean", "mean_low", "mean_high")
     return Picture(
         f"return-by-target-{slug}",
-        "Asked and achieved",
-        f"Mean return{_with_intervals(comparison.score_rows, 'mean_low')} against the return asked for;"
-        f" {_made_of(comparison)}.",
+        "Return by target",
+        f"Mean return against the target return{_with_intervals(comparison.score_rows, 'mean_low')};"
+        f" {_amounts(comparison)}.",
         figure,
         [{name: row[name] for name in names} for row in comparison.score_rows],
     )
 
 
 def _learning_curves(comparison: Comparison, slug: str, of_label: Mapping[str, Style], x: str, x_label: str) -> Picture:
-    figure, axes = panel(x_label, f"return, asked for {number(comparison.headline)}")
+    figure, axes = panel(x_label, f"return at target {number(comparison.headline)}")
     _draw_dataset_means(axes, comparison.dataset_returns)
     for label, style in of_label.items():
         curves = [
@@ -95,17 +96,17 @@ def sensitivity_rows(comparison: Comparison) -> list[Row]:
     rows = []
     for label in comparison.labels:
         run = comparison.studied(label)
-        found = run.study["sensitivity"] if run and run.study else {"targets": [], "change": []}
-        for target, change in zip(found["targets"], found["change"], strict=True):
+        sensitivity = run.study["sensitivity"] if run and run.study else {"targets": [], "change": []}
+        for target, change in zip(sensitivity["targets"], sensitivity["change"], strict=True):
             if run and change is not None:
                 names = {"dataset": comparison.dataset, "agent": label, "seed": run.seed}
-                rows.append({**names, "target": target, "change": change, "unit": found["unit"]})
+                rows.append({**names, "target": target, "change": change, "unit": sensitivity["unit"]})
     return rows
 
 
 def _sensitivity(comparison: Comparison, slug: str, of_label: Mapping[str, Style]) -> Picture:
     rows = sensitivity_rows(comparison)
-    figure, axes = panel("return asked for instead", "change of action")
+    figure, axes = panel("target return", "change of action")
     for label, style in of_label.items():
         mine = sorted((row for row in rows if row["agent"] == label), key=lambda row: row["target"])
         if mine:
@@ -114,9 +115,9 @@ def _sensitivity(comparison: Comparison, slug: str, of_label: Mapping[str, Style
     legend(figure)
     return Picture(
         f"sensitivity-{slug}",
-        "How much actions depend on the return asked for",
-        "Change of the action, in the same situations, when another return is asked for instead of the dataset's best,"
-        f" {unit_told(rows[0]['unit'])}; each agent's first seed.",
+        "How much actions depend on the target",
+        "Change of the action, in the same situations, between this target and the dataset's best return,"
+        f" {unit_name(rows[0]['unit'])}; each agent's first seed.",
         figure,
         rows,
     )
@@ -134,7 +135,8 @@ def _intervals(report: Report) -> Picture:
         "scores",
         f"Scores over {report.pooled_over}",
         f"Interquartile mean over {report.pooled_over}{_with_intervals(report.aggregate_rows, 'iqm_low')};"
-        f" {report.aggregate_rows[0]['tasks']} dataset(s), {report.aggregate_rows[0]['runs']} runs of each agent.",
+        f" {counted(report.aggregate_rows[0]['tasks'], 'dataset')},"
+        f" {counted(report.aggregate_rows[0]['runs'], 'run')} of each agent.",
         figure,
         report.aggregate_rows,
     )
@@ -178,7 +180,7 @@ def _draw_dataset_means(axes: Axes, returns: Row) -> None:
         axes.axhline(returns[name], color="0.45", linewidth=1, linestyle=dash, label=f"mean of the data's {label}")
 
 
-def _made_of(comparison: Comparison) -> str:
+def _amounts(comparison: Comparison) -> str:
     steps = span([run.config["training"]["steps"] for run in comparison.runs])
     seeds = span([len(comparison.runs_of(label)) for label in comparison.labels])
     return f"{steps} steps, {seeds} training seed(s), {comparison.evaluation['episodes']} episodes a target"

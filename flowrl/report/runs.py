@@ -15,23 +15,31 @@ from flowrl.training.run_folder import RunFolder
 
 Row = dict[str, Any]
 
-_CONFIG = {
-    "agent": str,
-    "agent_config": dict,
-    "training": dict,
-    "evaluation": dict,
-    "seed": int,
-    "dataset": str,
-    "dataset_returns": dict,
-    "fingerprint": str,
-    "env_spec": str,
+# What a report needs of `config.json`, and of which kind it must be.
+_NUMBER = (int, float)
+_CONFIG: dict[tuple[str, ...], tuple[type | tuple[type, ...], str]] = {
+    ("agent",): (str, "a name"),
+    ("agent_config",): (dict, "an object"),
+    ("training", "steps"): (int, "a whole number"),
+    ("evaluation", "targets"): (list, "a list of numbers"),
+    ("evaluation", "episodes"): (int, "a whole number"),
+    ("evaluation", "episode_seed"): (int, "a whole number"),
+    ("seed",): (int, "a whole number"),
+    ("dataset",): (str, "a name"),
+    ("dataset_returns", "percentiles"): (list, "a list of numbers"),
+    ("dataset_returns", "mean"): (_NUMBER, "a number"),
+    ("dataset_returns", "mean_by_step"): (_NUMBER, "a number"),
+    ("dataset_returns", "episodes"): (int, "a whole number"),
+    ("dataset_returns", "steps"): (int, "a whole number"),
+    ("fingerprint",): (str, "a text"),
+    ("env_spec",): (str, "an environment's specification"),
 }
-_RETURNS = ("percentiles", "mean", "mean_by_step", "episodes", "steps")
+_WITHOUT_TARGET = "bc"  # earlier versions played this agent, which takes no target, once per target all the same
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run; its label names it beside others, and with its training seed tells it from every other."""
+    """A finished run; label and training seed together name it in a report."""
 
     label: str
     seed: int
@@ -40,87 +48,95 @@ class Run:
     evaluation: Row
     """env, env_kwargs, targets (returns, in ascending order), episodes and episode_seed of `episodes`."""
     episodes: tuple[Row, ...] = field(repr=False)
-    """A row per episode of the last checkpoint."""
+    """A row per target and environment seed, of the last checkpoint: an agent without a target has each of its
+    episodes at every target."""
+    played: tuple[Row, ...] = field(repr=False)
+    """The same as they were played: the target is None where the agent takes none."""
     training_episodes: tuple[Row, ...] = field(repr=False)
-    """Rows of the episodes played while training."""
+    """Rows of the episodes played while training, at every target as in `episodes`."""
     metrics: tuple[Row, ...] = field(repr=False)
     study: Row | None = field(repr=False)
-    """What `scripts.studies` found, where it was asked."""
+    """The study of its last checkpoint (`flowrl.analysis.studies`), if there is one."""
 
     @classmethod
     def load(
-        cls, folder: RunFolder, label: str, *, episodes: Sequence[Row] | None = None, study: Row | None = None
+        cls,
+        folder: RunFolder,
+        label: str,
+        *,
+        episodes: Sequence[Row] | None = None,
+        targets: Sequence[float] | None = None,
+        study: Row | None = None,
     ) -> "Run":
         """Read a finished run.
 
         Args:
             episodes: rows of its last checkpoint to judge it by; by default those of the evaluation that ended its
                 training.
+            targets: returns at which the episodes of an agent without a target count; by default those of its own
+                evaluation.
             study: of that checkpoint, acting as in these episodes.
 
         Raises:
-            InputError: the folder holds no run, or one that is not finished or damaged.
+            InputError: the folder holds no run, or one that is unfinished or damaged.
         """
-        config = folder.config()
-        if config is None:
-            raise InputError(f"{folder.path} is no run folder: it holds no config.json")
-        missing = [name for name, kind in _CONFIG.items() if not isinstance(config.get(name), kind)]
-        if not missing:
-            missing = [f"dataset_returns.{name}" for name in _RETURNS if name not in config["dataset_returns"]]
-        if missing:
-            raise InputError(f"{folder.path / 'config.json'} is of another version of flowrl: no {missing[0]}")
-        steering = config["dataset_returns"].get("steering", {"verdict": "", "reason": ""})  # earlier runs have none
-        if not (isinstance(steering, dict) and {"verdict", "reason"} <= steering.keys()):
-            raise InputError(f"{folder.path / 'config.json'} is damaged: its steering has no verdict and reason")
-        env_kwargs = _configured_env_kwargs(config, folder.path / "config.json")
+        config = _checked_config(folder)
+        configured = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.rows("evaluations.jsonl")
         if not (final := folder.final_rows(config)):
             raise InputError(
                 f"run {folder.path} is not finished: it lacks a final evaluation of its last step with one episode for"
                 " each target and environment seed"
             )
-        judged = final if episodes is None else episodes
-        if not all(math.isfinite(row["return"]) for row in judged):
-            raise InputError(f"run {folder.path} has an episode whose return is no finite number")
-        seeds = sorted({row["seed"] for row in judged})
-        targets = sorted({row["target"] for row in judged})
+        played = final if episodes is None else episodes
+        _check_episodes(played, folder.path)
+        counted_at = config["evaluation"]["targets"] if targets is None else targets
+        at_targets = _at_every_target(played, counted_at)
+        seeds = sorted({row["seed"] for row in played})
         return cls(
             label=label,
             seed=config["seed"],
             path=folder.path,
             config=config,
             evaluation={
-                "env": judged[0]["env"],
-                "env_kwargs": _env_kwargs(judged[0], env_kwargs),
-                "targets": targets,
+                "env": played[0]["env"],
+                "env_kwargs": _env_kwargs(played[0], configured),
+                "targets": sorted({row["target"] for row in at_targets}),
                 "episodes": len(seeds),
                 "episode_seed": seeds[0],
             },
-            episodes=tuple(judged),
-            training_episodes=tuple(row for row in rows if row["kind"] == "training"),
+            episodes=tuple(at_targets),
+            played=tuple(played),
+            training_episodes=tuple(_at_every_target([row for row in rows if row["kind"] == "training"], counted_at)),
             metrics=tuple(folder.rows("metrics.jsonl")),
             study=study,
         )
 
+    @property
+    def conditioned(self) -> bool:
+        """Whether the agent takes a target return."""
+        return self.played[0]["target"] is not None and self.config["agent"] != _WITHOUT_TARGET
+
     def values(self, target: float, name: str = "return") -> list[float]:
-        """One figure of every episode with that target, in the order of their environment seeds."""
+        """One column of the episodes at a target, in the order of their environment seeds."""
         return [row[name] for row in sorted(self.episodes, key=lambda row: row["seed"]) if row["target"] == target]
 
     def curve(self, target: float) -> dict[int, float]:
-        """Mean return by training step at a target, where it was played so; the last step's is the result."""
+        """Mean return at a target by training step, of evaluations that acted in the same way and environment as the
+        last; the value at the last step is the result."""
 
         configured = _configured_env_kwargs(self.config, self.path / "config.json")
 
-        def how(row: Row) -> list[Any]:
+        def way(row: Row) -> list[Any]:
             return [*(row.get(name) for name in ("env", "rollout", "acting_context")), _env_kwargs(row, configured)]
 
-        mine = how(self.episodes[0])
-        before = [row for row in self.training_episodes if how(row) == mine]
-        mine = [row for row in (*before, *self.episodes) if row["target"] == target]
-        return {
-            step: float(np.mean([row["return"] for row in mine if row["step"] == step]))
-            for step in sorted({row["step"] for row in mine})
-        }
+        last = way(self.episodes[0])
+        earlier = [row for row in self.training_episodes if way(row) == last]
+        returns: dict[int, list[float]] = {}
+        for row in (*earlier, *self.episodes):
+            if row["target"] == target:
+                returns.setdefault(row["step"], []).append(row["return"])
+        return {step: float(np.mean(returns[step])) for step in sorted(returns)}
 
     def minutes(self) -> dict[int, float]:
         """Minutes of training by step, evaluations not counted."""
@@ -137,25 +153,70 @@ class Run:
         return next((row[name] for row in reversed(self.metrics) if name in row), None)
 
 
-def _configured_env_kwargs(config: Row, path: Path) -> Row:
-    """What the run's own environment was told."""
+def _checked_config(folder: RunFolder) -> Row:
+    """A run's configuration with all that a report needs."""
+    config, file = folder.config(), folder.path / "config.json"
+    if config is None:
+        raise InputError(f"{folder.path} is no run folder: it holds no config.json")
+    for path, (kind, words) in _CONFIG.items():
+        value: Any = config
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        name = ".".join(path)
+        if value is None:
+            raise InputError(f"{file} lacks {name}: train the run again with this version of flowrl, or leave it out")
+        if not isinstance(value, kind) or (kind is list and not _all_numbers(value)):
+            raise InputError(f"{file} is damaged: its {name} must be {words}; restore the file, or train the run again")
+    if len(config["dataset_returns"]["percentiles"]) != 101:
+        raise InputError(f"{file} is damaged: its dataset_returns.percentiles must be 101 numbers; restore the file")
+    steering = config["dataset_returns"].get("steering", {"verdict": "", "reason": ""})  # earlier runs have none
+    if not (isinstance(steering, dict) and {"verdict", "reason"} <= steering.keys()):
+        raise InputError(f"{file} is damaged: its dataset_returns.steering has no verdict and reason; restore the file")
+    return config
+
+
+def _all_numbers(values: list[Any]) -> bool:
+    return bool(values) and all(isinstance(value, _NUMBER) for value in values)
+
+
+def _check_episodes(played: Sequence[Row], path: Path) -> None:
+    """Raise InputError where returns are not finite, or only some episodes have a target."""
+    if not all(math.isfinite(row["return"]) for row in played):
+        raise InputError(f"run {path} has an episode whose return is not a finite number: train the run again")
+    if len({row["target"] is None for row in played}) > 1:
+        raise InputError(
+            f"{path / 'evaluations.jsonl'} mixes episodes with a target and without: evaluate the run again"
+        )
+
+
+def _at_every_target(rows: Sequence[Row], targets: Sequence[float]) -> list[Row]:
+    """Rows without a target once per target; others as they are."""
+    return [
+        row | {"target": target}
+        for row in rows
+        for target in (targets if row["target"] is None else [row["target"]])
+    ]  # fmt: skip
+
+
+def _configured_env_kwargs(config: Row, file: Path) -> Row:
+    """The keyword arguments of the run's own environment."""
     try:
         return _plain(json.loads(config["env_spec"])["kwargs"])
     except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path} is damaged: its env_spec is none of Gymnasium's") from error
+        raise InputError(f"{file} is damaged: its env_spec is not one of Gymnasium's; restore the file") from error
 
 
 def _env_kwargs(row: Row, configured: Row) -> Row:
-    """What the environment of an episode was told; rows that do not say are of the run's own environment."""
+    """The keyword arguments of an episode's environment; rows without them are of the run's own environment."""
     return _plain(row["env_kwargs"]) if "env_kwargs" in row else configured
 
 
-def _plain(told: Row) -> Row:
-    """With words for numbers that a report's JSON cannot hold."""
-    return json.loads(json.dumps(told), parse_constant=str)
+def _plain(kwargs: Row) -> Row:
+    """The same with words for the numbers that JSON does not have."""
+    return json.loads(json.dumps(kwargs), parse_constant=str)
 
 
 def label_of(folder: Path) -> str:
-    """What a run folder is called in a report: LABEL of a folder LABEL-seedN, else its name, in plain characters."""
+    """The name of a run folder in a report: LABEL of LABEL-seedN, else the folder's name, in plain characters."""
     name = re.sub(r"-seed\d+$", "", folder.resolve().name)
     return re.sub(r"[^A-Za-z0-9._+-]", "-", name).lstrip("_") or "run"

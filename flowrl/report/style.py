@@ -1,4 +1,4 @@
-"""How the pictures of a report look: small, so that they can be read on a phone, and told apart without colour."""
+"""How the pictures of a report look: readable on a phone, and without colour."""
 
 import io
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ Style = dict[str, Any]  # how a label's line is drawn
 
 WIDTH, HEIGHT = 4.6, 3.5  # inches: at the width of a phone its letters are still as large as the text around it
 
-# Told apart by marker and dash as well as by colour.
+# Lines differ by marker and dash as well as by colour.
 _COLOURS = ("#0b3d91", "#d9541e", "#2f8f4e", "#6b4c9a", "#8c6d1f", "#3f3f3f")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
@@ -24,7 +24,7 @@ _DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 1)))
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure, with the numbers it shows."""
+    """A drawn picture, with the numbers it shows."""
 
     name: str
     """Of its files, without the ending."""
@@ -52,17 +52,17 @@ class Picture:
 
 
 def styles(labels: Sequence[str]) -> dict[str, Style]:
-    """Colour, marker and dash of each label; from the seventh on they are combined anew."""
-    made = {}
+    """Colour, marker and dash of each label; from the seventh on they are combined in another way."""
+    by_label = {}
     for place, label in enumerate(labels):
         around, i = divmod(place, len(_COLOURS))
         marker, dash = _MARKERS[(i + around) % len(_MARKERS)], _DASHES[(i + 2 * around) % len(_DASHES)]
-        made[label] = {"color": _COLOURS[i], "marker": marker, "linestyle": dash}
-    return made
+        by_label[label] = {"color": _COLOURS[i], "marker": marker, "linestyle": dash}
+    return by_label
 
 
 def panel(x: str, y: str) -> tuple[Figure, Axes]:
-    """An empty figure of one panel."""
+    """An empty picture of one panel."""
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""The figures of a report as tables of text, header first."""
+"""The rows of a report as tables of text, header first."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from flowrl.report.comparison import Comparison
 from flowrl.report.maps import KINDS, attention_rows
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.runs import Row
-from flowrl.report.wording import bounds, number, span
+from flowrl.text import DASH, interval, number, share, span
 
 Table = list[list[str]]
 
@@ -37,8 +37,8 @@ def score_table(comparison: Comparison) -> Table:
                 row["agent"],
                 str(row["seeds"]),
                 number(row["mean"]),
-                bounds(row["mean_low"], row["mean_high"]),
-                _or_dash(row["std_of_seeds"], number),
+                interval(row["mean_low"], row["mean_high"]),
+                number(row["std_of_seeds"]),
                 number(row["iqm"]),
                 f"{row['length']:,.0f}",
                 *(_or_dash(row[name], _score) for name in _SCORES),
@@ -57,31 +57,31 @@ def difference_table(comparison: Comparison) -> Table:
                 f"{row['agent']} − {row['baseline']}",
                 str(row["seeds"]),
                 number(row["difference"], sign=True),
-                bounds(row["difference_low"], row["difference_high"]),
+                interval(row["difference_low"], row["difference_high"]),
             ]
         )
     return table
 
 
 def dataset_table(comparison: Comparison) -> Table:
-    """The dataset's own episode returns."""
+    """The returns of the dataset's episodes."""
     returns = comparison.dataset_returns
     percentiles = returns["percentiles"]
     header = ["episodes", "steps", "mean of episodes", "mean of steps", "worst", "p50", "p75", "p90", "best"]
     means = returns["mean"], returns["mean_by_step"]
-    figures = [number(value) for value in (*means, *(percentiles[p] for p in (0, 50, 75, 90, 100)))]
-    return [header, [f"{returns['episodes']:,}", f"{returns['steps']:,}", *figures]]
+    numbers = [number(value) for value in (*means, *(percentiles[p] for p in (0, 50, 75, 90, 100)))]
+    return [header, [f"{returns['episodes']:,}", f"{returns['steps']:,}", *numbers]]
 
 
 def calibration_table(comparison: Comparison) -> Table:
-    """How closely the return follows the target."""
+    """How closely the return follows the target, of the agents that take one."""
     table = [["agent", "slope", "distance", "change of action"]]
     for row in comparison.calibration_rows:
         slope, change = (
             _or_dash(row["slope"], lambda slope: f"{round(slope, 2) + 0.0:.2f}"),
             _or_dash(row["change"], "{:.3f}".format),
         )
-        table.append([row["agent"], slope, _or_dash(row["error"], _percent), change])
+        table.append([row["agent"], slope, share(row["error"]), change])
     return table
 
 
@@ -89,7 +89,7 @@ def attention_table(comparison: Comparison) -> Table:
     """What the token from which the action is read looks at, layer by layer."""
     table = [["agent", "layer", "tokens looked at", "on returns", "on observations", "on actions", "sum of weights"]]
     for row in attention_rows(comparison):
-        shares = [_percent(row[name]) for name in KINDS]
+        shares = [share(row[name]) for name in KINDS]
         table.append([row["agent"], str(row["layer"]), f"{row['tokens']:.1f}", *shares, f"{row['gain']:.2f}"])
     return table
 
@@ -112,15 +112,15 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def run_table(comparison: Comparison) -> Table:
-    """The same per run."""
+    """The same of every run."""
     table = [["agent", "seed", *cost_table(comparison)[0][1:]]]
     return table + [[row["agent"], str(row["seed"]), *_costs([row])] for row in comparison.cost_rows]
 
 
 def _costs(rows: Sequence[Row]) -> list[str]:
-    def median(name: str, told: Callable[[float], str]) -> str:
+    def median(name: str, text: Callable[[float], str]) -> str:
         known = [row[name] for row in rows if row[name] is not None]
-        return told(float(np.median(known))) if known else "–"
+        return text(float(np.median(known))) if known else DASH
 
     return [
         span([row["steps"] for row in rows]),
@@ -134,14 +134,14 @@ def _costs(rows: Sequence[Row]) -> list[str]:
 def task_table(report: Report) -> Table:
     """One row per dataset, one column per agent: score ± standard deviation over seeds at the headline target."""
     labels = report.labels
-    table = [["dataset", "asked for", *labels]]
+    table = [["dataset", "target", *labels]]
     for comparison in report.comparisons:
         rows = {row["agent"]: row for row in report.task_rows if row["dataset"] == comparison.dataset}
         table.append(
             [
                 comparison.dataset,
                 number(comparison.headline),
-                *(_task_cell(rows[label], report.score) if label in rows else "–" for label in labels),
+                *(_task_cell(rows[label], report.score) if label in rows else DASH for label in labels),
             ]
         )
     return table
@@ -157,10 +157,10 @@ def aggregate_table(report: Report) -> Table:
     shown = {"iqm": "IQM", "mean": "mean"} | ({"median": "median"} if len(report.comparisons) > 1 else {})
     table = [["agent", "datasets", "runs", *(cell for name in shown.values() for cell in (name, "95 % interval"))]]
     for row in report.aggregate_rows:
-        figures = []
+        values = []
         for name in shown:
-            figures += [number(row[name]), bounds(row[f"{name}_low"], row[f"{name}_high"])]
-        table.append([row["agent"], str(row["tasks"]), str(row["runs"]), *figures])
+            values += [number(row[name]), interval(row[f"{name}_low"], row[f"{name}_high"])]
+        table.append([row["agent"], str(row["tasks"]), str(row["runs"]), *values])
     return table
 
 
@@ -174,7 +174,7 @@ def improvement_table(report: Report) -> Table:
                 str(row["tasks"]),
                 str(row["pairs"]),
                 number(row["difference"], sign=True),
-                bounds(row["difference_low"], row["difference_high"]),
+                interval(row["difference_low"], row["difference_high"]),
                 f"{row['probability']:.2f}",
                 _or_dash(row["probability_low"], lambda low, high=row["probability_high"]: f"[{low:.2f}, {high:.2f}]"),
             ]
@@ -183,23 +183,23 @@ def improvement_table(report: Report) -> Table:
 
 
 def tables_of(comparison: Comparison) -> list[tuple[str, Table]]:
-    """The tables that a console shows of one dataset, each with its title."""
+    """The tables of one dataset for the console, each with its title."""
     shown = [
         ("returns in the dataset", dataset_table(comparison)),
         ("returns of the agents (the last checkpoint)", score_table(comparison)),
-        ("following the target within the range of the data", calibration_table(comparison)),
-        ("cost", cost_table(comparison)),
     ]
     if comparison.difference_rows:
-        shown.insert(2, ("paired differences", difference_table(comparison)))
-    return shown
+        shown.append(("paired differences", difference_table(comparison)))
+    if comparison.calibration_rows:
+        shown.append(("following the target within the range of the data", calibration_table(comparison)))
+    return [*shown, ("cost", cost_table(comparison))]
 
 
 def overview_tables(report: Report) -> list[tuple[str, Table]]:
-    """The tables that a console shows of all runs together, each with its title."""
+    """The tables of all runs together for the console, each with its title."""
     shown = []
     if len(report.comparisons) > 1:
-        shown.append(("all datasets, at the return that stands in the second column", task_table(report)))
+        shown.append(("all datasets, each at the target in the second column", task_table(report)))
     if report.pooled:
         shown.append((f"scores over {report.pooled_over}", aggregate_table(report)))
         if report.improvement_rows:
@@ -207,25 +207,9 @@ def overview_tables(report: Report) -> list[tuple[str, Table]]:
     return shown
 
 
-def console(table: Table) -> str:
-    """A table in columns."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in table)
-
-
-def markdown(table: Table) -> str:
-    """A table in Markdown."""
-    header, *rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
-    return "\n".join([header, "|" + "---:|" * len(table[0]), *rows])
-
-
-def _or_dash(value: float | None, told: Callable[[float], str]) -> str:
-    return "–" if value is None else told(value)
+def _or_dash(value: float | None, text: Callable[[float], str]) -> str:
+    return DASH if value is None else text(value)
 
 
 def _score(score: float) -> str:
     return f"{round(score, 1) + 0.0:.1f}"  # no -0.0
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"

@@ -9,6 +9,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
+from flowrl.text import duration
 from flowrl.training.run_folder import RunFolder
 
 
@@ -72,13 +73,3 @@ class Tracker:
         self.run.append("metrics.jsonl", [{"step": step, **metrics}])
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 48s, 6m10s, 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"

@@ -1,4 +1,4 @@
-"""Made-up finished runs: every figure of a report can be worked out by hand from them."""
+"""Made-up finished runs: every number of a report can be worked out by hand from them."""
 
 import base64
 
@@ -10,7 +10,7 @@ AGENTS = ("flow", "dt", "bc")
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
 
 
-def achieved(agent, seed, target, episode):
+def return_of(agent, seed, target, episode):
     """flow is 1 ahead of dt at the low target and 3 behind at the high one, in every episode; bc is all over."""
     shared = target + 10 * seed + 5 * (episode % 2)
     return {"dt": shared, "flow": shared + (1 if target == 2 else -3), "bc": shared + (-1) ** episode * 50}[agent]
@@ -33,7 +33,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
                 "percentiles": [10 - spread * (100 - p) / 10 for p in range(101)], "mean": 5.0, "mean_by_step": 6.5,
                 "episodes": 1234, "steps": 45678,
             },
-            "env_spec": '{"kwargs": {"told": 1}}',
+            "env_spec": '{"kwargs": {"length": 1}}',
             "device": "cpu",
             "versions": {"torch": "9.9"},
         }
@@ -54,7 +54,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
     # Rows of evaluations while training, and of scripts.evaluate, are not the result.
     run.append("evaluations.jsonl", [row("training", 20, t, e, 1000.0) for t in TARGETS for e in EPISODE_SEEDS[:2]])
     final = [
-        row("final", 40, t, e, achieved(agent, seed, t, e)) for t in TARGETS[::-1] for e in EPISODE_SEEDS[::-1]
+        row("final", 40, t, e, return_of(agent, seed, t, e)) for t in TARGETS[::-1] for e in EPISODE_SEEDS[::-1]
     ]  # fmt: skip
     run.append("evaluations.jsonl", final)
     run.append("evaluations.jsonl", [row("evaluate", 40, t, 7, -5000.0) for t in TARGETS])
@@ -63,7 +63,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
 
 
 def made_up_study(*, change=0.5, flows=True, before=0, layers=2, heads=3, tokens=6, steps=5):
-    """As `scripts.studies` writes it: two layers of three heads over windows of two steps."""
+    """As a study is stored: two layers of three heads over windows of two steps."""
 
     def series(scale):
         return [

@@ -1,15 +1,16 @@
-"""A comparison's figures are those of the rows, and unlike runs are not compared."""
+"""The numbers of a comparison are those of the rows, and unlike runs are not compared."""
 
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
-from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, achieved, load, made_up_study, make_run
+from made_up_runs import AGENTS, EPISODE_SEEDS, SEEDS, TARGETS, load, made_up_study, make_run, return_of
 
 from flowrl.errors import InputError
 from flowrl.evaluation.statistics import interquartile_mean
-from flowrl.report import Comparison, Report, Run, label_of, write_report
+from flowrl.report import Comparison, Report, write_report
 from flowrl.training.run_folder import RunFolder
 
 
@@ -25,15 +26,14 @@ def test_what_is_compared(comparison):
 def test_returns_are_the_final_ones_by_training_and_environment_seed(comparison):
     for target in TARGETS:
         for agent in AGENTS:
-            expected = [[achieved(agent, seed, target, e) for e in EPISODE_SEEDS] for seed in SEEDS]
+            expected = [[return_of(agent, seed, target, e) for e in EPISODE_SEEDS] for seed in SEEDS]
             np.testing.assert_array_equal(comparison.returns(agent, target), expected)
 
 
 def test_the_scores(comparison):
-    found = comparison.score_rows
-    assert [(row["target"], row["agent"]) for row in found] == [(t, a) for t in TARGETS for a in AGENTS]
-    for row in found:
-        values = np.array([[achieved(row["agent"], s, row["target"], e) for e in EPISODE_SEEDS] for s in SEEDS], float)
+    assert [(row["target"], row["agent"]) for row in comparison.score_rows] == [(t, a) for t in TARGETS for a in AGENTS]
+    for row in comparison.score_rows:
+        values = np.array([[return_of(row["agent"], s, row["target"], e) for e in EPISODE_SEEDS] for s in SEEDS], float)
         assert row["mean"] == pytest.approx(values.mean())
         assert row["iqm"] == pytest.approx(interquartile_mean(values.ravel()))
         assert row["std_of_seeds"] == pytest.approx(10 / np.sqrt(2)), "two seeds that differ by 10"
@@ -50,13 +50,13 @@ def test_intervals_do_not_depend_on_what_else_is_compared(comparison, folders):
 
 
 def test_differences_are_paired(comparison):
-    found = {(row["target"], row["agent"]): row for row in comparison.difference_rows}
-    assert found.keys() == {(t, a) for t in TARGETS for a in ("flow", "bc")}
+    by_agent = {(row["target"], row["agent"]): row for row in comparison.difference_rows}
+    assert by_agent.keys() == {(t, a) for t in TARGETS for a in ("flow", "bc")}
     # Every episode differs by as much, so that paired there is no spread at all.
     for target, by in ((2.0, 1), (10.0, -3)):
-        row = found[target, "flow"]
+        row = by_agent[target, "flow"]
         assert (row["difference"], row["difference_low"], row["difference_high"], row["seeds"]) == (by, by, by, 2)
-    bc = found[2.0, "bc"]
+    bc = by_agent[2.0, "bc"]
     assert bc["difference_low"] < bc["difference"] < bc["difference_high"]
 
 
@@ -68,22 +68,23 @@ def test_seeds_that_only_one_has_are_not_paired(folders):
     apart = Comparison.of(load(folders["dt", 0], folders["flow", 1]))
     assert apart.difference_rows == []
     assert "no training seed in common" in apart.summary()
-    assert "One training seed: no interval" in apart.summary()
+    assert "One training seed" in apart.summary()
     assert {row["mean_low"] for row in apart.score_rows} == {None}
-    assert "One training seed of flow on test/made-up-v0: no interval" in comparison.summary()
+    assert "One training seed of flow on test/made-up-v0" in comparison.summary()
     assert [row["difference_low"] for row in comparison.difference_rows] == [None, None]
     assert [row["mean_low"] is None for row in comparison.score_rows[:2]] == [False, True]
 
 
 def test_calibration(comparison, elsewhere):
     rows = {row["agent"]: row for row in comparison.calibration_rows}
-    # dt returns 2 + 7.5 and 10 + 7.5 (seeds 0 and 10, episodes 0 and 5): parallel to what was asked, 7.5 off.
+    # dt returns 2 + 7.5 and 10 + 7.5 (seeds 0 and 10, episodes 0 and 5): parallel to the targets, 7.5 off.
     assert rows["dt"]["slope"] == pytest.approx(1)
     assert rows["dt"]["error"] == pytest.approx(7.5 / 10)
     # flow 10.5 and 14.5.
     assert rows["flow"]["slope"] == pytest.approx(4 / 8)
     assert rows["flow"]["error"] == pytest.approx((8.5 + 4.5) / 2 / 10)
     assert rows["flow"]["change"] is None
+    assert "bc" not in rows, "it takes no target"
     run = make_run(elsewhere / "flow-seed0", "flow", 0)
     (row,) = Comparison.of(load(run, studies={"flow": made_up_study(change=0.25)})).calibration_rows
     assert (row["change"], row["unit"]) == (0.25, "half the action range")
@@ -105,7 +106,6 @@ def test_all_targets_can_lie_beyond_the_data(elsewhere):
     (row,) = comparison.calibration_rows
     assert (row["targets"], row["slope"], row["error"]) == (0, None, None)
     write_report(Report.of(load(run)), elsewhere / "out")
-    assert "where none is below, the lowest above" in (elsewhere / "out/report.md").read_text()
 
 
 def test_the_curve_ends_with_the_result_and_knows_the_time(comparison):
@@ -151,12 +151,11 @@ def test_returns_that_hardly_vary_are_warned_of(comparison, elsewhere):
     assert comparison.steering_warning() is None
     flat = make_run(elsewhere / "dt-seed0", "dt", 0, spread=0.1)  # 9 to 10, four fifths of them 9.1 to 9.9
     warning = Comparison.of(load(flat)).steering_warning()
-    assert "between 9.1 and 9.9: they hardly vary" in warning
-    assert "cannot steer" in warning
+    assert "between 9.1 and 9.9" in warning
 
 
 def judged_run(folder, label, verdict, beyond, rollout="window", part=""):
-    """A run whose data got that verdict, and which returned 5 and that share of what it was asked for."""
+    """A run whose data got that verdict, and which returned 5 and that share of its target."""
     run = make_run(folder / f"{label}-seed0", label if label in AGENTS else "dt", 0)
     config = run.config()
     config["dataset_returns"]["steering"] = {"verdict": verdict, "reason": f"{label}'s are alike"}
@@ -172,11 +171,10 @@ def judged_run(folder, label, verdict, beyond, rollout="window", part=""):
     ("verdict", "beyond", "warned"),
     [("no", 0.1, True), ("no", 0.9, False), ("weakly", 0.1, False), ("yes", 0.1, False)],
 )
-def test_a_verdict_on_the_data_is_told_unless_an_agent_is_steered(elsewhere, verdict, beyond, warned):
+def test_a_verdict_on_the_data_is_repeated_unless_an_agent_is_steered(elsewhere, verdict, beyond, warned):
     warning = Comparison.of(load(judged_run(elsewhere, "dt", verdict, beyond))).steering_warning()
     assert (warning is not None) == warned
-    assert not warned or "From these data it was not" in warning
-    assert not warned or "follows the return asked for: dt's are alike." in warning
+    assert not warned or ("these data" in warning and "dt's are alike" in warning)
 
 
 def test_a_verdict_is_of_the_data_that_an_agent_was_trained_on(elsewhere):
@@ -188,78 +186,11 @@ def test_a_verdict_is_of_the_data_that_an_agent_was_trained_on(elsewhere):
         return Comparison.of(load(*runs)).steering_warning()
 
     assert warning(flow, steered, bc) is None, "what steers one can steer the other"
-    told = warning(flow, steered, other, third)
-    assert "From the data of other it was not to be expected that" in told
-    assert "other's are alike. From the data of third" in told
-    assert "flow's" not in told
-    assert "From these data it was" in warning(other, bc), "bc takes no return"
+    of_two = warning(flow, steered, other, third)
+    assert re.search("the data of other .*other's are alike.* the data of third .*third's are alike", of_two)
+    assert "flow's" not in of_two
+    assert "these data" in warning(other, bc), "bc takes no target"
     assert warning(bc) is None
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"env_spec": "e"}, "its env_spec is none of Gymnasium's"),
-        ({"env_spec": "[1]"}, "its env_spec is none of Gymnasium's"),
-        ({"env_spec": "{}"}, "its env_spec is none of Gymnasium's"),
-        ({"dataset_returns": {"steering": "no"}}, "its steering has no verdict and reason"),
-        ({"dataset_returns": {"steering": {}}}, "its steering has no verdict and reason"),
-    ],
-)
-def test_a_configuration_that_was_damaged_is_named(elsewhere, change, message):
-    run = make_run(elsewhere / "dt-seed0", "dt", 0)
-    config = run.config()
-    changed = {name: config[name] | value if isinstance(value, dict) else value for name, value in change.items()}
-    (run.path / "config.json").write_text(json.dumps(config | changed))
-    with pytest.raises(InputError, match=f"dt-seed0/config.json is damaged: {message}"):
-        Run.load(run, "dt")
-
-
-def test_what_an_environment_was_told_fits_into_a_reports_json(elsewhere):
-    run = make_run(elsewhere / "dt-seed0", "dt", 0)
-    told = {"env_spec": '{"kwargs": {"range": [0.7, Infinity]}}'}
-    (run.path / "config.json").write_text(json.dumps(run.config() | told))
-    assert Run.load(run, "dt").evaluation["env_kwargs"] == {"range": [0.7, "Infinity"]}
-
-
-def test_the_summary_in_plain_words(comparison, elsewhere):
-    said = comparison.summary()
-    flow = next(r for r in comparison.score_rows if (r["target"], r["agent"]) == (10.0, "flow"))
-    assert f"Asked for 10.0, flow returns {flow['mean']:.1f} [" in said
-    assert "mean return is 5.0 an episode and 6.5 a step" in said
-    assert said.startswith("dt and bc share the highest mean return. Beside dt, flow is worse; bc is not told apart.")
-    assert "flow − dt is -3.0 [-3.0, -3.0] (paired), in favour of dt." in said
-    assert "bc − dt is " in said
-    assert "(paired), an interval that holds zero." in said
-    assert "One training seed" not in said
-    assert "2 training seeds: so few" in said
-    alone = Comparison.of(load(make_run(elsewhere / "flow-seed0", "flow", 0)))
-    assert alone.baseline == "flow"
-    assert "One training seed: no interval can be given" in alone.summary()
-    assert "paired" not in alone.summary()
-    assert "[" not in alone.summary()
-    assert "the highest" not in alone.summary()
-
-
-def test_an_unfinished_run_is_refused(folders):
-    run = folders["dt", 1]
-    file = run.path / "evaluations.jsonl"
-    rows = [row for row in run.rows("evaluations.jsonl") if row["kind"] != "final"]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(InputError, match="dt-seed1 is not finished: it lacks a final evaluation"):
-        Run.load(run, "dt")
-
-
-def test_what_is_no_run_is_refused(folders, tmp_path):
-    with pytest.raises(InputError, match="nowhere is no run folder"):
-        Run.load(RunFolder(tmp_path / "nowhere"), "flow")
-    run = folders["dt", 0]
-    (run.path / "config.json").write_text("{}")
-    with pytest.raises(InputError, match="of another version of flowrl: no agent"):
-        Run.load(run, "dt")
-    (run.path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="config.json is damaged"):
-        Run.load(run, "dt")
 
 
 def test_two_runs_of_one_label_and_seed_are_refused(folders, elsewhere):
@@ -287,27 +218,6 @@ def test_runs_of_one_label_have_the_same_settings(folders, change, what):
         Comparison.of(load(*folders.values()))
 
 
-def test_a_return_that_is_no_number_is_refused(folders):
-    run = folders["dt", 0]
-    run.append("evaluations.jsonl", [])
-    text = (run.path / "evaluations.jsonl").read_text().splitlines()
-    text[4] = json.dumps(json.loads(text[4]) | {"return": float("nan")})
-    (run.path / "evaluations.jsonl").write_text("\n".join(text) + "\n")
-    with pytest.raises(InputError, match="dt-seed0 has an episode whose return is no finite number"):
-        Run.load(run, "dt")
-
-
-def test_the_curve_leaves_out_what_was_played_otherwise(folders):
-    run = folders["dt", 0]
-    others = [row | {"env": "test/Other-v0"} for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
-    assert list(Run.load(run, "dt").curve(2.0)) == [20, 40]
-    assert list(Run.load(run, "dt", episodes=others).curve(2.0)) == [40]
-    told = [row | {"env": "test/Env-v0", "env_kwargs": {"told": 2}} for row in others]
-    assert list(Run.load(run, "dt", episodes=told).curve(2.0)) == [40]
-    as_configured = [row | {"env": "test/Env-v0", "env_kwargs": {"told": 1}} for row in others]
-    assert list(Run.load(run, "dt", episodes=as_configured).curve(2.0)) == [20, 40]
-
-
 @pytest.mark.parametrize("name", ["dataset", "fingerprint", "env_spec"])
 def test_runs_of_other_data_are_not_compared(folders, name):
     run = folders["bc", 1]
@@ -325,32 +235,6 @@ def test_runs_with_other_episodes_are_not_compared(folders):
     (run.path / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match=r"bc-seed1 was evaluated with episode_seed 101, .*flow-seed0 with 100"):
         Comparison.of(load(*folders.values()))
-
-
-def test_a_run_can_be_judged_by_other_episodes(folders):
-    run = folders["dt", 0]
-    others = [row for row in run.rows("evaluations.jsonl") if row["kind"] == "evaluate"]
-    judged = Run.load(run, "dt", episodes=others)
-    assert judged.evaluation == {
-        "env": "test/Env-v0", "env_kwargs": {"told": 1}, "targets": TARGETS, "episodes": 1, "episode_seed": 7,
-    }  # fmt: skip
-    assert judged.values(2.0) == [-5000]
-
-
-@pytest.mark.parametrize(
-    ("folder", "label"),
-    [
-        ("flow-seed0", "flow"),
-        ("bc-10-seed12", "bc-10"),
-        ("mine", "mine"),
-        ("a-seedx", "a-seedx"),
-        ("$\\frac$ x-seed0", "--frac--x"),
-        ("_hidden", "hidden"),
-        ("a|b", "a-b"),
-    ],
-)
-def test_a_run_is_called_as_its_folder(tmp_path, folder, label):
-    assert label_of(tmp_path / folder) == label
 
 
 def test_real_runs_are_compared(tiny_runs, tmp_path):

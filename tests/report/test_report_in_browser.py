@@ -18,7 +18,7 @@ BROWSER = next(filter(_starts, map(shutil.which, ("chromium", "chromium-browser"
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(BROWSER is None, reason="no Chromium here")]
 
-# Runs after the page's own script, and tells what it finds to the page around it, which writes it into its title: a
+# Runs after the page's own script, and sends its measurements to the page around it, which writes it into its title: a
 # window cannot be as narrow as a phone, a frame in it can.
 FRAME = """<!DOCTYPE html><script>onmessage = message => { document.title = "PROBE" + message.data; };</script>
 <iframe src="probe.html" style="width: WIDTHpx; height: 900px; border: 0"></iframe>"""
@@ -43,7 +43,7 @@ addEventListener("load", () => {
     wide: document.documentElement.scrollWidth - innerWidth,
     broken: [...document.images].filter(image => !image.complete || image.naturalWidth < 1).length,
     images: document.images.length,
-    narrow: Math.min(...[...document.querySelectorAll(".figures img")].map(image => image.clientWidth)),
+    narrow: Math.min(...[...document.querySelectorAll(".pictures img")].map(image => image.clientWidth)),
     sorted,
   }), "*");
 });
@@ -79,15 +79,15 @@ def test_the_page_in_a_browser(written, tmp_path, width):
     )
     title = done.stdout.partition("<title>")[2].partition("</title>")[0]
     assert title.startswith("PROBE"), done.stderr[-2000:]
-    found = json.loads(title.removeprefix("PROBE"))
-    assert found["errors"] == []
-    assert found["inner"] == width
-    assert found["wide"] <= 0, "nothing but tables scrolls sideways"
-    assert (found["images"], found["broken"]) == (13, 0)
-    assert found["narrow"] >= 300, "a figure fills a phone's width"
-    means = [float(text) for text in found["sorted"]["mean"]]
+    probed = json.loads(title.removeprefix("PROBE"))
+    assert probed["errors"] == []
+    assert probed["inner"] == width
+    assert probed["wide"] <= 0, "nothing but tables scrolls sideways"
+    assert (probed["images"], probed["broken"]) == (13, 0)
+    assert probed["narrow"] >= 300, "a picture fills a phone's width"
+    means = [float(text) for text in probed["sorted"]["mean"]]
     assert means == sorted(means)
     assert len(set(means)) > 2
-    assert [float(text) for text in found["sorted"]["mean falling"]] == sorted(means, reverse=True)
-    assert found["sorted"]["agent"] == ["dt", "dt", "flow", "flow"]
-    assert found["sorted"]["agent falling"] == ["flow", "flow", "dt", "dt"]
+    assert [float(text) for text in probed["sorted"]["mean falling"]] == sorted(means, reverse=True)
+    assert probed["sorted"]["agent"] == ["dt", "dt", "flow", "flow"]
+    assert probed["sorted"]["agent falling"] == ["flow", "flow", "dt", "dt"]
