@@ -1,17 +1,19 @@
-"""Behaviour cloning: a perceptron from the observation to the action; with `--top-fraction 0.1`, 10 % BC."""
+"""Behaviour cloning: a perceptron from the observation to the action (on the best tenth of the episodes: 10 % BC)."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
 
-from flowrl.data.samplers import Batch, Context
+from flowrl.agents.cloning import CloningConfig, CloningLearner
+from flowrl.data.dataset import TrajectoryDataset
 from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.perceptron import PerceptronActor
+from flowrl.training.config import AgentConfig, TrainingConfig
 
 
 @dataclass(frozen=True)
-class BCConfig:
-    """The size of a behaviour-cloning network."""
+class BCConfig(AgentConfig):
+    """A behaviour-cloning network and its training."""
 
     width: int = 256
     """Features of a hidden layer."""
@@ -20,7 +22,8 @@ class BCConfig:
     dropout: float = 0.1
     """Dropout probability after each hidden layer."""
     context: int = 20
-    """Steps in a training window; every step in it is an example, so a batch holds as many as the sequence agents'."""
+    """Steps in a training window. Every step in it is an example, so a batch holds as many as the sequence agents'."""
+    cloning: CloningConfig = CloningConfig()
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "context"):
@@ -29,43 +32,11 @@ class BCConfig:
         if not 0.0 <= self.dropout < 1.0:
             raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
 
-    def build(self, normaliser: Normaliser) -> "BCAgent":
-        """A new agent; its initial weights come from torch's generator."""
-        return BCAgent(self, normaliser)
+    def cautions(self, dataset: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> list[str]:
+        """See `AgentConfig`."""
+        return [*self.acting_cautions(), *self.cloning.cautions(training.steps)]
 
-    def record(self) -> dict[str, Any]:
-        """All that decides numbers, as JSON has it."""
-        return asdict(self)
-
-
-class BCAgent(nn.Module):
-    """Repeats the action the data show for an observation, whatever return is asked for."""
-
-    def __init__(self, config: BCConfig, normaliser: Normaliser) -> None:
-        super().__init__()
-        self.config = config
-        self.context: Context = config.context
-        self.normaliser = normaliser
-        layers: list[nn.Module] = []
-        size = normaliser.input_size
-        for _ in range(config.layers):
-            layers += [nn.Linear(size, config.width), nn.ReLU(), nn.Dropout(config.dropout)]
-            size = config.width
-        self.network = nn.Sequential(*layers, nn.Linear(size, normaliser.action_size))
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The mean over real steps of `Normaliser.error`: squared error, or cross-entropy of discrete actions."""
-        return batch.mean(self.normaliser.error(self._predict(batch.observations), batch.actions))
-
-    def initial(self, targets: Tensor) -> None:
-        """It carries nothing: neither the past nor the target enters."""
-
-    def select(self, carry: None, slots: Tensor) -> None:
-        """See `flowrl.protocols.Agent`."""
-
-    def act(self, carry: None, observations: Tensor, rewards: Tensor) -> tuple[None, Tensor]:
-        """See `flowrl.protocols.Agent`."""
-        return None, self.normaliser.chosen(self._predict(observations))
-
-    def _predict(self, observations: Tensor) -> Tensor:
-        return self.normaliser.prediction(self.network(self.normaliser.observations(observations)))
+    def build(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> CloningLearner:
+        """See `AgentConfig`."""
+        actor = PerceptronActor(normaliser, width=self.width, layers=self.layers, dropout=self.dropout)
+        return CloningLearner(actor, self.cloning, training, device, context=self.context)

@@ -1,53 +1,64 @@
-"""From a run folder to its agent, with no dataset at hand."""
+"""From a run folder to its trained actor, with no dataset at hand."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 
-from flowrl.agents.bc import BCAgent
 from flowrl.agents.policy import Policy
-from flowrl.agents.registry import AGENTS
-from flowrl.agents.sequence import Rollout, SequenceAgent, SequenceConfig
+from flowrl.agents.registry import find_agent
 from flowrl.errors import InputError
+from flowrl.nn.acting import RolloutMode
 from flowrl.nn.normaliser import Normaliser
-from flowrl.training.loop import isolated_rng, load_weights
+from flowrl.protocols import Actor
+from flowrl.training.checkpoint import restore
+from flowrl.training.config import AgentConfig, TrainingConfig
+from flowrl.training.device import choose_device, isolated_rng
 from flowrl.training.run_folder import RunFolder
+
+
+class LoadedAgent(NamedTuple):
+    """A run's agent with the weights of its last checkpoint."""
+
+    actor: Actor  # in evaluation mode
+    config: AgentConfig
+    step: int
 
 
 def load_policy(
     run_dir: Path | str,
     *,
     device: str = "cpu",
-    rollout: Rollout | None = None,
+    rollout: RolloutMode | None = None,
     acting_context: int | None = None,
 ) -> Policy:
     """A run's last checkpoint as a policy.
 
     Args:
-        run_dir: a folder that `scripts.train` made.
-        rollout: how a sequence agent acts; None as it was configured.
+        run_dir: a run folder.
+        device: cpu, cuda, or auto for a GPU if there is one.
+        rollout: how a sequence agent acts; None as it was trained.
         acting_context: steps that its window rollout re-reads, or between the states of a staggered one; None as it was
-            configured.
+            trained.
 
     Raises:
-        InputError: the folder holds no run or no checkpoint yet, is damaged, or its agent has no such rollout.
+        InputError: the folder holds no run or no checkpoint yet, is damaged, or has no such rollout; or there is
+            no such device.
     """
-    run = RunFolder(run_dir)
-    agent, _ = load_agent(run, torch.device(device), rollout=rollout, acting_context=acting_context)
+    run, on = RunFolder(run_dir), choose_device(device)
+    loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
-    return Policy(agent.eval(), torch.device(device), config["observation_size"], config["discrete_start"])
+    return Policy(loaded.actor, on, config["observation_size"], config["discrete_start"])
 
 
 def load_agent(
     run: RunFolder,
     device: torch.device,
     *,
-    rollout: Rollout | None = None,
+    rollout: RolloutMode | None = None,
     acting_context: int | None = None,
-) -> tuple[SequenceAgent | BCAgent, int]:
-    """A run's agent with the weights of its last checkpoint, and the step of that; raises as `load_policy` does."""
+) -> LoadedAgent:
+    """A run's agent with the weights of its last checkpoint; arguments and errors as of `load_policy`."""
     config = run.config()
     if config is None:
         raise InputError(f"{run.path} is no run folder: it holds no config.json")
@@ -55,7 +66,8 @@ def load_agent(
     if checkpoint is None:
         raise InputError(f"run folder {run.path} holds no checkpoint yet")
     try:
-        agent_config = _agent_config(config["agent"], config["agent_config"])
+        settings = type(find_agent(config["agent"]).config).from_record(config["agent_config"])
+        training = TrainingConfig(**config["training"])
         normaliser = Normaliser(
             config["observation_size"],
             config["action_size"],
@@ -64,25 +76,13 @@ def load_agent(
         )
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{run.path / 'config.json'} is of another version of flowrl: {error}") from error
-    asked = {"rollout": rollout, "acting_context": acting_context}
-    if changed := {name: value for name, value in asked.items() if value is not None}:
-        if not isinstance(agent_config, SequenceConfig):
-            raise InputError(f"agent {config['agent']} has no {' or '.join(changed)} to choose: it does not look back")
-        try:
-            if rollout not in (None, agent_config.acts):
-                changed = {"acting_context": None} | changed  # the run's was of another rollout
-            agent_config = replace(agent_config, **changed)
-        except ValueError as error:
-            raise InputError(str(error)) from error
-    with isolated_rng(0, device):  # the weights that are drawn here are replaced at once
-        agent = agent_config.build(normaliser).to(device)
-    load_weights(agent, checkpoint, run)
-    return agent, checkpoint["step"]
-
-
-def _agent_config(name: str, values: dict[str, Any]) -> Any:
-    if name not in AGENTS:
-        raise InputError(f"unknown agent {name!r}: known are {', '.join(AGENTS)}")
-    return type(AGENTS[name].config)(**values)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise InputError(
+            f"{run.path / 'config.json'} was written by another version of flowrl: it cannot be loaded ({error})"
+        ) from error
+    settings = settings.acting(rollout, acting_context)
+    with isolated_rng(0, device):  # the initial weights are replaced at once
+        learner = settings.build(normaliser, training, device)
+    restore(learner, checkpoint, config, run.path)
+    learner.actor.train(False)
+    return LoadedAgent(learner.actor, settings, checkpoint["step"])

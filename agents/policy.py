@@ -1,4 +1,4 @@
-"""A trained agent as other programs use it: `reset` with the return asked for, then `act` once a step."""
+"""A trained agent as other programs use it: `reset` with the target return, then `act` once a step."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,48 +7,54 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from flowrl.protocols import Agent
+from flowrl.protocols import Actor
 
 
 class Policy:
     """Acts in one episode, or in several at once that all begin together.
 
     Args:
-        agent: in evaluation mode.
+        actor: in evaluation mode.
         device: where its weights are.
         observation_size: features of an observation.
         discrete_start: the number of the first action where they are discrete; None where they are real numbers.
     """
 
     def __init__(
-        self, agent: Agent, device: torch.device, observation_size: int, discrete_start: int | None = None
+        self, actor: Actor, device: torch.device, observation_size: int, discrete_start: int | None = None
     ) -> None:
-        self._agent, self._device = agent, device
+        self._actor, self._device = actor, device
         self._observation_size, self._discrete_start = observation_size, discrete_start
         self._carry: Any = None
         self._slots: tuple[int, ...] | None = None
         self._first = True
 
     @torch.inference_mode()
-    def reset(self, targets: float | Sequence[float]) -> None:
+    def reset(self, targets: float | Sequence[float] | None = None) -> None:
         """Begin new episodes.
 
         Args:
-            targets: the return asked for; a sequence begins one episode for each.
+            targets: the target return in raw units; a sequence begins one episode for each. An agent without targets
+                ignores the values and needs none.
+
+        Raises:
+            ValueError: the target is missing or not finite, or the sequence is empty or nested.
         """
-        array = np.asarray(targets, np.float32)
+        array = np.asarray(np.nan if targets is None else targets, np.float32)
         if array.ndim > 1 or array.size == 0:
             raise ValueError(f"targets must be a number or a non-empty row of numbers, not of shape {array.shape}")
+        if self._actor.conditioned and not np.isfinite(array).all():
+            raise ValueError(f"targets is {targets}: this agent needs a finite target return")
         self._slots, self._first = array.shape, True
-        self._carry = self._agent.initial(torch.as_tensor(np.atleast_1d(array), device=self._device))
+        self._carry = self._actor.initial(torch.as_tensor(np.atleast_1d(array), device=self._device))
 
     @torch.inference_mode()
     def act(self, observation: ArrayLike, reward: ArrayLike = 0.0) -> NDArray[Any]:
         """The next action.
 
         Args:
-            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence; of other
-                than flat observations the row that `envs.FlatObservation` makes: Dict entries by name.
+            observation: (observation size,), or (episodes, observation size) if `reset` was given a sequence; of
+                observations that are not flat, the row that `flowrl.evaluation.environments.FlatObservation` makes.
             reward: of the last step, per episode; at the first step it is ignored.
 
         Returns:
@@ -56,19 +62,22 @@ class Policy:
 
         Raises:
             RuntimeError: `reset` was never called.
-            ValueError: the number of episodes is not that of `reset`, or the observation's size not the data's.
+            ValueError: an array is not of the shape that `reset` and the data ask for.
         """
         if self._slots is None:
             raise RuntimeError("call reset(targets) before act(observation, reward)")
         observations = np.asarray(observation, np.float32)
-        due = (*self._slots, self._observation_size)
-        if observations.shape != due:
-            raise ValueError(f"observation has shape {observations.shape}: {due} is due")
-        rewards = np.broadcast_to(np.asarray(reward, np.float32), self._slots)
+        expected = (*self._slots, self._observation_size)
+        if observations.shape != expected:
+            raise ValueError(f"observation has shape {observations.shape}: it must be {expected}")
+        rewards = np.asarray(reward, np.float32)
+        if rewards.shape not in ((), self._slots):
+            raise ValueError(f"reward has shape {rewards.shape}: it must be {self._slots}")
+        rewards = np.broadcast_to(rewards, self._slots)
         if self._first:
             rewards = np.zeros_like(rewards)
         self._first = False
-        self._carry, actions = self._agent.act(
+        self._carry, actions = self._actor.act(
             self._carry,
             torch.as_tensor(np.atleast_2d(observations), device=self._device),
             torch.as_tensor(np.atleast_1d(rewards).copy(), device=self._device),

@@ -1,40 +1,43 @@
-"""The sequence agent: a trajectory model trained to repeat actions, steered by the return asked for."""
+"""Return-conditioned cloning with a trajectory model: the Decision Transformer (Chen et al. 2021), any attention."""
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
 
-from flowrl.analysis.recording import Recording
+from flowrl.agents.cloning import CloningConfig, CloningLearner
 from flowrl.attention import ATTENTION
-from flowrl.attention.cosformer import LENGTH, CosformerAttention
 from flowrl.attention.options import read_options
-from flowrl.data.samplers import Batch, Context
-from flowrl.nn.acting import ACTING
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.errors import InputError
+from flowrl.nn.acting import ACTING, RolloutMode
+from flowrl.nn.model_config import TOKENS, ModelConfig
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.trajectory import TOKENS, BlockState, ModelConfig, TrajectoryModel, map_state
+from flowrl.nn.trajectory import TrajectoryModel
+from flowrl.nn.trajectory_actor import TrajectoryActor
+from flowrl.training.config import AgentConfig, TrainingConfig
+from flowrl.training.device import device_memory
 
-Rollout = Literal["window", "recurrent", "staggered"]
-_ANOTHER = "another function, which it is not trained for"
+BYTES_OF_PAIR = 16  # of each head and layer, about: 15 (softmax) and 19 (reformer) at 1,800 tokens, float32
 
 
 @dataclass(frozen=True)
-class SequenceConfig(ModelConfig):
-    """A trajectory model and the way it acts."""
+class SequenceConfig(ModelConfig, AgentConfig):
+    """A trajectory model, the way it acts, and its training."""
 
     carry_state: bool = False
-    """Train on chunks of `context` steps that follow each other through whole episodes, each begun with the state that
+    """Train on chunks of about `context` steps that follow each other through whole episodes, each with the state that
     the one before left; no gradient passes between them."""
-    rollout: Rollout | None = None
-    """How it acts: `window` re-reads the last steps; `recurrent` keeps a state of the whole past; `staggered` two
-    states that are begun anew in turn, and so remember acting_context to twice as many steps. By default as it was
-    trained: recurrent with whole episodes or a carried state, else window."""
+    rollout: RolloutMode | None = None
+    """How it acts: `window` re-reads the last steps; `recurrent` keeps a state of the whole past; `staggered` keeps two
+    states that begin anew in turn, so it remembers acting_context to twice as many steps. By default as it was trained:
+    recurrent with whole episodes or a carried state, else window."""
     acting_context: int | None = None
     """Steps that a window rollout re-reads, by default `context`; or between the states of a staggered one, by default
     half of it. Training on windows predicts from every beginning of them, so that acting on fewer steps stays within
-    what was learnt."""
+    what was learned."""
+    cloning: CloningConfig = CloningConfig()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,17 +59,18 @@ class SequenceConfig(ModelConfig):
             raise ValueError(f"acting_context is {self.acting_context}: it must be at least 1{bound}")
         if self.acts == "recurrent" and self.acting_context is not None:
             raise ValueError(
-                f"acting_context is {self.acting_context} and the rollout recurrent: that keeps a state of all the past"
-                " (rollouts window and staggered do not)"
+                f"acting_context is {self.acting_context} and rollout is 'recurrent', which keeps a state of the whole"
+                " past: choose window or staggered"
             )
         if self.carry_state and read_options(rule, self.attention_options).get("redraw_every"):
-            raise ValueError("carry_state is True and redraw_every is set: a state is of the features that made it")
+            raise ValueError("carry_state is True and redraw_every is set: a state does not outlive its features")
         if self.acts == "staggered" and self.context == "episode" and self.acting_context is None:
             raise ValueError("rollout is 'staggered' and context is 'episode': acting_context must be given")
+        self.cloning.check(self.context, carries=self.carry_state)
 
     @property
-    def acts(self) -> Rollout:
-        """How it acts, with no choice left open."""
+    def acts(self) -> RolloutMode:
+        """The rollout mode, after the defaults."""
         return self.rollout or ("recurrent" if self.remembers else "window")
 
     @property
@@ -76,114 +80,82 @@ class SequenceConfig(ModelConfig):
 
     @property
     def reads(self) -> int | None:
-        """`acting_context`, with no choice left open; None for the whole past."""
+        """`acting_context`, after the defaults; None for the whole past."""
         if self.acts == "recurrent":
             return None
         if self.acting_context is not None or self.context == "episode":
             return self.acting_context
         return max(1, self.context // 2) if self.acts == "staggered" else self.context
 
-    def cautions(self) -> list[str]:
-        """What is allowed and probably not meant, in sentences."""
-        told, steps, most = [], self.context, ACTING[self.acts].most_of(self.reads)
-        if self.remembers and most is not None:
-            past = f"a past that begins anew within the last {most} steps"
-            told.append(f"the agent learns from the whole past of its episodes: {past} is {_ANOTHER}")
-        elif not self.remembers and steps != "episode" and (most is None or most > steps):
-            past = "a state that is carried over a whole episode" if most is None else f"a past of up to {most} steps"
-            told.append(f"the agent learns from windows of {steps} steps: {past} is {_ANOTHER}")
-        if ATTENTION[self.attention] is CosformerAttention:
-            length = read_options(CosformerAttention, self.attention_options).get("length", LENGTH)
-            if self.remembers or steps == "episode" or steps * len(TOKENS[self.tokens]) > length:
-                told.append(
-                    f"cosformer tells distances within its first {length} tokens alone, and is given more:"
-                    " --attention-options length=N"
-                )
-        return told
+    def cautions(self, dataset: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> list[str]:
+        """See `AgentConfig`."""
+        return [
+            *self.acting_cautions(),
+            *self.cloning.cautions(training.steps),
+            *self._padding_cautions(dataset),
+            *self._memory_cautions(dataset, training.batch_size, device),
+        ]
 
-    def build(self, normaliser: Normaliser) -> "SequenceAgent":
-        """A new agent; its initial weights come from torch's generator."""
-        return SequenceAgent(self, normaliser)
+    def acting_cautions(self) -> list[str]:
+        """Where it acts on another past than it is trained on."""
+        steps, most = self.context, ACTING[self.acts].most_of(self.reads)
+        cautions = []
+        if self.remembers and most is not None:
+            cautions.append(
+                f"the agent is trained on the whole past of an episode and acts on at most its last {most} steps: that"
+                " is another function than it is trained for"
+            )
+        elif not self.remembers and steps != "episode" and (most is None or most > steps):
+            past = "a state carried over the whole episode" if most is None else f"up to {most} steps"
+            cautions.append(
+                f"the agent is trained on windows of {steps} steps and acts on {past}: that is another function than it"
+                " is trained for"
+            )
+        whole = self.remembers or steps == "episode"
+        tokens = None if whole else int(steps) * len(TOKENS[self.tokens])
+        rule = ATTENTION[self.attention]
+        return cautions + rule.cautions(tokens, **read_options(rule, self.attention_options))
+
+    def _padding_cautions(self, dataset: TrajectoryDataset) -> list[str]:
+        longest = int(dataset.lengths.max())
+        if self.context == "episode" or self.context <= longest:
+            return []
+        return [f"context is {self.context:,} and the longest episode has {longest:,} steps: the rest is padding"]
+
+    def _memory_cautions(self, dataset: TrajectoryDataset, batch_size: int, device: torch.device) -> list[str]:
+        """Where pairs of tokens may need more memory than there is."""
+        if not ATTENTION[self.attention].keeps_pairs(device.type, self.dropout):
+            return []
+        what = "episodes of up to" if self.context == "episode" else "windows of"
+        steps = int(dataset.lengths.max()) if self.context == "episode" else self.context
+        tokens, layers = steps * len(TOKENS[self.tokens]), 1 if self.recompute else self.layers
+        needed = BYTES_OF_PAIR * batch_size * layers * self.heads * tokens**2
+        if needed <= (memory := device_memory(device)) / 2:
+            return []
+        return [
+            f"attention {self.attention} keeps a number for every pair of tokens: {batch_size} {what} {steps:,} steps"
+            f" may take {needed / 1e9:,.0f} GB, and the {device.type} has {memory / 1e9:,.0f} GB; a smaller batch or"
+            " recompute needs less"
+        ]
+
+    def build(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> CloningLearner:
+        """See `AgentConfig`."""
+        actor = TrajectoryActor(TrajectoryModel(self, normaliser), self.acts, self.reads)
+        return CloningLearner(actor, self.cloning, training, device, context=self.context, carries=self.carry_state)
 
     def record(self) -> dict[str, Any]:
-        """All that decides numbers, as JSON has it: `recompute` changes none."""
-        recorded = asdict(self) | {"rollout": self.acts, "attention_options": list(self.attention_options)}
-        del recorded["recompute"]
-        return recorded
+        """See `AgentConfig`; `recompute` changes no number."""
+        record = asdict(self) | {"rollout": self.acts, "attention_options": list(self.attention_options)}
+        del record["recompute"]
+        return record
 
-
-class Seen(NamedTuple):
-    """What the model read when the agent acted at some steps of an episode: windows, and where these steps stand.
-
-    A window may go on after its step: causality hides the rest.
-    """
-
-    returns_to_go: Tensor  # (windows, T)
-    observations: Tensor  # (windows, T, observation size)
-    actions: Tensor  # (windows, T, action size)
-    timesteps: Tensor  # (windows, T)
-    window: Tensor  # (steps,) the window of each step
-    position: Tensor  # (steps,) its place in there
-
-
-class SequenceAgent(nn.Module):
-    """Loss and acting of a trajectory model; `config.attention` alone tells a Flowformer from a Transformer."""
-
-    def __init__(self, config: SequenceConfig, normaliser: Normaliser) -> None:
-        super().__init__()
-        self.config = config
-        self.context: Context = config.context
-        self.carries = config.carry_state
-        self.model = TrajectoryModel(config, normaliser)
-        self.acting = ACTING[config.acts](self.model, config.reads)
-
-    @property
-    def normaliser(self) -> Normaliser:
-        """The statistics that scale what enters and leaves."""
-        return self.model.normaliser
-
-    def loss(self, batch: Batch) -> Tensor:
-        """The mean over real steps of `Normaliser.error`: squared error, or cross-entropy of discrete actions."""
-        predicted = self.model(batch.returns_to_go, batch.observations, batch.actions, batch.timesteps)
-        return batch.mean(self.normaliser.error(predicted, batch.actions))
-
-    def initial_state(self, batch: int) -> list[BlockState]:
-        """See `flowrl.protocols.CarryingAgent`."""
-        return self.model.initial_state(batch)
-
-    def carried_loss(self, batch: Batch, begins: Tensor, state: list[BlockState]) -> tuple[Tensor, list[BlockState]]:
-        """See `flowrl.protocols.CarryingAgent`."""
-        state = map_state(lambda x: x.masked_fill(begins.view(-1, *(1,) * (x.ndim - 1)), 0), state)
-        columns = batch.returns_to_go, batch.observations, batch.actions, batch.timesteps
-        predicted, state = self.model.resume(*columns, state)
-        return batch.mean(self.normaliser.error(predicted, batch.actions)), map_state(Tensor.detach, state)
-
-    def initial(self, targets: Tensor) -> Any:
-        """See `flowrl.protocols.Agent`."""
-        return self.acting.initial(targets)
-
-    def act(self, carry: Any, observations: Tensor, rewards: Tensor) -> tuple[Any, Tensor]:
-        """See `flowrl.protocols.Agent`."""
-        return self.acting.act(carry, observations, rewards)
-
-    def select(self, carry: Any, slots: Tensor) -> Any:
-        """See `flowrl.protocols.Agent`."""
-        return self.acting.select(carry, slots)
-
-    def seen(self, recording: Recording, steps: Tensor) -> Seen:
-        """What was read at `steps` (n,) int64 of a recorded episode: as many of the last as acting goes back.
-
-        Steps whose past begins at the same step share a window.
-        """
-        length = len(recording.returns_to_go)
-        context = min(self.acting.most or length, length)
-        first, window = self.acting.first(steps).unique(return_inverse=True)
-        timesteps = first[:, None] + torch.arange(context, device=steps.device)
-        # What is read is the episode's, even where a window that began late reaches beyond its end.
-        returns_to_go, observations, actions = (column[timesteps.clamp(max=length - 1)] for column in recording)
-        return Seen(returns_to_go, observations, actions, timesteps, window, steps - first[window])
-
-    def act_again(self, seen: Seen) -> Tensor:
-        """(n, action size): the actions at the n steps of `seen`."""
-        predicted = self.model(seen.returns_to_go, seen.observations, seen.actions, seen.timesteps)
-        return self.normaliser.chosen(predicted[seen.window, seen.position])
+    def acting(self, rollout: str | None, acting_context: int | None) -> Self:
+        """See `AgentConfig`."""
+        choices = {"rollout": rollout, "acting_context": acting_context}
+        changes = {name: value for name, value in choices.items() if value is not None}
+        if rollout not in (None, self.acts):  # the run's acting context belongs to another rollout
+            changes = {"acting_context": None} | changes
+        try:
+            return replace(self, **changes)
+        except ValueError as error:
+            raise InputError(str(error)) from error

@@ -13,7 +13,6 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-import flowrl
 from flowrl.data.minari_store import COLLECTED_NAMESPACE, DatasetDescription, Episode, dataset_path, write_dataset
 from flowrl.envs.behavior import BehaviorPolicy
 from flowrl.envs.mixtures import Mixture, dataset_ids, mixture
@@ -22,6 +21,7 @@ from flowrl.envs.playing import play_episodes
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import cores, make_env
 from flowrl.evaluation.reference_scores import reference_scores
+from flowrl.version import __version__
 
 __all__ = ["CollectedDataset", "collect"]
 
@@ -169,7 +169,7 @@ def _write(
             reference_scores=None if own is None else (own.random, own.expert),
             requirements=versions,
             author=author,
-            code_permalink=f"flowrl.envs.collecting of flowrl {flowrl.__version__}",
+            code_permalink=f"flowrl.envs.collecting of flowrl {__version__}",
             metadata=metadata,
         ),
         force=force,

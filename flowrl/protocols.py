@@ -1,23 +1,63 @@
-"""What the training loop and the rollout ask of an agent: a loss, and a way to act."""
+"""What the parts of flowrl ask of each other: a sampler draws, a learner trains, an actor plays."""
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
-from flowrl.data.samplers import Batch, Context
+from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.samplers import Part
 
 
-class Agent(Protocol):
-    """An `nn.Module` that learns from windows and acts in many episodes at once, one slot an episode."""
+class Sampler(Protocol):
+    """Draws batches from a dataset: windows, episodes, chunks or transitions."""
 
-    context: Context  # steps in the windows that `loss` takes, or whole episodes
+    def draw(self, generator: torch.Generator) -> Any:
+        """The next batch, of the kind that the learner takes; all randomness comes from `generator`."""
+        ...
 
-    def loss(self, batch: Batch) -> Tensor:
-        """The scalar to minimise: a mean over real steps, each with the same weight."""
+    def state_dict(self) -> dict[str, Any]:
+        """What going on to the same batches needs, beside the generator: tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        ...
+
+
+class Actor(Protocol):
+    """Acts in many episodes at once, one slot an episode."""
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether it acts towards a target return. One that does not is played once, not once for every target."""
+        ...
+
+    @property
+    def rollout(self) -> str:
+        """How much of the past it uses: memoryless, window, recurrent or staggered."""
+        ...
+
+    @property
+    def acting_context(self) -> int | None:
+        """Steps of a window, or between the beginnings of staggered states; None where there is no such limit."""
+        ...
+
+    @property
+    def training(self) -> bool:
+        """As of `nn.Module`: whether dropout and the like are on; `train` switches them."""
+        ...
+
+    def train(self, mode: bool = True) -> Any:
+        """See `training`."""
         ...
 
     def initial(self, targets: Tensor) -> Any:
-        """The carry of episodes that have not begun; `targets` (slots,) are the returns asked for, in raw units."""
+        """The carry of episodes that have not begun.
+
+        Args:
+            targets: (slots,) target returns in raw units; NaN for an actor that is not conditioned.
+        """
         ...
 
     def act(self, carry: Any, observations: Tensor, rewards: Tensor) -> tuple[Any, Tensor]:
@@ -38,21 +78,44 @@ class Agent(Protocol):
         ...
 
 
-@runtime_checkable
-class CarryingAgent(Agent, Protocol):
-    """An agent that can also learn from chunks that follow each other, carrying a state from one to the next."""
+class Learner(Protocol):
+    """Everything that training changes: networks, target networks, averages, optimisers, schedules."""
 
-    carries: bool  # whether it is to be trained so, on chunks of `context` steps in the mean
-
-    def initial_state(self, batch: int) -> Any:
-        """What `carried_loss` takes before the first chunk of `batch` episodes."""
+    @property
+    def actor(self) -> Actor:
+        """What plays: an `nn.Module`, trained in place."""
         ...
 
-    def carried_loss(self, batch: Batch, begins: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """As `loss` for chunks that follow those which left `state`, and the state that they leave, without gradient.
+    def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> Sampler:
+        """What draws the batches of `update`.
 
         Args:
-            begins: (B,) bool, True at chunks that begin anew; what `state` holds of their rows means nothing.
-            state: tensors, in lists and tuples, whose first axis is the batch.
+            dataset: on the learner's device.
+            batch_size: of all processes together.
+            part: the part of each batch that this process trains on.
+
+        Raises:
+            InputError: the agent cannot learn from these data.
         """
+        ...
+
+    def update(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """One gradient step of whatever the learner has.
+
+        Args:
+            step: 1, 2, ...
+
+        Returns:
+            Detached scalars by name; the loop logs the mean of each since the last row. A value need not be there at
+            every step.
+        """
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes, in nested dicts and lists of tensors and plain values, with the actor's weights
+        under ``actor``. With several processes all call it at the same time."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, to the bit."""
         ...

@@ -106,20 +106,3 @@ def _columns_of_numbers(rows: Sequence[Sequence[str]]) -> list[bool]:
 
 
 # The names below are those of flowrl.inspection, until it uses `number` and `listed`.
-
-
-def figure(value: float | None) -> str:
-    """A figure in as many digits as it needs; a dash for None."""
-    if value is None:
-        return DASH
-    if value and abs(value) < 0.001:
-        return f"{value:.1e}"
-    return f"{value:,.{0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3}f}"
-
-
-def small(value: float | None) -> str:
-    """An error in two digits; a dash for None."""
-    return number(value, significant=2)
-
-
-named = listed

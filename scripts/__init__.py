@@ -1,1 +1,1 @@
-"""Entry points, each run as ``python -m scripts.NAME``; every one answers ``--help``."""
+"""Entry points, each run as ``flowrl NAME``, in a checkout also ``python -m scripts.NAME``; all answer ``--help``."""

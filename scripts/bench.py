@@ -1,182 +1,123 @@
-"""Measure speed, memory and exactness against what people use, and print a table a section.
+"""Measure speed and exactness against what people use, and print a table a section.
 
-    python -m scripts.bench --quick
-    python -m scripts.bench --sections core step --threads 1 --json bench.json
+    flowrl bench --quick
+    flowrl bench --sections core step --threads 1 --out bench.json
 
-Every comparison alternates: after a warm-up each contender is timed once in turn, as often as asked for, and the ratio
-is that of the medians. Brackets hold the quartiles.
+Contenders are timed in turn, after a warm-up. A ratio is that of the medians, to the first contender; brackets hold the
+quartiles.
 """
 
 import json
 import os
+import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any
 
 import torch
 
 from flowrl.errors import InputError
-from flowrl.evaluation.episodes import choose_device, versions
+from flowrl.evaluation.environments import cores
+from flowrl.evaluation.episodes import versions
+from flowrl.experiments.training_run import commit
 from flowrl.files import write_atomically
-from flowrl.scripts.benchmarks.acting import cache, evaluation, rollout
-from flowrl.scripts.benchmarks.attention import core, layers, memory
-from flowrl.scripts.benchmarks.loading import loading
-from flowrl.scripts.benchmarks.machine import cores, describe, machine
-from flowrl.scripts.benchmarks.measure import Row, quantity, table
-from flowrl.scripts.benchmarks.numerics import numerics
-from flowrl.scripts.benchmarks.setting import FULL, QUICK, Setting
-from flowrl.scripts.benchmarks.training import context, memory_training, sampling, step
+from flowrl.scripts.benchmarks.agents import acting, evaluation, step
+from flowrl.scripts.benchmarks.attention import core, exactness, layers
+from flowrl.scripts.benchmarks.data import loading
+from flowrl.scripts.benchmarks.timing import Row, rows_table
 from flowrl.scripts.cli import parse, run
+from flowrl.training.device import choose_device, isolated_rng
 
-Name = Literal[
-    "machine",
-    "core",
-    "layers",
-    "memory",
-    "step",
-    "sampling",
-    "context",
-    "memory-training",
-    "rollout",
-    "cache",
-    "evaluation",
-    "loading",
-    "numerics",
-]
-
-
-class Section(NamedTuple):
-    """What is measured under one name."""
-
-    title: str
-    measure: Callable[[Setting], Iterator[Row]]
-    by_threads: bool = True
-    """Whether the number of threads matters to it."""
-
-
-SECTIONS: dict[Name, Section] = {
-    "machine": Section("what the machine can do", machine),
-    "core": Section("the attention alone, forward and backward, float32 unless said otherwise", core),
-    "layers": Section("whole layers of every attention, float32", layers),
-    "memory": Section("what autograd saves between forward and backward", memory, by_threads=False),
-    "step": Section("a whole training step", step),
-    "sampling": Section("sampling a batch", sampling),
-    "context": Section("a training step in long windows, by the token", context),
-    "memory-training": Section(
-        "a training step on whole episodes or with a carried state, by the token", memory_training
-    ),
-    "rollout": Section("a step of many episodes, the model alone", rollout),
-    "cache": Section("a step with the whole history", cache),
-    "evaluation": Section("a step of one environment, model and simulator", evaluation),
-    "loading": Section("a dataset on disk into tensors", loading, by_threads=False),
-    "numerics": Section("errors against float64, at the last tokens", numerics, by_threads=False),
+SECTIONS: dict[str, Callable[[torch.device, int, bool], list[Row]]] = {
+    "core": core,
+    "layers": layers,
+    "step": step,
+    "acting": acting,
+    "evaluation": evaluation,
+    "loading": loading,
+    "exactness": exactness,
 }
 
 
 @dataclass(frozen=True)
 class Args:
-    """Measure speed, memory and exactness against what people use, and print a table a section."""
+    """Measure speed and exactness against what people use, and print a table a section."""
 
-    sections: tuple[Name, ...] = get_args(Name)
-    """Which parts are measured."""
+    sections: tuple[str, ...] = tuple(SECTIONS)
+    """What is measured: core and layers (attention alone), step (of training), acting, evaluation, loading,
+    exactness."""
     quick: bool = False
-    """Smaller sizes and fewer repetitions: under a minute. The targets are stated for the full sizes."""
-    threads: tuple[int, ...] = ()
-    """Numbers of CPU threads, one after the other; by default 1 and the number of cores, or 1 if quick."""
-    repetitions: int | None = None
-    """Timings of each contender, a quarter as many where one takes seconds; by default 21, or 5 if quick."""
-    json: Path | None = None
-    """A file for all of it, written at the end."""
+    """Smaller sizes and fewer repetitions, to see that it runs; the numbers mean little."""
     device: str = "cpu"
     """cpu, cuda, or auto for a GPU where there is one."""
+    threads: int = 1
+    """CPU threads of torch."""
+    repetitions: int | None = None
+    """Timings of each contender, by default 11, or 3 if quick; a quarter of them where one takes more than a second."""
+    out: Path | None = None
+    """A JSON file for the rows and what they were measured on, written at the end."""
 
 
-def main(args: Args) -> list[dict[str, Any]]:
-    """Measure, print and write; the rows as the file holds them.
+def main(args: Args) -> list[Row]:
+    """Measure, print and write; the rows, each with its section.
 
     Raises:
-        InputError: what the user gave cannot be used; nothing has been measured.
+        InputError: an option cannot be used; nothing has been measured.
     """
-    setting, threads = _prepare(args)
-    header = describe(setting.device) | {
-        "versions": versions(),
-        "threads": threads,
-        "repetitions": setting.repetitions,
-        "quick": args.quick,
-        "precisions": setting.precisions,
-        "sizes": asdict(setting.sizes),
-    }
-    _print_header(header)
-    rows = []
-    before = torch.get_num_threads()
+    repetitions = (3 if args.quick else 11) if args.repetitions is None else args.repetitions
+    _check(args, repetitions)
+    device = choose_device(args.device)
+    if device.index:
+        torch.cuda.set_device(device)  # the one that the timing waits for
+    header = _header(args, device, repetitions)
+    print(f"{header['processor']}, {header['cores']} cores, load {header['load']:.1f}, on {header['device']}")
+    rows, threads = [], torch.get_num_threads()
+    torch.set_num_threads(args.threads)
     try:
-        for name in dict.fromkeys(args.sections):
-            rows += _measure(name, setting, threads)
+        with isolated_rng(0, device):
+            for name in dict.fromkeys(args.sections):
+                began = time.perf_counter()
+                measured = SECTIONS[name](device, repetitions, args.quick)
+                print(f"\n{name} ({time.perf_counter() - began:.0f} s)\n{rows_table(measured)}", flush=True)
+                rows += [{"section": name} | row for row in measured]
     finally:
-        torch.set_num_threads(before)
-    judged = [row["met"] for row in rows if row["met"] is not None]
-    print(f"\n{sum(judged)} of {len(judged)} targets met")
-    if args.json is not None:
-        document = {"header": header, "rows": rows}
-        write_atomically(args.json, (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
-        print(f"written to {args.json}")
+        torch.set_num_threads(threads)
+    if args.out is not None:
+        write_atomically(args.out, (json.dumps({"header": header, "rows": rows}, indent=1) + "\n").encode())
+        print(f"\nwritten to {args.out}")
     return rows
 
 
-def _prepare(args: Args) -> tuple[Setting, tuple[int, ...]]:
-    repetitions = (5 if args.quick else 21) if args.repetitions is None else args.repetitions
-    if repetitions < 1:
-        raise InputError(f"repetitions is {repetitions}: it must be at least 1")
+def _check(args: Args, repetitions: int) -> None:
     if not args.sections:
-        raise InputError(f"sections is empty: known are {', '.join(SECTIONS)}")
-    if bad := [count for count in args.threads if not 1 <= count <= 1_024]:
-        raise InputError(f"threads is {bad[0]}: it must be at least 1 and at most 1,024")
-    if args.json is not None:
-        folder = args.json.parent
-        if not folder.is_dir():
-            raise InputError(f"--json {args.json}: there is no folder {folder}")
-        if args.json.is_dir() or not os.access(folder, os.W_OK):
-            raise InputError(f"--json {args.json}: no file can be written there")
-    device = choose_device(args.device)
-    default = (1, cores()) if device.type == "cpu" and not args.quick else (1,)
-    threads = tuple(dict.fromkeys(args.threads or default))
-    return Setting(device, repetitions, QUICK if args.quick else FULL), threads
+        raise InputError(f"no section is named: known are {', '.join(SECTIONS)}")
+    if unknown := set(args.sections) - set(SECTIONS):
+        raise InputError(f"unknown section {min(unknown)!r}: known are {', '.join(SECTIONS)}")
+    for name, value in (("repetitions", repetitions), ("threads", args.threads)):
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be at least 1")
+    if args.out is not None and (args.out.is_dir() or not os.access(args.out.parent, os.W_OK)):
+        raise InputError(f"{args.out} cannot be written")
 
 
-def _print_header(header: dict[str, Any]) -> None:
-    print(
-        f"{header['processor']}, {header['cores']} cores, {quantity(header['memory_bytes'], 'B')}"
-        f" (load {header['load']:.1f} at the start), {header['date']}, on {header['device']}"
-    )
-    print(", ".join(f"{name} {version}" for name, version in header["versions"].items()))
-    threads = " and ".join(map(str, header["threads"]))
-    print(f"threads: {threads}; repetitions: {header['repetitions']}, a quarter where one takes seconds")
-    if "bf16" not in header["precisions"]:
-        print("bf16 is not measured: this device has no units for it")
-    if header["load"] > 0.5:
-        print(
-            "other work runs beside this, or did: several threads then wait for each other, and ratios can be far off"
-        )
-    if header["quick"]:
-        print("quick: smaller sizes and fewer repetitions than those that the targets are stated for")
-
-
-def _measure(name: Name, setting: Setting, threads: Sequence[int]) -> list[dict[str, Any]]:
-    """Measure a section with each number of threads and print its tables."""
-    section = SECTIONS[name]
-    records = []
-    for count in threads if section.by_threads else threads[:1]:
-        torch.set_num_threads(count)
-        with_threads = f", {count} thread{'s' * (count > 1)}" if section.by_threads else ""
-        print(f"\n{name}: {section.title}{with_threads}", end="", flush=True)
-        began = time.perf_counter()
-        rows = list(section.measure(setting))
-        print(f" ({time.perf_counter() - began:.0f} s)")
-        print(table(rows), flush=True)
-        records += [{"section": name, "threads": count} | row.record() for row in rows]
-    return records
+def _header(args: Args, device: torch.device, repetitions: int) -> dict[str, Any]:
+    """What the numbers were measured on, when and how."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    processors = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    options = {name: value for name, value in asdict(args).items() if name != "out"}
+    return options | {
+        "repetitions": repetitions,
+        "date": time.strftime("%Y-%m-%d %H:%M"),
+        "processor": next(processors, platform.machine()),
+        "cores": cores(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
+        "versions": versions(),
+        "commit": commit(),
+    }
 
 
 def start(argv: Sequence[str]) -> None:

@@ -1,11 +1,17 @@
 """How every script starts: parse the command line, run, and say a user's mistake in one sentence."""
 
+import ast
 import ctypes
 import difflib
+import importlib
+import importlib.util
 import io
 import os
+import pkgutil
+import re
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
@@ -16,7 +22,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import tyro
 
+import flowrl
+import flowrl.scripts
 from flowrl.errors import InputError
+from flowrl.scripts.console.described import registry
+from flowrl.scripts.console.suggestions import nearest
 from flowrl.training import distributed
 from flowrl.training.loop import Stopped
 
@@ -28,13 +38,6 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 FLAT = (tyro.conf.OmitArgPrefixes,)
 
 
-def warn(*sentences: str) -> None:
-    """Say what is allowed and probably not meant."""
-    sys.stdout.flush()  # it stands after what was printed before it, also where both go to one file
-    for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
-
-
 def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = None, *, after: str = "") -> Args:
     """Parse `argv` into `args_type`; an option that does not exist is an `InputError` naming the nearest.
 
@@ -43,10 +46,10 @@ def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = Non
         after: a word of the command line that stands before `argv`, for the usage line.
     """
     preset: Any = tyro.MISSING_NONPROP if default is None else default
-    prog = f"python -m scripts.{Path(sys.argv[0]).stem} {after}".rstrip()
+    prog = f"{program()} {after}".rstrip()
     complaint = io.StringIO()
     try:
-        with redirect_stderr(complaint):
+        with redirect_stderr(complaint), registry():
             args, unknown = tyro.cli(
                 args_type, prog=prog, args=list(argv), return_unknown_args=True, config=FLAT, default=preset
             )
@@ -54,11 +57,15 @@ def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = Non
         raise InputError(str(error)) from error
     except SystemExit as end:
         if not end.code:
+            if {"-h", "--help"} & set(argv):
+                print(examples(sys.modules[args_type.__module__].__doc__))
             raise
         raise InputError(_unboxed(complaint.getvalue())) from None
     for word in unknown:
         if word.startswith("-"):
-            raise InputError(f"unknown option {word}{_nearest(word, args)} (--help lists all)")
+            near = nearest(word, _options(args))
+            hint = f"; did you mean {near}?" if near else ""
+            raise InputError(f"unknown option {word}{hint} (--help lists all)")
     if unknown:
         raise InputError(f"unexpected argument {' '.join(unknown)!r} (--help says what is taken)")
     return args
@@ -73,7 +80,7 @@ def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
     keep_freed_memory()
     try:
         if distributed.world_size() > 1 and not parallel:
-            raise InputError("torchrun can start scripts.train alone: start this script with python -m")
+            raise InputError("torchrun can only start a training: start this script without it")
         start(sys.argv[1:])
     except InputError as error:
         sys.exit(_fail(str(error), code=2))
@@ -93,16 +100,61 @@ def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
         os._exit(0)
 
 
-def command(name: str) -> str:
+def command() -> str:
     """The command line that started this script, as it can be typed again."""
-    return f"python -m scripts.{name} {shlex.join(sys.argv[1:])}".rstrip()
+    return f"{program()} {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def program() -> str:
+    """How this script was started: ``flowrl train``, or ``python -m scripts.train``."""
+    return sys.argv[0] if sys.argv[0].startswith("flowrl ") else f"python -m scripts.{Path(sys.argv[0]).stem}"
+
+
+def typed(name: str) -> str:
+    """How another script is started in the way this one was: ``flowrl NAME`` or ``python -m scripts.NAME``."""
+    return f"flowrl {name}" if program().startswith("flowrl ") else f"python -m scripts.{name.replace('-', '_')}"
+
+
+def examples(docstring: str | None) -> str:
+    """The paragraph of command lines in a script's docstring, as they are typed here; empty if there is none."""
+    paragraphs = [textwrap.dedent(text) for text in (docstring or "").split("\n\n")]
+    lines = [line for text in paragraphs if text.startswith("flowrl ") for line in text.rstrip().splitlines()]
+    shown = [re.sub(r"^flowrl ([a-z0-9-]+)", lambda match: typed(match[1]), line) for line in lines]
+    return "\n".join(["examples:", *(f"  {line}" for line in shown)]) if shown else ""
+
+
+def main() -> None:
+    """``flowrl COMMAND ...``: start the script of that name."""
+    modules = [info for info in pkgutil.iter_modules(flowrl.scripts.__path__) if not info.ispkg and info.name != "cli"]
+    commands = {name: name.replace("_", "-") for name in sorted(info.name for info in modules)}
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    name = word.replace("-", "_")
+    if word in ("-h", "--help"):
+        print("flowrl COMMAND ...\n\ncommands (`flowrl COMMAND --help` lists the options of one):")
+        for each, written in commands.items():
+            spec = importlib.util.find_spec(f"flowrl.scripts.{each}")
+            source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+            print(f"  {written:<20} {(ast.get_docstring(ast.parse(source)) or '').splitlines()[0]}")
+        sys.exit(0 if len(sys.argv) > 1 else 2)
+    if word == "--version":
+        print(f"flowrl {flowrl.__version__}")
+        sys.exit(0)
+    if name not in commands:
+        near = difflib.get_close_matches(word, commands.values(), n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        sys.exit(_fail(f"unknown command {word!r}: {hint}known are {', '.join(commands.values())}", code=2))
+    if str(Path.cwd()) not in sys.path:  # `module:Name` names a file there, as with `python -m flowrl`
+        sys.path.append(str(Path.cwd()))
+    module = importlib.import_module(f"flowrl.scripts.{name}")
+    sys.argv = [f"flowrl {word}", *sys.argv[2:]]
+    run(module.start, parallel=name == "train")
 
 
 def keep_freed_memory() -> None:
     """Have glibc keep freed blocks of up to 32 MiB for the next step; other C libraries are left as they are.
 
     By default it gives the larger ones back, and the next step faults the same memory in again page by page
-    (docs/performance.md says what that costs).
+    (docs/dev/performance.md says what that costs).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -123,27 +175,24 @@ def _fail(message: str, code: int) -> int:
 def _unboxed(box: str) -> str:
     """The sentence inside tyro's box: between its title and the next rule, without the frame."""
     lines = [line.strip("│ ") for line in box.splitlines()[1:]]  # the first one bears the title
-    said = dropwhile(_is_rule, lines)  # on a terminal without Unicode a rule stands below the title
-    return " ".join(takewhile(lambda line: not _is_rule(line), said)) + " (--help lists all options)"
+    body = dropwhile(_is_rule, lines)  # on a terminal without Unicode a rule stands below the title
+    sentence = " ".join(takewhile(lambda line: not _is_rule(line), body))
+    refused = re.fullmatch(r"Error parsing [a-z_.]+: (.*)", sentence)  # by a nested configuration, which says all
+    return refused[1] if refused else f"{sentence} (--help lists all options)"
 
 
 def _is_rule(line: str) -> bool:
     return set(line) <= set("─-╰╯")
 
 
-def _nearest(word: str, args: object) -> str:
-    close = difflib.get_close_matches(word.split("=")[0], _options(args), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
 def _options(args: object) -> list[str]:
     """Every `--option` of a (nested) dataclass, flat."""
-    found = []
+    options = []
     for name, hint in get_type_hints(type(args), include_extras=True).items():
         value = getattr(args, name)
         marks = getattr(hint, "__metadata__", ())
         if is_dataclass(value):
-            found += _options(value)
+            options += _options(value)
         elif tyro.conf.Positional not in marks and tyro.conf.Suppress not in marks:
-            found.append("--" + name.replace("_", "-"))
-    return found
+            options.append("--" + name.replace("_", "-"))
+    return options

@@ -1,7 +1,7 @@
-"""Collect a Minari dataset: one of our own, played by the policies that this repository ships, or yours.
+"""Collect a Minari dataset: one of ours, played by the policies that flowrl ships, or one of yours.
 
-    python -m scripts.collect flowrl/hopper/medium-replay-v0
-    python -m scripts.collect me/ant/mixed-v0 --env Ant-v5 --policy ppo:ant.zip random --steps 100000
+    flowrl collect flowrl/hopper/medium-replay-v0
+    flowrl collect me/ant/mixed-v0 --env Ant-v5 --policy ppo:ant.zip random --steps 100000
 
 The same command collects the same arrays, to the byte, on one kind of machine with the same versions.
 """
@@ -18,20 +18,19 @@ import tyro
 from flowrl.data.minari_store import dataset_path, local_ids
 from flowrl.envs.collecting import CollectedDataset, collect
 from flowrl.errors import InputError
-from flowrl.scripts.cli import parse, run
+from flowrl.scripts.cli import parse, run, typed
 
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 
 
 @dataclass(frozen=True)
 class Args:
-    """Collect one of our own Minari datasets: flowrl/{hopper,walker2d,halfcheetah}/{random,medium,medium-replay,
-    medium-expert,expert}-v0, flowrl/reach/{poor,mixed,good}-v0 (a tiny task for tests and first tries), or
-    flowrl/corridor/length-{10,20,50,100,200,300,500,1000}-v0 (a task that only memory solves). With --env and --policy:
-    one of yours, under any other name."""
+    """Collect a Minari dataset: one of ours, or with --env and --policy one of yours."""
 
     dataset_id: Annotated[str, tyro.conf.Positional]
-    """Which dataset."""
+    """Which dataset. Ours are flowrl/{hopper,walker2d,halfcheetah}/{random,medium,medium-replay,medium-expert,
+    expert}-v0, flowrl/reach/{poor,mixed,good}-v0 (a tiny task for first tries) and flowrl/corridor/length-N-v0 (a task
+    that only memory solves); `list datasets` lists them all. Yours may have any other name."""
     env: str | None = None
     """Yours: the environment, any Gymnasium id with Box spaces and a time limit."""
     policy: tuple[str, ...] = ()
@@ -88,7 +87,7 @@ def _print(collected: CollectedDataset) -> None:
     print(f"{collected.dataset_id}: {len(returns):,} episodes, {steps:,} steps in {speed}")
     print(f"returns: mean {returns.mean():,.1f}  quantiles {quantiles}")
     print(f"written to {collected.path}")
-    print(f"next: python -m scripts.train flow --dataset {collected.dataset_id}")
+    print(f"next: {typed('train')} flow --dataset {collected.dataset_id}")
 
 
 def _command(args: Args) -> str:
@@ -97,7 +96,7 @@ def _command(args: Args) -> str:
     words += [] if args.env is None else ["--env", args.env, "--policy", *args.policy]
     words += [] if args.normalizer is None else ["--normalizer", str(args.normalizer)]
     words += [] if args.steps is None else ["--steps", str(args.steps)]
-    return f"python -m scripts.collect {shlex.join([*words, '--seed', str(args.seed)])}"
+    return f"{typed('collect')} {shlex.join([*words, '--seed', str(args.seed)])}"
 
 
 def start(argv: Sequence[str]) -> None:

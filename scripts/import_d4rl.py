@@ -1,8 +1,8 @@
 """Import a D4RL HDF5 file as a Minari dataset.
 
-    python -m scripts.import_d4rl hopper_medium-v2.hdf5
+    flowrl import-d4rl hopper_medium-v2.hdf5
 
-makes `d4rl/hopper/medium-v2`, which every other script takes. Nothing is downloaded.
+makes `d4rl/hopper/medium-v2`, which every other command takes. Nothing is downloaded.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,8 @@ from typing import Annotated
 import tyro
 
 from flowrl.data.d4rl import import_d4rl
-from flowrl.scripts.cli import parse, run, warn
+from flowrl.scripts.cli import parse, run, typed
+from flowrl.training.tracking import warn
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def main(args: Args) -> None:
     print("\n".join(imported.summary()))
     if imported.file.mismatches:
         warn(f"{imported.source}: some flags are not where the episodes end")
-    print(f"next: python -m scripts.train flow --dataset {imported.dataset_id}")
+    print(f"next: {typed('train')} flow --dataset {imported.dataset_id}")
 
 
 def start(argv: Sequence[str]) -> None:

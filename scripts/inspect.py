@@ -1,8 +1,8 @@
 """Say what is in a dataset: one screen, one self-contained page, and every number as JSON.
 
-    python -m scripts.inspect flowrl/hopper/medium-replay-v0
+    flowrl inspect flowrl/hopper/medium-replay-v0
 
-Run it as a module only: as a file, `inspect.py` would take the place of the standard library's `inspect`.
+In a checkout run it as a module: as a file, `inspect.py` would take the place of the standard library's `inspect`.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Measure the flowrl references: the returns of uniformly random actions and of the shipped expert, per environment.
 
-    python -m scripts.measure_references
+    flowrl measure-references
 
 Writes the table by which scores with flowrl references are normalised. D4RL's references are not measured here.
 """

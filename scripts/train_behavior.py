@@ -1,6 +1,6 @@
-"""Train the policies that scripts.collect plays, and keep snapshots of them from the first step on.
+"""Train the policies that `collect` plays, and keep snapshots of them from the first step on.
 
-    python -m scripts.train_behavior hopper
+    flowrl train-behavior hopper
 
 Needs the extra `flowrl[behavior]` (Stable-Baselines3). This script made the snapshots in `envs/policies/`; with the
 same seed, versions and kind of machine it makes them again, if it is not interrupted.
@@ -17,7 +17,7 @@ import tyro
 
 from flowrl.envs.behavior import POLICIES
 from flowrl.envs.training import train_behavior
-from flowrl.scripts.cli import parse, run
+from flowrl.scripts.cli import parse, run, typed
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def main(args: Args) -> None:
     record = json.loads((folder / "snapshots.json").read_text())
     print(f"wrote {len(record['snapshots'])} snapshots to {folder}; stages {record['stages']}")
     if folder.parent == POLICIES:
-        print("next: python -m scripts.measure_references, then collect anew")
+        print(f"next: {typed('measure-references')}, then collect anew")
 
 
 def start(argv: Sequence[str]) -> None:

@@ -1,28 +1,30 @@
 """What every test stands on: an own Minari root, one CPU thread, no network; tiny datasets and runs."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
-import flowrl  # noqa: F401  (registers our own environments)
+import flowrl
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
 from flowrl.data.stored_arrays import StoredArrays
-from flowrl.scripts import collect, train
+from flowrl.scripts import collect
 
 torch.set_num_threads(1)
 
 REACH = "flowrl/reach/mixed-v0"
-TINY = [
-    *("--dataset", REACH, "--steps", "20", "--width", "16", "--layers", "1", "--context", "5", "--batch-size", "8"),
-    *("--episodes", "3", "--log-every", "5", "--checkpoint-every", "10", "--warmup-steps", "5", "--device", "cpu"),
-]
+TINY = {
+    **{"dataset": REACH, "steps": 20, "width": 16, "layers": 1, "context": 5, "batch_size": 8, "episodes": 3},
+    **{"log_every": 5, "checkpoint_every": 10, "warmup_steps": 5, "device": "cpu"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +38,7 @@ def minari_root(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mo
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """`--threads` sets torch's threads for the whole process: set them back."""
+    """The option `threads` sets torch's threads for the whole process: set them back."""
     yield
     torch.set_num_threads(1)
 
@@ -64,10 +66,26 @@ def reach(reach_dataset: str) -> TrajectoryDataset:
     return TrajectoryDataset.from_minari(reach_dataset)
 
 
+def tiny_options(agent: str) -> dict[str, Any]:
+    """The options of a tiny run."""
+    return TINY if agent == "bc" else TINY | {"heads": 2}
+
+
+def tiny_train(agent: str, run_dir: Path, **options: Any) -> Path:
+    """A tiny run; `options` override."""
+    return flowrl.train(agent, run_dir=run_dir, **(tiny_options(agent) | options))
+
+
+@pytest.fixture(name="tiny_train")
+def tiny_train_fixture() -> Callable[..., Path]:
+    """`tiny_train` of this file."""
+    return tiny_train
+
+
 def tiny_argv(agent: str, run_dir: Path, *options: str) -> list[str]:
     """The command line of a tiny run; `options` come last and so override."""
-    heads = [] if agent == "bc" else ["--heads", "2"]
-    return [agent, *TINY, *heads, "--run-dir", str(run_dir), *options]
+    pairs = [("--" + name.replace("_", "-"), str(value)) for name, value in tiny_options(agent).items()]
+    return [agent, *(word for pair in pairs for word in pair), "--run-dir", str(run_dir), *options]
 
 
 @pytest.fixture(name="tiny_argv")
@@ -83,7 +101,7 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory, reach_template: Path) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MINARI_DATASETS_PATH", str(reach_template))
         for agent in ("flow", "dt", "bc"):
-            train.start(tiny_argv(agent, folder / agent))
+            tiny_train(agent, folder / agent)
     return folder
 
 
@@ -137,7 +155,7 @@ def random_dataset() -> Callable[..., TrajectoryDataset]:
 
 
 def numbered_episode(number: int, length: int, *, terminated: bool = True) -> Episode:
-    """Every figure names its episode and step: observation 100·e + t, action that + 0.5, reward that + 0.25."""
+    """Every number names its episode and step: observation 100·e + t, action that + 0.5, reward that + 0.25."""
     steps = 100.0 * number + np.arange(length + 1)
     last = np.arange(length) == length - 1
     return Episode(
@@ -165,7 +183,7 @@ def write() -> Callable[..., Path]:
             observation_space=gym.spaces.Box(-np.inf, np.inf, (3,), np.float64),
             action_space=gym.spaces.Box(-np.inf, np.inf, (2,), np.float32),
             algorithm="none",
-            description="made by a test",
+            description="of a test",
             env_spec=gym.spec("flowrl/Reach-v0"),
         )
         return write_dataset(dataset_id, episodes, replace(about, **changes), force=force)
@@ -177,3 +195,40 @@ def write() -> Callable[..., Path]:
 def repository() -> Path:
     """The root of the checkout."""
     return Path(__file__).resolve().parent.parent
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def assert_same_run(one: Path, two: Path) -> None:
+    """The same bits in weights, optimiser and generators; the same rows but for what depends on the machine."""
+
+    def compare(x: Any, y: Any, path: str) -> None:
+        if isinstance(x, dict):
+            assert x.keys() == y.keys(), path
+            for key in x:
+                compare(x[key], y[key], f"{path}.{key}")
+        elif isinstance(x, list | tuple):
+            assert len(x) == len(y), path
+            for index, (left, right) in enumerate(zip(x, y, strict=True)):
+                compare(left, right, f"{path}[{index}]")
+        else:
+            assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, path
+
+    checkpoints = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, two)]
+    compare(*checkpoints, "checkpoint")
+    assert read_rows(one / "evaluations.jsonl") == read_rows(two / "evaluations.jsonl")
+    of_the_machine = {"steps_per_second", "eval/seconds", "memory/peak_bytes"}
+    metrics = [
+        [{k: v for k, v in row.items() if k not in of_the_machine} for row in read_rows(run / "metrics.jsonl")]
+        for run in (one, two)
+    ]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.fixture(name="assert_same_run")
+def assert_same_run_fixture() -> Callable[[Path, Path], None]:
+    """`assert_same_run` of this file."""
+    return assert_same_run

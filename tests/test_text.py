@@ -5,7 +5,6 @@ import pytest
 from flowrl.text import (
     counted,
     duration,
-    figure,
     interval,
     joined,
     listed,
@@ -67,11 +66,3 @@ def test_markdown_shows_any_text_as_it_is():
         "a\\|b &lt;i&gt;&amp;amp;&lt;/i&gt; \\*x\\* \\`y\\` [l]\\(u) z"
     )
     assert markdown_table([["a|b"], ["<b>"]]) == "| a\\|b |\n|---|\n| &lt;b&gt; |"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(None, "–"), (0.0, "0.000"), (0.0001, "1.0e-04"), (1.5, "1.500"), (-12.34, "-12.3"), (3234.3, "3,234")],
-)
-def test_a_value_of_an_inspection_has_the_digits_that_it_needs(value, text):
-    assert figure(value) == text

@@ -1,4 +1,4 @@
-"""What the attention of a trajectory model looks at: its weights and flows layer by layer, and figures of them.
+"""What the attention of a trajectory model looks at: its weights and flows layer by layer, and summaries of them.
 
 Axes: B windows, T steps in each, P tokens a step, of the kinds `TrajectoryModel.kinds`; T' of these are looked at.
 """
@@ -23,7 +23,7 @@ class LayerMap(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """Rows of weights in a few figures; the first two are of the row scaled to sum to 1."""
+    """Rows of weights in a few numbers; the first two are of the row scaled to sum to 1."""
 
     attended: Tensor  # (...)     exp(entropy), the effective number of tokens looked at: 1 to T
     share: Tensor  # (..., P)     of the weight, on the tokens of each kind
@@ -63,7 +63,7 @@ def _attentions(model: nn.Module) -> list[CausalAttention]:
 
 
 def summarise(weights: Tensor, kinds: int) -> Summary:
-    """The figures of weights (..., P T), each at least 0, in float64; a row of zeros has the share 0 of everything.
+    """The summary of weights (..., P T), each at least 0, in float64; a row of zeros has the share 0 of everything.
 
     Args:
         kinds: P, tokens of a step.

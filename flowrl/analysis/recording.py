@@ -1,69 +1,59 @@
-"""Episodes as their agent met them: what it was given and what it did, step by step."""
+"""Episodes as their actor played them: what it saw and what it did, step by step."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowrl.data.samplers import Batch, Context
-from flowrl.protocols import Agent
-
-
-class Recording(NamedTuple):
-    """One episode of T steps, in raw units."""
-
-    returns_to_go: Tensor  # (T,)  the target, less the rewards so far
-    observations: Tensor  # (T, observation size)
-    actions: Tensor  # (T, action size), as the agent gave them
+from flowrl.nn.trajectory_actor import Recording
+from flowrl.protocols import Actor
 
 
-class Recorder(nn.Module):
-    """Plays as `agent` does, and remembers the last rollout.
+class Recorder:
+    """Plays as `actor` does, and remembers the last rollout."""
 
-    Args:
-        agent: an `nn.Module`; the recorder takes over the mode it is in.
-    """
-
-    def __init__(self, agent: Agent) -> None:
-        super().__init__()
-        assert isinstance(agent, nn.Module)
-        self.agent = agent
-        self.context: Context = agent.context
-        self.train(agent.training)
+    def __init__(self, actor: Actor) -> None:
+        self.actor = actor
+        self.conditioned, self.rollout, self.acting_context = actor.conditioned, actor.rollout, actor.acting_context
         self._targets = torch.empty(0)
         self._steps: list[tuple[Tensor, ...]] = []
 
-    def loss(self, batch: Batch) -> Tensor:
-        """See `flowrl.protocols.Agent`."""
-        return self.agent.loss(batch)
+    @property
+    def training(self) -> bool:
+        """The actor's mode."""
+        return self.actor.training
+
+    def train(self, mode: bool = True) -> None:
+        """Switch the actor's mode."""
+        self.actor.train(mode)
 
     def initial(self, targets: Tensor) -> tuple[Tensor, Any]:
-        """See `flowrl.protocols.Agent`; what was recorded before is forgotten."""
+        """See `flowrl.protocols.Actor`; what was recorded before is forgotten."""
         self._targets, self._steps = targets, []
-        return torch.arange(len(targets), device=targets.device), self.agent.initial(targets)
+        return torch.arange(len(targets), device=targets.device), self.actor.initial(targets)
 
     def act(
         self, carry: tuple[Tensor, Any], observations: Tensor, rewards: Tensor
     ) -> tuple[tuple[Tensor, Any], Tensor]:
-        """See `flowrl.protocols.Agent`."""
+        """See `flowrl.protocols.Actor`."""
         slots, inner = carry
-        inner, actions = self.agent.act(inner, observations, rewards)
+        inner, actions = self.actor.act(inner, observations, rewards)
         self._steps.append((slots, rewards, observations, actions))
         return (slots, inner), actions
 
     def select(self, carry: tuple[Tensor, Any], slots: Tensor) -> tuple[Tensor, Any]:
-        """See `flowrl.protocols.Agent`."""
+        """See `flowrl.protocols.Actor`."""
         mine, inner = carry
-        return mine[slots], self.agent.select(inner, slots)
+        return mine[slots], self.actor.select(inner, slots)
 
     def recordings(self) -> list[Recording]:
         """The episode of every slot."""
         slots, rewards, observations, actions = (torch.cat(column) for column in zip(*self._steps, strict=True))
-        made = []
+        episodes = []
         for slot, target in enumerate(self._targets):
             mine = slots == slot
             left = target
-            # One subtraction a step, as the agent does it: a running sum would round otherwise.
+            # One subtraction a step, as the actor does it: a running sum would round differently.
             returns_to_go = [left := left - reward for reward in rewards[mine]]
-            made.append(Recording(torch.stack(returns_to_go), observations[mine], actions[mine]))
-        return made
+            episodes.append(Recording(torch.stack(returns_to_go), observations[mine], actions[mine]))
+        return episodes

@@ -2,8 +2,8 @@
 
 Every class is built as ``ATTENTION[name](width, heads, dropout=0.0)`` and offers
 ``attn(x, is_pad=None)`` over a whole sequence, ``attn.step(x, state)`` for the next tokens of one (where
-``attn.why_no_step`` gives no reason against it), and ``attn.weights(x)``, what it does as a matrix to be looked at.
-docs/attention.md has the equations, cost and state of each.
+``attn.why_no_step`` is None), and ``attn.weights(x)``, what it does as a matrix to look at.
+docs/reference/attentions.md has the equations, cost and state of each.
 """
 
 from flowrl.attention.cosformer import CosformerAttention

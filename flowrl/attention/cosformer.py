@@ -7,12 +7,12 @@ the i-th token and N constant::
                       = (relu(q_i) cos a_i)·(relu(k_j) cos a_j) + (relu(q_i) sin a_i)·(relu(k_j) sin a_j)
 
 so it is a kernelised attention of 2 D features. The paper's code takes the longest sequence of the batch as N, which
-tells a token how many follow. Here N is part of the model, and every token past the N-th stands at a_N: the cosine of
-no two tokens is negative, and what lies past N is weighted by agreement alone, without regard to distance.
+gives a token a hint of how many follow. Here N is part of the model, and every token past the N-th stands at a_N: the
+cosine of two tokens is never negative, and past N the weights depend on agreement alone, not on distance.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,9 +46,24 @@ class CosformerAttention(CausalAttention):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, length: int = LENGTH) -> None:
         super().__init__(width, heads, dropout)
+        self.check(width, heads, length=length)
+        self.length = length
+
+    @classmethod
+    def check(cls, width: int, heads: int, *, length: int = LENGTH, **options: Any) -> None:
+        super().check(width, heads, **options)
         if length < 1:
             raise ValueError(f"length is {length}: it must be at least 1")
-        self.length = length
+
+    @classmethod
+    def cautions(cls, tokens: int | None, *, length: int = LENGTH, **options: Any) -> list[str]:
+        if tokens is not None and tokens <= length:
+            return []
+        given = "any number of tokens" if tokens is None else f"{tokens:,} tokens"
+        return [
+            f"attention cosformer tells distances apart only within its first {length:,} tokens, its option length, and"
+            f" reads {given}"
+        ]
 
     def initial_state(self, batch: int) -> CosformerState:
         d, weight = self.width // self.heads, self.project_in.weight

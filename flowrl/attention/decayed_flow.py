@@ -5,17 +5,19 @@ becomes Σ_{j≤i} γ^(i-j) ..., and the count becomes n_i = γ n_{i-1} + 1, the
 they balance, the flows keep their size, and γ = 1 is the paper's attention. A token that is padding is no token: sums
 and count stay as they are.
 
-γ is learnt. Tiles of tokens and their gradient are worked out in `flowrl.attention.flow_tiles`.
+γ is learnt. Tiles of tokens are worked out in `flowrl.attention.decayed_flow_core`.
 """
+
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
+from flowrl.attention.decayed_flow_core import DecayedFlowCore, decay_matrix
 from flowrl.attention.flow_state import FEW, FlowState
-from flowrl.attention.flow_tiles import DifferentiableOnce, FlowTiles, decay_matrix
+from flowrl.attention.flow_tiling import TILE, CoreOptions
 from flowrl.attention.multihead import at_least_float32
-
-TILE = 64
 
 
 def decayed_flow_attention(
@@ -56,12 +58,26 @@ def decayed_flow_attention(
             state = FlowState.zeros(batch, heads, d, m, device=q.device, dtype=at_least_float32(v))
             state = state.with_counts_by_head()
         # The counts alone could be differentiated twice, which would be half of the truth.
-        log_decay = DifferentiableOnce.apply(log_decay)
+        log_decay = _DifferentiableOnce.apply(log_decay)
         assert isinstance(log_decay, Tensor)
         real = q.new_ones(1, tokens) if is_pad is None else (~is_pad).to(q.dtype)
         n, after_n = _counts(real, log_decay, state.n, tile)
-        y, *after = FlowTiles.apply(q, k, v, n, log_decay, is_pad, clip, eps, tile, mapped, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
+        options = CoreOptions(clip, eps, tile, mapped)
+        y, *after = DecayedFlowCore.apply(q, k, v, n, log_decay, is_pad, options, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(after_n, *after)
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The same tensor; to differentiate its gradient raises RuntimeError."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dx: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return dx
 
 
 def _counts(real: Tensor, log_decay: Tensor, past: Tensor, tile: int) -> tuple[Tensor, Tensor]:

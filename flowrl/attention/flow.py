@@ -14,28 +14,33 @@ Sinks (queries) draw flow from sources (keys). With q, k in (0, 1), n_i = i the 
 
 Every sum is a running sum, so a tile of tokens needs only the sums before it and its own Gram matrix P = q kᵀ: with
 A = tril(P) and U = triu(P) the five sums inside the tile are A·1, 1·U, A·(n/O), (n/I)·U and A·(C v). A short sequence
-is one tile, a long one a row of tiles that are worked on all at once; the recurrence is a tile of the next few tokens.
-`flowrl.attention.flow_tiles` has both and the gradient, which is written by hand.
+is one tile, a long one a row of tiles that are computed together; the recurrence is a tile of the next few tokens.
+`flowrl.attention.flow_core` has the tiles, `flow_gradient` their gradient, written by hand, `flow_recurrence` the
+recurrence, and `flow_oracle` the equations one by one, which the tests compare with.
+
+Axes: B sequences, H heads, T tokens; D features of a query or key, M of a value.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, rms_norm
 
 from flowrl.attention.decayed_flow import decayed_flow_attention
+from flowrl.attention.decayed_flow_core import decay_matrix
 from flowrl.attention.features import FEATURE_MAPS, FeatureMap, map_features
+from flowrl.attention.flow_core import FlowCore
+from flowrl.attention.flow_recurrence import few_tokens
 from flowrl.attention.flow_state import FEW, FlowState
-from flowrl.attention.flow_tiles import FlowTiles, decay_matrix
+from flowrl.attention.flow_tiling import TILE, CoreOptions
 from flowrl.attention.multihead import CausalAttention, at_least_float32
 
 CLIP = 10.0  # as in the authors' reinforcement-learning release; 1 would saturate half of the tokens
 MOST_CLIP = 50.0  # exp(Ô) is summed in float32, which ends at exp(88)
 EPS = 1e-6
 ONE_TILE = 128  # the longest sequence taken as a single tile
-TILE = 64  # the tile of longer ones
 OUTPUT_EPS = 1e-8  # below the mean square of the output, which falls to 2e-4 in 3,000 tokens of random weights
 SHORTEST_MEMORY, LONGEST_MEMORY = 8, 4096  # tokens, 1/(1 - γ), that the heads begin with, evenly in its logarithm
 
@@ -64,10 +69,12 @@ def flow_attention(
     Returns:
         (B, H, T, M) in the dtype of `v`, differentiable once; the arithmetic is float32, or float64 for float64 inputs.
     """
-    tile = ONE_TILE if q.shape[-2] <= ONE_TILE else TILE
+    if q.shape[-2] > ONE_TILE:
+        y, _ = flow_attention_step(q, k, v, None, clip=clip, eps=eps, is_pad=is_pad, feature_map=feature_map)
+        return y
     q, k, mapped = _ready(q, k, feature_map)
     n, _ = _counts(q, is_pad, None)
-    (y,) = FlowTiles.apply(q, k, v, n, None, is_pad, clip, eps, tile, mapped)  # pyright: ignore[reportGeneralTypeIssues]
+    (y,) = FlowCore.apply(q, k, v, n, is_pad, CoreOptions(clip, eps, ONE_TILE, mapped))  # pyright: ignore[reportGeneralTypeIssues]
     return y
 
 
@@ -93,9 +100,9 @@ def flow_attention_step(
     q, k, mapped = _ready(q, k, feature_map)
     if q.shape[-2] <= FEW and is_pad is None:
         with torch.autocast(q.device.type, enabled=False):
-            return _few_tokens(q, k, v, state, clip, eps, mapped)
+            return few_tokens(q, k, v, state, clip, eps, mapped)
     n, after_n = _counts(q, is_pad, state.n)
-    y, *after = FlowTiles.apply(q, k, v, n, None, is_pad, clip, eps, tile, mapped, *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
+    y, *after = FlowCore.apply(q, k, v, n, is_pad, CoreOptions(clip, eps, tile, mapped), *state[1:])  # pyright: ignore[reportGeneralTypeIssues]
     return y, FlowState(after_n, *after)
 
 
@@ -113,14 +120,14 @@ def _counts(q: Tensor, is_pad: Tensor | None, past: Tensor | None) -> tuple[Tens
 
 
 def _ready(q: Tensor, k: Tensor, feature_map: FeatureMap) -> tuple[Tensor, Tensor, bool]:
-    """Queries and keys as the functions below take them: the sigmoid, which they fuse, is left to them."""
+    """Queries and keys for the core, and whether they are mapped: the sigmoid is left to the core, which fuses it."""
     if feature_map == "sigmoid":
         return q, k, False
     return *map_features(q, k, feature_map), True
 
 
 class FlowQuantities(NamedTuple):
-    """What the equations of the module's head speak of, token by token: (B, H, T) each."""
+    """The flows of the equations at the top of this module: (B, H, T) each."""
 
     incoming: Tensor  # I
     outgoing: Tensor  # O
@@ -133,7 +140,7 @@ class FlowQuantities(NamedTuple):
 def flow_quantities(
     q: Tensor, k: Tensor, *, clip: float = CLIP, eps: float = EPS, decays: Tensor | None = None
 ) -> FlowQuantities:
-    """The equations of the module's head as they stand there: to be looked at, not for speed.
+    """The equations at the top of this module as they stand there: for looking at flows, not for speed.
 
     Args:
         q: (B, H, T, D) queries after the feature map.
@@ -156,45 +163,6 @@ def flow_quantities(
     competition = n * conserved_outgoing.exp() / sums(conserved_outgoing.exp()[..., None])[..., 0]
     allocation = conserved_incoming.sigmoid()
     return FlowQuantities(incoming, outgoing, conserved_incoming, conserved_outgoing, competition, allocation)
-
-
-def _few_tokens(
-    q: Tensor, k: Tensor, v: Tensor, past: FlowState, clip: float, eps: float, mapped: bool
-) -> tuple[Tensor, FlowState]:
-    """The equations of the module's head for a few tokens, as an agent's step has them, in as few operations as can be.
-
-    Sinks and sources play the same part in the first four, so each is worked out for both at once.
-    """
-    # In place where nothing else holds the tensor: at this size an operation costs more than its arithmetic.
-    own = torch.stack([q, k]).to(past.k.dtype)  # (2, B, H, T, D)
-    own = own if mapped else own.sigmoid_()
-    q, k = own
-    other = torch.stack([k, q]).add_(eps)
-    n = past.n[..., None] + torch.arange(1, q.shape[-2] + 1, device=q.device, dtype=q.dtype)  # (B, 1, T)
-
-    sums, (q_sum, k_sum) = _sums(torch.stack([past.q, past.k]), own)
-    flows = (other * sums.add_(eps)).sum(-1)  # (2, B, H, T): outgoing, incoming
-    sums, (q_per_flow, k_per_flow) = _sums(
-        torch.stack([past.q_per_flow, past.k_per_flow]), own * (n / flows).flip(0)[..., None]
-    )
-    conserved_out, conserved_in = (other * sums.add_(eps)).sum(-1) / n
-
-    exp_outgoing = conserved_out.clamp(-clip, clip).exp()
-    competing = past.competition + exp_outgoing.cumsum(-1)
-    values = (n * exp_outgoing / competing)[..., None] * v
-    aggregated = (q @ past.memory).add_((q @ k.mT).tril_() @ values)
-    y = (conserved_in.sigmoid() / flows[1])[..., None] * aggregated
-    memory = torch.baddbmm(past.memory.flatten(0, 1), k.flatten(0, 1).mT, values.flatten(0, 1)).view_as(past.memory)
-    return y.to(v.dtype), FlowState(n[:, 0, -1:], k_sum, q_sum, k_per_flow, q_per_flow, competing[..., -1:], memory)
-
-
-def _sums(past: Tensor, terms: Tensor) -> tuple[Tensor, Tensor]:
-    """Running sums (..., T, D) of `terms` after `past` (..., D), and the last of them."""
-    sums = []
-    for term in terms.unbind(-2):  # `cumsum` takes longer
-        past = past + term
-        sums.append(past)
-    return torch.stack(sums, dim=-2), past
 
 
 class FlowAttention(CausalAttention):
@@ -225,10 +193,7 @@ class FlowAttention(CausalAttention):
         decay: bool = False,
     ) -> None:
         super().__init__(width, heads, dropout)
-        if not 0 < clip <= MOST_CLIP:
-            raise ValueError(f"clip is {clip}: it must be above 0 and at most {MOST_CLIP:g}")
-        if feature_map not in FEATURE_MAPS:
-            raise ValueError(f"feature_map is {feature_map!r}: known are {', '.join(FEATURE_MAPS)}")
+        self.check(width, heads, clip=clip, feature_map=feature_map)
         self.clip = clip
         self.feature_map: FeatureMap = feature_map
         self.output_scale = nn.Parameter(torch.ones(heads, 1, width // heads)) if output_norm else None
@@ -236,6 +201,14 @@ class FlowAttention(CausalAttention):
         if decay:
             memory = torch.logspace(math.log2(LONGEST_MEMORY), math.log2(SHORTEST_MEMORY), heads, base=2.0)
             self.decay_logit = nn.Parameter((memory - 1).log())  # γ = 1 - 1/memory
+
+    @classmethod
+    def check(cls, width: int, heads: int, *, clip: float = CLIP, feature_map: str = "sigmoid", **options: Any) -> None:
+        super().check(width, heads, **options)
+        if not 0 < clip <= MOST_CLIP:
+            raise ValueError(f"clip is {clip}: it must be above 0 and at most {MOST_CLIP:g}")
+        if feature_map not in FEATURE_MAPS:
+            raise ValueError(f"feature_map is {feature_map!r}: known are {', '.join(FEATURE_MAPS)}")
 
     @property
     def log_decay(self) -> Tensor | None:

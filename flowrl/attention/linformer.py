@@ -12,7 +12,7 @@ The rows of E and F are softmaxes of what is learned, so that a summary is a mea
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class LinformerState(NamedTuple):
 class LinformerAttention(CausalAttention):
     """Multi-head causal low-rank attention; `dropout` acts on its weights while training.
 
-    The first E and F of each layer come from a generator of their own, seeded by `drawn_seed`.
+    The initial E and F of each layer are drawn by a generator that `drawn_seed` seeds.
 
     Args:
         block: tokens of a block (c).
@@ -47,13 +47,18 @@ class LinformerAttention(CausalAttention):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, block: int = 16, rank: int = 4) -> None:
         super().__init__(width, heads, dropout)
+        self.check(width, heads, block=block, rank=rank)
+        self.block, self.rank = block, rank
+        drawn = torch.randn(2, rank, block, generator=torch.Generator().manual_seed(drawn_seed()))
+        self.summarise_k, self.summarise_v = (nn.Parameter(logits.clone()) for logits in drawn)  # E, F as logits
+
+    @classmethod
+    def check(cls, width: int, heads: int, *, block: int = 16, rank: int = 4, **options: Any) -> None:
+        super().check(width, heads, **options)
         if not 1 <= rank <= block:
             raise ValueError(f"rank is {rank} and block is {block}: rank must be at least 1 and at most block")
         if block > LONGEST_BLOCK:
             raise ValueError(f"block is {block}: it must be at most {LONGEST_BLOCK:,}")
-        self.block, self.rank = block, rank
-        drawn = torch.randn(2, rank, block, generator=torch.Generator().manual_seed(drawn_seed()))
-        self.summarise_k, self.summarise_v = (nn.Parameter(logits.clone()) for logits in drawn)  # E, F as logits
 
     def initial_state(self, batch: int) -> LinformerState:
         weight = self.project_in.weight

@@ -19,8 +19,11 @@ def at_least_float32(x: Tensor) -> torch.dtype:
 
 
 def drawn_seed() -> int:
-    """A seed for draws of a layer's own: torch's generator decides it, and so the training seed and the layers before,
-    and is left where it was, so that all other weights are what they would be without these draws."""
+    """A seed for what a layer draws beside its projections.
+
+    It depends on the state of torch's generator, and so on the training seed and the layers before. The generator is
+    left where it was: all other weights are what they would be without these draws.
+    """
     with torch.random.fork_rng([]):
         return int(torch.randint(2**63 - 1, (), device="cpu"))
 
@@ -28,8 +31,8 @@ def drawn_seed() -> int:
 class CausalAttention(nn.Module, ABC):
     """Multi-head causal self-attention: one projection to q, k, v; a rule that mixes them; one projection out.
 
-    A subclass states the rule thrice, over a sequence (`mix`), for the tokens that follow one (`mix_step`), and, to be
-    looked at, as a matrix (`mix_weights`); the three agree.
+    A subclass states the rule three times: over a sequence (`mix`), for the tokens that follow one (`mix_step`), and as
+    a matrix to look at (`mix_weights`). The three agree.
 
     Args:
         width: features of a token; a multiple of `heads`.
@@ -51,11 +54,41 @@ class CausalAttention(nn.Module, ABC):
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0) -> None:
         super().__init__()
-        if width < 1 or heads < 1 or width % heads:
-            raise ValueError(f"width is {width} and heads is {heads}: width must be a positive multiple of heads")
+        CausalAttention.check(width, heads)
         self.width, self.heads, self.dropout = width, heads, Dropout(dropout)
         self.project_in = nn.Linear(width, self.parts * width)
         self.project_out = nn.Linear(width, width)
+
+    @classmethod
+    def check(cls, width: int, heads: int, **options: Any) -> None:
+        """Refuse what the constructor cannot take, without building anything.
+
+        A subclass with options extends it, and calls it in its constructor.
+
+        Args:
+            width: as in the constructor.
+            heads: as in the constructor.
+            options: those of the constructor after its `*`; one that is left out has its default.
+
+        Raises:
+            ValueError: one sentence that names the value and what is allowed.
+        """
+        if width < 1 or heads < 1 or width % heads:
+            raise ValueError(f"width is {width} and heads is {heads}: width must be a positive multiple of heads")
+
+    @classmethod
+    def cautions(cls, tokens: int | None, **options: Any) -> list[str]:
+        """What is allowed with these options and probably not meant, a sentence each.
+
+        Args:
+            tokens: the most that the attention is given at once, in a training window or a past that is carried; None
+                where nothing bounds them.
+            options: as in `check`.
+        """
+        return []
+
+    def prepare_step(self, step: int) -> None:
+        """Training step `step` (1, 2, ...) is about to begin: change what changes in the course of training."""
 
     @classmethod
     def keeps_pairs(cls, device_type: str, dropout: float) -> bool:

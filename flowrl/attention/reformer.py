@@ -26,8 +26,8 @@ MOST = 1_024  # rounds, and buckets: rotations have as many columns as the two m
 class ReformerAttention(CausalAttention):
     """Multi-head causal LSH attention; `dropout` acts on its weights while training.
 
-    The rotations R are a buffer, so that a checkpoint holds them; they come from a generator of their own, seeded by
-    `drawn_seed`, are other ones in each layer, head and round, and never change.
+    The rotations R are a buffer, so that a checkpoint holds them. They differ between layers, heads and rounds, are
+    drawn by a generator that `drawn_seed` seeds, and never change.
 
     Args:
         rounds: of hashing.
@@ -40,20 +40,25 @@ class ReformerAttention(CausalAttention):
     parts = 2  # queries are keys
     sees_all = False
     why_no_step: ClassVar[str | None] = (
-        "attention reformer acts by --rollout window alone: hashing compares with all tokens of the past, and it keeps"
-        " no state of them"
+        "attention reformer can only act by reading a window again (rollout window): hashing compares a token with all"
+        " tokens of the past, and it keeps no state of them"
     )
 
     rotations: Tensor  # (H, rounds, D, buckets / 2)
 
     def __init__(self, width: int, heads: int, dropout: float = 0.0, *, rounds: int = 4, buckets: int = 8) -> None:
         super().__init__(width, heads, dropout)
+        self.check(width, heads, rounds=rounds, buckets=buckets)
+        generator = torch.Generator().manual_seed(drawn_seed())
+        self.register_buffer("rotations", torch.randn(heads, rounds, width // heads, buckets // 2, generator=generator))
+
+    @classmethod
+    def check(cls, width: int, heads: int, *, rounds: int = 4, buckets: int = 8, **options: Any) -> None:
+        super().check(width, heads, **options)
         if not 1 <= rounds <= MOST:
             raise ValueError(f"rounds is {rounds}: it must be at least 1 and at most {MOST:,}")
         if not 2 <= buckets <= MOST or buckets % 2:
             raise ValueError(f"buckets is {buckets}: it must be even, at least 2 and at most {MOST:,}")
-        generator = torch.Generator().manual_seed(drawn_seed())
-        self.register_buffer("rotations", torch.randn(heads, rounds, width // heads, buckets // 2, generator=generator))
 
     @classmethod
     def keeps_pairs(cls, device_type: str, dropout: float) -> bool:

@@ -133,7 +133,7 @@ class TrajectoryDataset:
         """Build from flat arrays; an infinite action bound becomes the extreme of the data.
 
         Raises:
-            InputError: NaN or infinity, naming the array and the episode.
+            InputError: NaN or infinity, naming the array and the episode; or bounds that leave no action.
         """
         lengths = arrays.lengths
         ends = np.cumsum(lengths)
@@ -149,6 +149,8 @@ class TrajectoryDataset:
         for bound, extreme in ((low, arrays.actions.min), (high, arrays.actions.max)):
             if not (finite := np.isfinite(bound)).all():  # a pass over all rows, else for nothing
                 np.copyto(bound, extreme(0), where=~finite)
+        if (low > high).any():
+            raise InputError(f"action bounds {low} to {high} of {id} leave no action: the data lie outside of them")
         return cls(
             id=id,
             env_spec=env_spec,

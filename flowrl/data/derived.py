@@ -34,9 +34,9 @@ def returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths
 
 
 def fingerprint(arrays: StoredArrays) -> str:
-    """A hash of every array that training reads: lengths, observations, actions and rewards."""
+    """A hash of every array that training reads: lengths, observations, actions, rewards and terminations."""
     digest = hashlib.blake2b(digest_size=16)
-    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards):
+    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards, arrays.terminations):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()

@@ -61,7 +61,10 @@ def action_bounds(
         return np.zeros(size), np.ones(size)
     bounds = []
     for name, bound, unbounded in (("action_low", low, -np.inf), ("action_high", high, np.inf)):
-        array = np.asarray(unbounded if bound is None else bound, np.float64)
+        try:
+            array = np.asarray(unbounded if bound is None else bound, np.float64)
+        except (TypeError, ValueError):
+            array = np.full(0, np.nan)
         if array.shape not in ((), (1,), (size,)) or np.isnan(array).any():
             raise InputError(f"{name} is {bound}: it must be a number, or one for each of the {size} actions")
         bounds.append(np.broadcast_to(array, size))

@@ -1,6 +1,9 @@
-"""Windows of K consecutive steps, whole episodes, or chunks that follow each other, sampled where the data live."""
+"""Samplers of trajectory data: windows of K consecutive steps, whole episodes, chunks that follow each other.
 
-from typing import Literal, NamedTuple
+Every batch is gathered on the dataset's device. The random numbers come from the generator that `draw` is given.
+"""
+
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +13,17 @@ from flowrl.data.dataset import TrajectoryDataset
 Context = int | Literal["episode"]
 """Steps of a window; episode: as many as an episode has."""
 
-POOL = 8  # batches' worth of episodes that are drawn, so that those of one batch are about equally long
+POOL = 8  # batches of episodes that are drawn and sorted by length, so that the episodes of one are about equally long
+
+
+class Part(NamedTuple):
+    """Which of the equal parts of every batch a process trains on."""
+
+    rank: int = 0
+    ranks: int = 1
+
+
+WHOLE = Part()
 
 
 class Batch(NamedTuple):
@@ -25,105 +38,142 @@ class Batch(NamedTuple):
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of `values` (B, K, ...) over real steps, each once; padding enters neither sum nor divisor."""
-        real = (~self.is_pad).view(
-            *self.is_pad.shape, *(1,) * (values.ndim - 2)
-        )  # a product: indexing would sync a GPU
+        # A product: indexing would wait for a GPU.
+        real = (~self.is_pad).view(*self.is_pad.shape, *(1,) * (values.ndim - 2))
         return (values * real).sum() / (real.sum() * (values.numel() // self.is_pad.numel()))
 
 
-def sample_windows(
-    dataset: TrajectoryDataset,
-    batch_size: int,
-    context: int,
-    generator: torch.Generator,
-    *,
-    full: bool = False,
-    rank: int = 0,
-    ranks: int = 1,
-) -> Batch:
+class _Stateless:
+    """A sampler whose draws depend on its generator alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `flowrl.protocols.Sampler`."""
+
+
+class Windows(_Stateless):
     """Windows whose first steps are drawn with replacement from all steps of the dataset, by its `weights`.
 
     Args:
+        batch_size: B, windows in a batch of all processes together.
         context: K, steps in a window.
-        generator: the only source of randomness; on the CPU for any device, so that the order is the same everywhere.
-        full: a window that would reach over its episode's end begins earlier instead, at the episode's first step where
-            it is shorter than K. So the last steps of an episode are not seen with a short past most of the time.
-        rank: which of the batch's `ranks` equal parts is wanted. All of it is drawn, so that the order of the data does
-            not depend on the number of processes.
+        full: a window that would reach beyond its episode's end begins earlier instead, at the episode's first step if
+            the episode is shorter than K. So the last steps of an episode are rarely seen with a short past.
+        part: which part of the batch is gathered. All of it is drawn, so that the order of the data does not depend on
+            the number of processes.
     """
-    first = _draw_rows(dataset, batch_size, generator)
-    first = first.view(ranks, -1)[rank].to(dataset.rewards.device)
-    if full:
-        begin = first - dataset.timesteps[first]
-        first = first.minimum(dataset.ends[first] - context).maximum(begin)
-    return windows_at(dataset, first, context)
+
+    def __init__(
+        self, dataset: TrajectoryDataset, batch_size: int, context: int, *, full: bool = False, part: Part = WHOLE
+    ) -> None:
+        self.dataset, self.batch_size, self.context, self.full, self.part = dataset, batch_size, context, full, part
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """The next batch; `generator` is on the CPU for any device, so that the order is the same everywhere."""
+        dataset, context = self.dataset, self.context
+        first = draw_rows(dataset, self.batch_size, generator)
+        first = first.view(self.part.ranks, -1)[self.part.rank].to(dataset.rewards.device)
+        if self.full:
+            begin = first - dataset.timesteps[first]
+            first = first.minimum(dataset.ends[first] - context).maximum(begin)
+        return windows_at(dataset, first, context)
 
 
-def sample_episodes(
-    dataset: TrajectoryDataset, batch_size: int, generator: torch.Generator, *, rank: int = 0, ranks: int = 1
-) -> Batch:
+class Episodes(_Stateless):
     """Whole episodes of about the same length, K steps being the longest of them.
 
-    Several batches' worth of episodes is drawn with replacement, by the dataset's `weights`, and sorted by length; of
-    these batches one is taken. A batch is as likely as it has steps: as the loss is a mean over these, each step counts
+    Several batches of episodes are drawn with replacement, by the dataset's `weights`, and sorted by length; one of
+    these batches is taken. A batch is as likely as it has steps: the loss is a mean over these, so each step counts
     alike, whether its episode is long or short.
 
-    Takes generator, rank and ranks as `sample_windows` does.
+    Args:
+        batch_size: B, episodes in a batch of all processes together.
+        part: as of `Windows`.
     """
-    lengths = dataset.lengths.cpu()
-    most = POOL * batch_size * int(lengths.max())
-    while True:
-        episodes = _draw_episodes(dataset, POOL * batch_size, generator)
-        if float(torch.rand((), generator=generator)) * most < int(lengths[episodes].sum()):
-            break
-    batches = episodes[lengths[episodes].argsort(stable=True)].view(POOL, batch_size)
-    steps = lengths[batches].sum(1)
-    taken = batches[_draw(steps, 1, generator)[0]]
-    taken = taken[rank::ranks].to(dataset.rewards.device)  # every rank has long and short ones
-    return windows_at(dataset, dataset.starts[taken], int(dataset.lengths[taken].max()))
+
+    def __init__(self, dataset: TrajectoryDataset, batch_size: int, *, part: Part = WHOLE) -> None:
+        self.dataset, self.batch_size, self.part = dataset, batch_size, part
+
+    def draw(self, generator: torch.Generator) -> Batch:
+        """The next batch; takes `generator` as `Windows.draw` does."""
+        dataset, size = self.dataset, self.batch_size
+        lengths = dataset.lengths.cpu()
+        most = POOL * size * int(lengths.max())
+        while True:
+            episodes = _draw_episodes(dataset, POOL * size, generator)
+            if float(torch.rand((), generator=generator)) * most < int(lengths[episodes].sum()):
+                break
+        batches = episodes[lengths[episodes].argsort(stable=True)].view(POOL, size)
+        steps = lengths[batches].sum(1)
+        taken = batches[_draw(steps, 1, generator)[0]]
+        taken = taken[self.part.rank :: self.part.ranks].to(
+            dataset.rewards.device
+        )  # every rank has long and short ones
+        return windows_at(dataset, dataset.starts[taken], int(dataset.lengths[taken].max()))
+
+
+class Chunk(NamedTuple):
+    """A batch whose rows go on where those of the batch before ended."""
+
+    batch: Batch
+    begins: Tensor  # (B,) bool, True at rows that begin anew
+
+    @property
+    def is_pad(self) -> Tensor:
+        """(B, K) bool, of the batch."""
+        return self.batch.is_pad
 
 
 class Chunks:
     """Chunks of episodes: each row of a batch goes on where that row of the last one ended, or begins an episode.
 
-    A chunk has from half of `context` to half as much again steps, all rows of a batch the same number: where it is
-    cut means nothing. Episodes are drawn with replacement by the dataset's `weights` and read from their first step to
-    their last, so each step is read equally often. Only the very first chunk of a row begins anywhere in an episode:
-    rows do not move in step, however equal the episodes are in length.
+    A chunk has from half of `context` to half as much again steps, all rows of a batch the same number, so that the
+    place of a cut means nothing. Episodes are drawn with replacement by the dataset's `weights` and read from their
+    first step to their last, so each step is read equally often. Only the very first chunk of a row begins anywhere in
+    an episode: so rows do not move in step, even if all episodes are equally long.
 
     Args:
+        batch_size: B, rows of all processes together.
         context: K, steps of a chunk in the mean.
-        rank: as `sample_windows`, with `ranks`.
+        part: as of `Windows`.
     """
 
-    rows: Tensor | None = None
-    """(batch_size,) int64, the dataset's row at which each row of the next batch goes on; None before the first.
-    It is all that there is to keep for going on later."""
-
-    def __init__(
-        self, dataset: TrajectoryDataset, batch_size: int, context: int, *, rank: int = 0, ranks: int = 1
-    ) -> None:
-        self.dataset, self.batch_size, self.context, self.rank, self.ranks = dataset, batch_size, context, rank, ranks
+    def __init__(self, dataset: TrajectoryDataset, batch_size: int, context: int, *, part: Part = WHOLE) -> None:
+        self.dataset, self.batch_size, self.context, self.part = dataset, batch_size, context, part
         self.ends = dataset.ends.cpu()
+        self.rows: Tensor | None = None
+        """(batch_size,) int64, the dataset's row at which each row of the next batch goes on; None before the first."""
 
-    def next(self, generator: torch.Generator) -> tuple[Batch, Tensor]:
-        """The next batch, and (B,) bool, True where a row has nothing to do with that of the batch before."""
+    def draw(self, generator: torch.Generator) -> Chunk:
+        """The next batch; takes `generator` as `Windows.draw` does."""
         dataset, size = self.dataset, self.batch_size
         least, most = -(-self.context // 2), self.context + self.context // 2
         steps = int(torch.randint(least, most + 1, (), generator=generator))
         if self.rows is None:
-            rows = _draw_rows(dataset, size, generator)
+            rows = draw_rows(dataset, size, generator)
             begins = torch.ones(size, dtype=torch.bool)
         else:
             # Of the last step: an episode's end is the next one's beginning.
             begins = self.rows == self.ends[self.rows - 1]
             rows = torch.where(begins, dataset.starts.cpu()[_draw_episodes(dataset, size, generator)], self.rows)
         self.rows = (rows + steps).minimum(self.ends[rows])
-        rows, begins = (x.view(self.ranks, -1)[self.rank].to(dataset.rewards.device) for x in (rows, begins))
-        return windows_at(dataset, rows, steps), begins
+        rank, ranks = self.part
+        rows, begins = (x.view(ranks, -1)[rank].to(dataset.rewards.device) for x in (rows, begins))
+        return Chunk(windows_at(dataset, rows, steps), begins)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where each row goes on."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `flowrl.protocols.Sampler`."""
+        self.rows = state["rows"]
 
 
-def _draw_rows(dataset: TrajectoryDataset, count: int, generator: torch.Generator) -> Tensor:
+def draw_rows(dataset: TrajectoryDataset, count: int, generator: torch.Generator) -> Tensor:
     """(count,) rows drawn with replacement, by the weights of their episodes."""
     if dataset.weights is None:
         return torch.randint(dataset.steps, (count,), generator=generator)

@@ -37,18 +37,22 @@ class Loaded(NamedTuple):
     """The features that the agent is shown; None for all."""
 
 
-def load(dataset: str, selection: Selection, env: str | None = None) -> Loaded:
+def load(dataset: str | TrajectoryDataset, selection: Selection, env: str | None = None) -> Loaded:
     """Load a dataset, or a mixture of several.
 
     Args:
         dataset: a Minari id, a folder, or D4RL's name of a dataset whose file is in $D4RL_DATASET_DIR; several joined
-            by `+` are mixed: `A+B` draws all their steps equally often, `A:3+B:1` three steps of A to one of B.
+            by `+` are mixed: `A+B` draws all their steps equally often, `A:3+B:1` three steps of A to one of B. Or a
+            dataset in memory.
         selection: the part to train on, taken of each dataset before they are mixed.
         env: the environment to evaluate in; needed only for a mixture of datasets of several environments.
 
     Raises:
         InputError: no such dataset, datasets that cannot be mixed, or a selection that is malformed or leaves nothing.
     """
+    if isinstance(dataset, TrajectoryDataset):
+        columns = _columns(selection.observations, dataset.observations.shape[1])
+        return Loaded(dataset, _select(dataset, selection), columns)
     names, shares = _parts(dataset)
     datasets = [TrajectoryDataset.from_minari(resolve(name)) for name in names]
     specs = {part.env_spec.id: part for part in datasets if part.env_spec is not None}

@@ -7,40 +7,39 @@ import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from torch import nn
 
 from flowrl.errors import InputError
-from flowrl.protocols import Agent
+from flowrl.protocols import Actor
 
 NEVER_ENDS = 100_000  # steps after which an episode is taken to have no end
 
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """What came of one episode."""
+    """The outcome of one episode."""
 
-    target: float  # the return asked for
+    target: float | None  # target return; None where the actor takes none
     seed: int  # of the environment
-    achieved: float  # the return
+    episode_return: float
     length: int  # steps
     terminated: bool  # ended by the task, not by a time limit
 
 
 @torch.inference_mode()
 def rollout(
-    agent: Agent,
+    actor: Actor,
     envs: VectorEnv,
-    targets: Sequence[float],
+    targets: Sequence[float | None],
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[EpisodeResult]:
     """Play one episode per target and seed, all at once; a slot that ended is ignored, whatever the vector env does.
 
-    The agent is put in evaluation mode and afterwards back in the mode it was in.
+    The actor is put in evaluation mode and afterwards back in the mode it was in.
 
     Args:
         envs: ``len(targets) * len(seeds)`` slots, in autoreset mode NEXT_STEP or SAME_STEP.
-        targets: the returns asked for.
+        targets: target returns in raw units; None for an actor that takes none.
         seeds: environment seeds; every target meets the same ones.
 
     Returns:
@@ -48,18 +47,17 @@ def rollout(
 
     Raises:
         ValueError: the number of slots is wrong.
-        InputError: the agent's action is not finite, or an episode does not end.
+        InputError: the actor's action is not finite, or an episode does not end.
     """
     slots = [(target, seed) for target in targets for seed in seeds]
     if envs.num_envs != len(slots):
         raise ValueError(f"{envs.num_envs} slots for {len(targets)} targets × {len(seeds)} seeds")
-    assert isinstance(agent, nn.Module)
-    was_training = agent.training
-    agent.eval()
+    was_training = actor.training
+    actor.train(False)
     try:
-        returns, lengths, terminated = _play(agent, envs, slots, torch.device(device))
+        returns, lengths, terminated = _play(actor, envs, slots, torch.device(device))
     finally:
-        agent.train(was_training)
+        actor.train(was_training)
     return [
         EpisodeResult(target, seed, float(returns[i]), int(lengths[i]), bool(terminated[i]))
         for i, (target, seed) in enumerate(slots)
@@ -67,20 +65,21 @@ def rollout(
 
 
 def _play(
-    agent: Agent, envs: VectorEnv, slots: Sequence[tuple[float, int]], device: torch.device
+    actor: Actor, envs: VectorEnv, slots: Sequence[tuple[float | None, int]], device: torch.device
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     space = envs.single_action_space
     returns = np.zeros(len(slots))
     lengths = np.zeros(len(slots), np.int64)
     terminated = np.zeros(len(slots), bool)
-    playing = np.arange(len(slots))  # the slots whose episode goes on: the agent acts in these alone
-    carry = agent.initial(torch.tensor([target for target, _ in slots], dtype=torch.float32, device=device))
+    playing = np.arange(len(slots))  # the slots whose episode goes on: the actor acts in these alone
+    targets = [np.nan if target is None else target for target, _ in slots]
+    carry = actor.initial(torch.tensor(targets, dtype=torch.float32, device=device))
     observations, _ = envs.reset(seed=[seed for _, seed in slots])  # pyright: ignore[reportArgumentType]
     rewards = np.zeros(len(slots))
-    # An ended slot is stepped on too: what it is given matters to nobody, but must be valid.
+    # An ended slot is stepped on too: its action has no effect, but must be valid.
     actions = np.stack([_any_action(space)] * len(slots))
     while playing.size:
-        carry, acted = agent.act(carry, _tensor(observations[playing], device), _tensor(rewards[playing], device))
+        carry, acted = actor.act(carry, _tensor(observations[playing], device), _tensor(rewards[playing], device))
         acted = acted.cpu().numpy()
         if not np.isfinite(acted).all():
             raise InputError(f"the agent's action is not finite at step {lengths.max():,} of an episode")
@@ -94,7 +93,7 @@ def _play(
         going_on = np.flatnonzero(~(ends | cuts)[playing])
         if going_on.size < playing.size:
             playing = playing[going_on]
-            carry = agent.select(carry, torch.as_tensor(going_on, device=device))
+            carry = actor.select(carry, torch.as_tensor(going_on, device=device))
     return returns, lengths, terminated
 
 

@@ -27,12 +27,12 @@ class Estimate(NamedTuple):
     high: float
 
 
-def normalised(achieved: float, reference: tuple[float, float] | None) -> float | None:
+def normalised(episode_return: float, reference: tuple[float, float] | None) -> float | None:
     """100·(return − random)/(expert − random) for a `reference` of (random, expert) returns; None without one."""
     if reference is None:
         return None
     random, expert = reference
-    return 100.0 * (achieved - random) / (expert - random)
+    return 100.0 * (episode_return - random) / (expert - random)
 
 
 def interquartile_mean(values: ArrayLike) -> Floats:
@@ -48,7 +48,7 @@ def resample(returns: Returns, generator: np.random.Generator, resamples: int = 
     """(resamples, seeds, episodes) bootstrap samples of (seeds, episodes) returns.
 
     Training seeds are drawn with replacement, then episodes; every drawn seed keeps the same drawn episodes, since all
-    seeds meet the same environment seeds. With one seed only episodes vary, and nothing is said of how training does.
+    seeds meet the same environment seeds. With one seed only episodes vary: that says nothing of how training varies.
     """
     seeds, episodes = returns.shape
     drawn_seeds = generator.integers(seeds, size=(resamples, seeds, 1))
@@ -85,7 +85,7 @@ def _run_scores(tasks: Sequence[Returns], generator: np.random.Generator) -> lis
 
 
 class Aggregate(NamedTuple):
-    """What an agent scores over tasks and seeds, with stratified-bootstrap intervals; the set of tasks is fixed."""
+    """The scores of an agent over tasks and seeds, with stratified-bootstrap intervals; the set of tasks is fixed."""
 
     iqm: Estimate  # of all run scores
     mean: Estimate  # of the tasks' means
@@ -99,9 +99,11 @@ def aggregate(tasks: Sequence[Returns], generator: np.random.Generator) -> Aggre
         means = np.stack([scores.mean(-1) for scores in runs], axis=-1)
         return interquartile_mean(np.concatenate(runs, axis=-1)), means.mean(-1), np.median(means, axis=-1)
 
-    found = statistics([returns.mean(1) for returns in tasks])
+    estimates = statistics([returns.mean(1) for returns in tasks])
     drawn = statistics(_run_scores(tasks, generator))
-    return Aggregate(*(Estimate(float(value), *interval(samples)) for value, samples in zip(found, drawn, strict=True)))
+    return Aggregate(
+        *(Estimate(float(value), *interval(samples)) for value, samples in zip(estimates, drawn, strict=True))
+    )
 
 
 def aggregate_difference(
@@ -134,9 +136,9 @@ def probability_of_improvement(
             per_task.append(((x > y) + 0.5 * (x == y)).mean((-2, -1)))
         return np.mean(per_task, axis=0)
 
-    found = probability([returns.mean(1) for returns in ours], [returns.mean(1) for returns in theirs])
+    estimate = probability([returns.mean(1) for returns in ours], [returns.mean(1) for returns in theirs])
     drawn = probability(_run_scores(ours, generator), _run_scores(theirs, generator))
-    return Estimate(float(found), *interval(drawn))
+    return Estimate(float(estimate), *interval(drawn))
 
 
 class Profile(NamedTuple):

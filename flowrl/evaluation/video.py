@@ -3,8 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
+from flowrl.files import replacing
 
 __all__ = ["Clip", "check_video", "record_clip", "record_video"]
 
@@ -157,7 +157,8 @@ def _render(env: gym.Env) -> np.ndarray:
 
 
 def _write(path: Path, frames: np.ndarray, rate: float) -> None:
-    with _partial(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
         if path.suffix == ".gif":
             stride = max(1, round(rate / GIF_RATE))
             imageio.imwrite(partial, frames[::stride], duration=1000 * stride / rate, loop=0)
@@ -177,17 +178,6 @@ def _write_small(path: Path, frames: Sequence[np.ndarray], milliseconds: int) ->
     sample = np.concatenate([np.asarray(picture) for picture in pictures[:: max(1, len(pictures) // 8)]])
     palette = Image.fromarray(sample).quantize(CLIP_COLOURS, Image.Quantize.FASTOCTREE)
     first, *others = (picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures)
-    with _partial(path) as partial:
-        first.save(partial, save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=True)
-
-
-@contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    """A temporary name, which becomes `path` once the block has written it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as partial:
+        first.save(partial, save_all=True, append_images=others, duration=milliseconds, loop=0, optimize=True)

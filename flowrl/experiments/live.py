@@ -14,15 +14,15 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from flowrl.experiments.matrix import Cell
-from flowrl.training.tracking import duration
+from flowrl.experiments.cells import Cell
+from flowrl.text import duration
 
 State = Literal["waiting", "running", "evaluating", "finished", "reused", "failed"]
 
 # Where a terminal has too few lines for all cells: what happens now stands first.
 _ORDER: tuple[State, ...] = ("running", "evaluating", "failed", "waiting", "finished", "reused")
 _STYLES: dict[State, str] = {"running": "bold", "evaluating": "bold", "failed": "bold red", "finished": "green"}
-_TAIL = 16_384  # bytes of metrics.jsonl that surely hold its last row of training figures
+_TAIL = 16_384  # bytes of metrics.jsonl that surely hold its last row of training metrics
 _MINUTE = 60.0
 
 
@@ -61,7 +61,7 @@ class View:
     ) -> None:
         self._progress = {cell: _Progress("reused" if cell in reused else "waiting") for cell in cells}
         for cell, progress in self._progress.items():
-            progress.step = cell.args.training.steps if cell in reused else last_figures(cell.run_dir)[0]
+            progress.step = cell.options.training.steps if cell in reused else last_progress(cell.run_dir)[0]
         self._console, self._clock = console, clock
         self._summed = clock()
         self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
@@ -82,7 +82,7 @@ class View:
     def submitted(self, cell: Cell) -> None:
         """The cell runs, or will as soon as there is a place for it."""
         progress = self._progress[cell]
-        progress.log_size, (progress.began_step, _) = _size(cell.log), last_figures(cell.run_dir)
+        progress.log_size, (progress.began_step, _) = _size(cell.log), last_progress(cell.run_dir)
         progress.submitted, progress.waited = True, self._clock()
 
     def ended(self, cell: Cell, failure: str | None) -> None:
@@ -124,7 +124,7 @@ class View:
         return max(*known, sum(known) / places) if len(known) > 1 else known[0]
 
     def _seconds_left(self, cell: Cell) -> float | None:
-        progress, steps = self._progress[cell], cell.args.training.steps
+        progress, steps = self._progress[cell], cell.options.training.steps
         if progress.state == "running" and progress.pace is not None:
             return max(0.0, (steps - progress.step) * progress.pace - (self._clock() - progress.seen))
         paces = {other: p.pace for other, p in self._progress.items() if p.pace is not None}
@@ -142,14 +142,14 @@ class View:
         if progress.state not in ("running", "evaluating"):
             progress.waited = now
             return
-        step, progress.speed = last_figures(cell.run_dir)
+        step, progress.speed = last_progress(cell.run_dir)
         if step < progress.began_step:  # it went back to its checkpoint
             progress.began_step = progress.step = step
         if step > progress.step:
             progress.step, progress.seen = step, now
             if now > progress.began:
                 progress.pace = (now - progress.began) / (step - progress.began_step)
-        progress.state = "evaluating" if step >= cell.args.training.steps else "running"
+        progress.state = "evaluating" if step >= cell.options.training.steps else "running"
 
     def _say(self, line: str) -> None:
         if self._live is None:
@@ -165,9 +165,9 @@ class View:
             busy = progress.state in ("running", "evaluating")
             left = self._seconds_left(cell) if progress.state == "running" else None
             table.add_row(
-                Text(cell.args.dataset), Text(cell.label), str(cell.args.seed),
+                Text(cell.options.dataset), Text(cell.label), str(cell.options.seed),
                 Text(progress.state, _STYLES.get(progress.state, "")),
-                f"{progress.step:,}/{cell.args.training.steps:,}",
+                f"{progress.step:,}/{cell.options.training.steps:,}",
                 f"{progress.speed:.1f}" if busy and progress.speed else "",
                 "" if left is None else duration(left),
             )  # fmt: skip
@@ -175,8 +175,8 @@ class View:
         live.update(Group(table, *hidden, Text(self.summary())), refresh=True)
 
 
-def last_figures(run_dir: Path) -> tuple[int, float | None]:
-    """The last step that a run has written training figures of, and its speed in steps/s; 0 and None before any."""
+def last_progress(run_dir: Path) -> tuple[int, float | None]:
+    """The last step that a run has written training metrics of, and its speed in steps/s; 0 and None before any."""
     try:
         with open(run_dir / "metrics.jsonl", "rb") as file:
             end = file.seek(0, 2)

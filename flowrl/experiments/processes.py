@@ -1,4 +1,4 @@
-"""Runs the cells of a comparison on this machine, each in a process of its own."""
+"""Runs the cells of a comparison on this machine, a process for each."""
 
 import multiprocessing
 import os
@@ -11,21 +11,22 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
-from flowrl.experiments.matrix import Cell, train_in_own_process
+import flowrl
+from flowrl.experiments.cells import Cell, run_in_this_process
 
 
 class Processes:
-    """Starts a process for every cell: one that dies takes nothing with it, and its memory is its own."""
+    """Starts a process for every cell: one that dies takes nothing with it, and its memory is freed with it."""
 
     def __init__(self) -> None:
         # Not forked from here: torch's threads do not survive that. A server with torch imported, and no thread, is
         # forked instead, where the system has it.
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context = multiprocessing.get_context("forkserver")
-            self._context.set_forkserver_preload(["flowrl.scripts.train", "flowrl.report"])
+            self._context.set_forkserver_preload(["flowrl.api", "flowrl.scripts.train"])
             with _search_path_handed_on():
                 forkserver.ensure_running()
         else:
@@ -50,16 +51,17 @@ class Processes:
             raise
 
     def start(self, cell: Cell) -> None:
-        """See `scripts.matrix.Executor`."""
+        """See `flowrl.experiments.cells.Executor`."""
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(cell, dict(os.environ), Path.cwd(), sender))
-        process.start()
+        with _main_program_left_out():
+            process.start()
         sender.close()
         self._running[process.sentinel] = cell, process, receiver
 
     def ended(self, timeout: float) -> list[tuple[Cell, str | None]]:
-        """See `scripts.matrix.Executor`."""
-        found = []
+        """See `flowrl.experiments.cells.Executor`."""
+        ended = []
         for sentinel in wait(list(self._running), timeout):
             assert isinstance(sentinel, int)
             cell, process, receiver = self._running.pop(sentinel)
@@ -70,20 +72,35 @@ class Processes:
                 except EOFError:
                     failure = _last_words(process.exitcode or 0)
             process.close()
-            found.append((cell, failure))
-        return found
+            ended.append((cell, failure))
+        return ended
+
+
+@contextmanager
+def _main_program_left_out() -> Iterator[None]:
+    """Inside, a process that is started does not import the main program, which may be a user's script without a guard:
+    it would start the comparison again. A cell needs nothing from there."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 @contextmanager
 def _search_path_handed_on() -> Iterator[None]:
-    """Inside, a Python that is started finds this code and the modules that this one does.
+    """Inside, a Python that is started finds this very flowrl, and the modules that this one does.
 
     Python 3.11's server would look in the working directory first, then for a flowrl installed elsewhere.
     """
-    root = str(Path(__file__).resolve().parent.parent.parent)
-    names = {"PYTHONPATH": os.pathsep.join([root, *filter(None, sys.path)]), "PYTHONSAFEPATH": "1"}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
+    root = str(Path(flowrl.__file__).absolute().parent.parent)
+    paths = [path for path in sys.path if path]
+    if root not in paths:  # it was found by an empty path, from another working directory
+        paths.insert(0, root)
+    variables = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:
@@ -101,7 +118,7 @@ def _work(cell: Cell, environment: dict[str, str], folder: Path, sender: Connect
     os.chdir(folder)
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's alone: it sends SIGTERM
     _die_with_parent()
-    failure = train_in_own_process(cell)
+    failure = run_in_this_process(cell)
     with suppress(BrokenPipeError):  # the parent is gone
         sender.send(failure)
 

@@ -6,7 +6,7 @@ from typing import Literal
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.result import Inspection
 from flowrl.inspection.statistics import Statistics
-from flowrl.text import figure, share, small
+from flowrl.text import number, share
 
 __all__ = ["Answer", "Tone", "answers"]
 
@@ -58,7 +58,7 @@ def _shape_lines(statistics: Statistics) -> list[str]:
         p = statistics.returns.percentiles
         by_limit = statistics.truncated - statistics.both_flags
         lines.append(
-            f"Episodes return {figure(p[0])} to {figure(p[100])}, half of them {figure(p[50])} or less;"
+            f"Episodes return {number(p[0])} to {number(p[100])}, half of them {number(p[50])} or less;"
             f" {share(statistics.terminated / statistics.episodes)} end by the task,"
             f" {share(by_limit / statistics.episodes)} by a time limit alone."
         )
@@ -112,5 +112,5 @@ def _seeded_lines(alignment: Alignment) -> list[str]:
     until = "never leave the data" if seeded.diverged is None else f"leave the data at step {seeded.diverged:,}"
     return [
         f"{seeded.episodes:,} episode(s) replayed from their recorded reset seeds, {seeded.steps:,} steps, {until};"
-        f" the largest difference is {small(seeded.maximum)}."
+        f" the largest difference is {number(seeded.maximum, significant=2)}."
     ]

@@ -14,6 +14,7 @@ from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import TELLING
 from flowrl.inspection.tables import (
     alignment_table,
+    error,
     feature_table,
     flag_table,
     overview_table,
@@ -21,7 +22,7 @@ from flowrl.inspection.tables import (
     seeded_table,
     steering_table,
 )
-from flowrl.text import LISTED, small
+from flowrl.text import LISTED
 
 __all__ = ["page", "write_inspection"]
 
@@ -41,13 +42,13 @@ def write_inspection(inspection: Inspection, out: Path) -> list[Path]:
 
 _STYLE = """
 .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: .8rem; }
-.answer { border-left: 4px solid #9aa7b4; background: #f5f7f9; padding: .6rem .9rem; overflow-wrap: anywhere; }
-.answer h3 { font-size: .85rem; color: #5a6775; font-weight: 600; margin: 0; }
+.answer { border-left: 4px solid var(--edge); background: var(--panel); padding: .6rem .9rem; overflow-wrap: anywhere; }
+.answer h3 { font-size: .85rem; color: var(--quiet); font-weight: 600; margin: 0; }
 .answer p { margin: .1rem 0 .3rem; font-weight: 600; }
 .answer ul { font-size: .88rem; }
-.good { border-color: #3a7d44; background: #f3f9f4; }
-.mild { border-color: #d19a1d; background: #fdf8ec; }
-.bad { border-color: #b3261e; background: #fdf2f1; }
+.good { border-color: var(--good-edge); background: var(--good); }
+.mild { border-color: var(--warn-edge); background: var(--warn); }
+.bad { border-color: var(--bad-edge); background: var(--bad); }
 """
 
 
@@ -91,7 +92,7 @@ def _alignment_section(alignment: Alignment) -> list[str]:
             f" {alignment.skipped_clipped:,} transitions with a velocity at its clip, and"
             f" {alignment.skipped_not_set:,} whose state could not be set.</p>",
             table(alignment_table(alignment)),
-            f"<p>Median error of first transitions {small(alignment.first)}, of last ones {small(alignment.last)}.</p>",
+            f"<p>Median error of first transitions {error(alignment.first)}, of last ones {error(alignment.last)}.</p>",
         ]
     elif alignment.skipped_not_set or alignment.skipped_clipped:
         parts.append(f"<p>No single transition was checked. {escaped(alignment.sentence)}</p>")

@@ -10,7 +10,7 @@ import minari
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.stored_arrays import StoredArrays, read_arrays
 from flowrl.errors import InputError
-from flowrl.text import named
+from flowrl.text import listed
 
 __all__ = ["load"]
 
@@ -46,7 +46,7 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
         return []  # the first refusal says all that is known
     if len(wrong) < 2:
         return []
-    return [f"{len(wrong):,} episodes in all are empty or disagree in length: {named(wrong)}"]
+    return [f"{len(wrong):,} episodes in all are empty or disagree in length: {listed(wrong)}"]
 
 
 def _arrays(group: Any, name: str) -> Iterator[h5py.Dataset]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.inspection.references import References
 from flowrl.inspection.regression import Gain, regression_gain
-from flowrl.text import figure, share
+from flowrl.text import number, share
 
 __all__ = ["FEW_EPISODES", "START", "TELLING", "Spread", "Steering", "SteeringVerdict", "judge_steering"]
 
@@ -152,8 +152,8 @@ def _densest(values: NDArray[np.float64], width: float) -> float:
 
 def _spread_sentence(spread: Spread) -> str:
     return (
-        f"Four fifths of all steps are from episodes that return {figure(spread.p10)} to {figure(spread.p90)}. This"
-        f" spread is {spread.relative:.0%} of {spread.scale_name}, which is {figure(spread.scale)}. Up to"
+        f"Four fifths of all steps are from episodes that return {number(spread.p10)} to {number(spread.p90)}. This"
+        f" spread is {spread.relative:.0%} of {spread.scale_name}, which is {number(spread.scale)}. Up to"
         f" {spread.densest_band:.0%} of the steps have returns that differ by no more than {BAND:.0%} of the latter."
     )
 

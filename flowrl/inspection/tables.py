@@ -9,11 +9,12 @@ from flowrl.inspection.references import References
 from flowrl.inspection.regression import Gain
 from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import START, Steering
-from flowrl.text import figure, share, small
+from flowrl.text import number, share
 
 __all__ = [
     "Table",
     "alignment_table",
+    "error",
     "feature_table",
     "flag_table",
     "overview_table",
@@ -23,6 +24,11 @@ __all__ = [
 ]
 
 Table = list[list[str]]
+
+
+def error(value: float | None) -> str:
+    """An error in two significant digits; a dash for None."""
+    return number(value, significant=2)
 
 
 def overview_table(statistics: Statistics) -> Table:
@@ -40,7 +46,7 @@ def overview_table(statistics: Statistics) -> Table:
 
 
 def _distribution(one: Distribution, percents: Sequence[int]) -> list[str]:
-    return [figure(one.mean), figure(one.std), *(figure(one.percentiles.get(percent)) for percent in percents)]
+    return [number(one.mean), number(one.std), *(number(one.percentiles.get(percent)) for percent in percents)]
 
 
 def _percent(percent: int) -> str:
@@ -52,10 +58,10 @@ def score_table(statistics: Statistics, references: References) -> Table:
     names = [name for name in references if name in statistics.scores]
     table = [["return over episodes", "raw", *(f"{name} references" for name in names)]]
     for percent, value in statistics.returns.percentiles.items():
-        table.append([_percent(percent), figure(value), *(f"{statistics.scores[name][percent]:.1f}" for name in names)])
+        table.append([_percent(percent), number(value), *(f"{statistics.scores[name][percent]:.1f}" for name in names)])
     pairs = [references[name] for name in names]
     for row, end in enumerate(("reference: random = 0", "reference: expert = 100")):
-        table.append([end, "", *("" if pair is None else figure(pair[row]) for pair in pairs)])
+        table.append([end, "", *("" if pair is None else number(pair[row]) for pair in pairs)])
     return table
 
 
@@ -93,7 +99,7 @@ def feature_table(features: Sequence[Feature], *, bounds: bool) -> Table:
                 *([f"{one.outside:,} outside the bounds"] if one.outside else []),
             ]
         )
-        numbers = [figure(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
+        numbers = [number(value) for value in (one.minimum, one.mean, one.std, one.maximum)]
         table.append([one.name, *numbers, *shares, note])
     return table
 
@@ -112,8 +118,16 @@ def alignment_table(alignment: Alignment) -> Table:
     ]
     for shift in alignment.shifts:
         name = SHIFTS[shift.name] + (" (as stored)" if shift.name == "stored" else "")
-        errors = [small(shift.rewards.get(reward)) for reward in rewards]
-        table.append([name, f"{shift.count:,}", small(shift.median), small(shift.maximum), *errors])
+        errors = [error(shift.rewards.get(reward)) for reward in rewards]
+        table.append(
+            [
+                name,
+                f"{shift.count:,}",
+                error(shift.median),
+                error(shift.maximum),
+                *errors,
+            ]
+        )
     return table
 
 
@@ -125,8 +139,8 @@ def seeded_table(alignment: Alignment) -> Table:
     return [
         ["episodes", "steps", "first observation", "median error", "largest", "reward: largest", "leaves the data"],
         [
-            f"{seeded.episodes:,}", f"{seeded.steps:,}", small(seeded.first_observation), small(seeded.median),
-            small(seeded.maximum), small(seeded.reward), "never" if seeded.diverged is None else f"{seeded.diverged:,}",
+            f"{seeded.episodes:,}", f"{seeded.steps:,}", error(seeded.first_observation), error(seeded.median),
+            error(seeded.maximum), error(seeded.reward), "never" if seeded.diverged is None else f"{seeded.diverged:,}",
         ],
     ]  # fmt: skip
 

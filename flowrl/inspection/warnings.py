@@ -7,7 +7,7 @@ from flowrl.inspection.features import Feature
 from flowrl.inspection.references import References
 from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import FEW_EPISODES
-from flowrl.text import LISTED, named
+from flowrl.text import LISTED, listed
 
 __all__ = ["find_warnings"]
 
@@ -65,4 +65,4 @@ def _column_warnings(statistics: Statistics) -> list[str]:
 
 
 def _names(features: Sequence[Feature]) -> str:
-    return named([feature.name for feature in features])
+    return listed([feature.name for feature in features])

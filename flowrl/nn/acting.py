@@ -1,12 +1,16 @@
 """The ways in which a trajectory model acts: each keeps another part of the past."""
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flowrl.nn.trajectory import BlockState, TrajectoryModel, map_state
+from flowrl.nn.block import BlockState
+from flowrl.nn.state import map_state
+from flowrl.nn.trajectory import TrajectoryModel
+
+RolloutMode = Literal["window", "recurrent", "staggered"]
 
 
 class Acting(ABC):
@@ -22,14 +26,14 @@ class Acting(ABC):
 
     @abstractmethod
     def initial(self, targets: Tensor) -> Any:
-        """See `flowrl.protocols.Agent`."""
+        """See `flowrl.protocols.Actor`."""
 
     @abstractmethod
     def act(self, carry: Any, observations: Tensor, rewards: Tensor) -> tuple[Any, Tensor]:
-        """See `flowrl.protocols.Agent`."""
+        """See `flowrl.protocols.Actor`."""
 
     def select(self, carry: Any, slots: Tensor) -> Any:
-        """See `flowrl.protocols.Agent`."""
+        """See `flowrl.protocols.Actor`."""
         return map_state(lambda x: x[slots], carry)
 
     @abstractmethod
@@ -43,7 +47,7 @@ class Acting(ABC):
 
     @property
     def most(self) -> int | None:
-        """The same of its own K."""
+        """The most steps that are read when acting; None for the whole past."""
         return self.most_of(self.context)
 
 
@@ -75,7 +79,7 @@ class Window(Acting):
         steps = seen.shape[1]
         timesteps = torch.arange(carry.timestep + 1 - steps, carry.timestep + 1, device=seen.device)
         predicted = self.model(returns_to_go, seen, actions, timesteps[None], last=True)[:, -1]
-        action = self.model.normaliser.chosen(predicted)
+        action = self.model.head.action(predicted)
         actions = torch.cat([actions[:, :-1], action[:, None]], 1)
         return WindowCarry(returns_to_go, seen, actions, carry.timestep + 1), action
 
@@ -106,7 +110,7 @@ class Recurrent(Acting):
     def act(self, carry: RecurrentCarry, observations: Tensor, rewards: Tensor) -> tuple[RecurrentCarry, Tensor]:
         returns_to_go = carry.returns_to_go - rewards
         predicted, state = self.model.step(carry.action, returns_to_go, observations, carry.timestep, carry.state)
-        action = self.model.normaliser.chosen(predicted)
+        action = self.model.head.action(predicted)
         return RecurrentCarry(returns_to_go, action, carry.timestep + 1, state), action
 
     def first(self, steps: Tensor) -> Tensor:
@@ -148,7 +152,7 @@ class Staggered(Acting):
         predicted, older = self.model.step(carry.action, returns_to_go, observations, timestep, older)
         if younger is not None:
             _, younger = self.model.step(before, returns_to_go, observations, timestep, younger)
-        action = self.model.normaliser.chosen(predicted)
+        action = self.model.head.action(predicted)
         return StaggeredCarry(returns_to_go, action, timestep + 1, older, younger), action
 
     def first(self, steps: Tensor) -> Tensor:

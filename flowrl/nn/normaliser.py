@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowrl.data.dataset import TrajectoryDataset
@@ -26,7 +25,7 @@ class Normaliser(nn.Module):
         observation_size: features of a raw observation.
         action_size: of a raw action; the number of choices where they are discrete.
         columns: which features the model is shown; None for all.
-        discrete: actions are one-hot rows, and a network's outputs their logits.
+        discrete: actions are one-hot rows.
     """
 
     observation_mean: Tensor
@@ -83,33 +82,6 @@ class Normaliser(nn.Module):
         """(..., action size) raw to [-1, 1]."""
         return (raw - self.action_centre) / self.action_half_range
 
-    def prediction(self, outputs: Tensor) -> Tensor:
-        """A network's last outputs (..., action size) to raw actions within their bounds; of discrete ones, logits."""
-        if self.discrete:
-            return outputs.float()
-        return self.action_centre + self.action_half_range * torch.tanh(outputs.float())
-
-    def error(self, predicted: Tensor, actions: Tensor) -> Tensor:
-        """What a prediction is trained to make small.
-
-        Args:
-            predicted: (..., action size) from `prediction`.
-            actions: (..., action size) raw, of the data.
-
-        Returns:
-            (..., action size) squared errors of the actions scaled to [-1, 1]; of discrete ones, (..., 1) cross-entropy
-            in nats.
-        """
-        if self.discrete:
-            return -(actions * F.log_softmax(predicted, dim=-1)).sum(-1, keepdim=True)
-        return (self.actions(predicted) - self.actions(actions)).square()
-
-    def chosen(self, predicted: Tensor) -> Tensor:
-        """The raw actions (..., action size) that a prediction stands for: of discrete ones, the likeliest's row.
-
-        A prediction that is not finite stands for NaN: whoever plays it can tell.
-        """
-        if self.discrete:
-            likeliest = F.one_hot(predicted.argmax(-1), self.action_size).to(predicted.dtype)
-            return likeliest.masked_fill(~predicted.isfinite().all(-1, keepdim=True), torch.nan)
-        return predicted
+    def raw_actions(self, scaled: Tensor) -> Tensor:
+        """(..., action size) in [-1, 1] to raw actions."""
+        return self.action_centre + self.action_half_range * scaled

@@ -1,92 +1,27 @@
 """The trajectory model: tokens of returns, observations and actions through causal attention to one action a step.
 
 Source: Chen et al., "Decision Transformer", NeurIPS 2021, with the attention left open. What differs from their release
-is in docs/differences.md.
+is in docs/reference/differences.md.
 """
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from flowrl.attention import ATTENTION
 from flowrl.attention.dropout import Dropout
 from flowrl.attention.multihead import ALL
-from flowrl.attention.options import read_options, write_options
-from flowrl.data.samplers import Context
-from flowrl.nn.convolution import ShortConvolution
+from flowrl.nn.block import Block, BlockState
+from flowrl.nn.heads import deterministic_head
+from flowrl.nn.model_config import TOKENS, ModelConfig
 from flowrl.nn.normaliser import Normaliser
 
 # Axes: B batch, T steps, P tokens a step: return, observation and action, or some of them.
 
-# The action is read from the observation's token, which carries the return where no token of its own does.
-TOKENS: dict[str, tuple[str, ...]] = {
-    "return-observation-action": ("return", "observation", "action"),
-    "observation-action": ("observation", "action"),
-    "return-observation": ("return", "observation"),
-    "observation": ("observation",),
-}
-
-LONGEST_CONVOLUTION = 4_096  # tokens
 S = TypeVar("S")
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The size and kind of a trajectory model."""
-
-    attention: str = "flow"
-    """Which attention mixes the tokens: a name in flowrl.attention.ATTENTION."""
-    width: int = 128
-    """Features of a token."""
-    layers: int = 3
-    """Attention blocks."""
-    heads: int = 4
-    """Attention heads of a block; width must be a multiple of it."""
-    attention_options: tuple[str, ...] = ()
-    """Options of the attention, NAME=VALUE, or NAME alone for one that is true: docs/attention.md lists them."""
-    convolution: int = 0
-    """Tokens that a causal convolution before the attention's projections spans; 0 for none."""
-    tokens: Literal["return-observation-action", "observation-action", "return-observation", "observation"] = (
-        "return-observation-action"
-    )
-    """Tokens of a step. Without a return's the observation's carries it; without an action's no past action is seen."""
-    context: Context = 20
-    """Steps in a training window (K), and the most that a window rollout of an agent of windows looks back; of a chunk
-    where a state is carried; episode: all of an episode's."""
-    dropout: float = 0.1
-    """Dropout probability on embeddings, residuals and softmax weights."""
-    recompute: bool = False
-    """Keep only each block's input for the backward pass and work the rest out again: less memory, more time."""
-
-    def __post_init__(self) -> None:
-        if self.attention not in ATTENTION:
-            raise ValueError(f"attention is {self.attention!r}: known are {', '.join(sorted(ATTENTION))}")
-        options = read_options(ATTENTION[self.attention], self.attention_options)
-        # The same options in the same words, whatever was typed.
-        object.__setattr__(self, "attention_options", write_options(ATTENTION[self.attention], options))
-        for name in ("width", "layers", "heads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.context != "episode" and not (isinstance(self.context, int) and self.context >= 1):
-            raise ValueError(f"context is {self.context!r}: it must be at least 1, or 'episode'")
-        if self.width % self.heads:
-            raise ValueError(f"width is {self.width} and heads is {self.heads}: width must be a multiple of heads")
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}: it must be at least 0 and below 1")
-        if not 0 <= self.convolution <= LONGEST_CONVOLUTION:
-            raise ValueError(
-                f"convolution is {self.convolution}: it must be at least 0 and at most {LONGEST_CONVOLUTION:,}"
-            )
-        if self.tokens not in TOKENS:
-            raise ValueError(f"tokens is {self.tokens!r}: known are {', '.join(TOKENS)}")
-        if options:
-            with torch.random.fork_rng([]):
-                ATTENTION[self.attention](self.width, self.heads, **options)  # it says what is wrong with a value
 
 
 class TrajectoryModel(nn.Module):
@@ -111,7 +46,8 @@ class TrajectoryModel(nn.Module):
         self.embed_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(width)
-        self.action_head = nn.Linear(width, normaliser.action_size)
+        self.head = deterministic_head(normaliser)
+        self.action_head = nn.Linear(width, self.head.size)
         self.blocks.apply(_initialise)
         _initialise(self.action_head)
 
@@ -133,7 +69,7 @@ class TrajectoryModel(nn.Module):
             actions: (B, T, action size); a step's own action does not reach its prediction.
             timesteps: (B or 1, T), steps since the episode's start.
             is_pad: (B, T) bool, True at padding. Padding on the right, as training windows have it, needs none.
-            last: only the last step's prediction is asked for, and its action is not looked at.
+            last: predict only the last step; its action is ignored.
 
         Returns:
             (B, T, action size), or (B, 1, action size) of the last step, within the action bounds; of discrete actions,
@@ -149,13 +85,13 @@ class TrajectoryModel(nn.Module):
             tokens = self._run(block, tokens, token_is_pad, of_the_last if i == len(self.blocks) - 1 else ALL)
         return self._predict(tokens)
 
-    def initial_state(self, batch: int) -> list["BlockState"]:
+    def initial_state(self, batch: int) -> list[BlockState]:
         """The state of `batch` episodes before their first step."""
         return [block.initial_state(batch) for block in self.blocks]  # pyright: ignore[reportCallIssue]
 
     def resume(
-        self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor, state: list["BlockState"]
-    ) -> tuple[Tensor, list["BlockState"]]:
+        self, returns_to_go: Tensor, observations: Tensor, actions: Tensor, timesteps: Tensor, state: list[BlockState]
+    ) -> tuple[Tensor, list[BlockState]]:
         """Predict the action of every step that follows `state`; equals `forward` over all of the episode.
 
         Takes steps as `forward` does, with timesteps (B, T).
@@ -172,13 +108,13 @@ class TrajectoryModel(nn.Module):
         returns_to_go: Tensor,
         observation: Tensor,
         timestep: int | Tensor,
-        state: list["BlockState"],
-    ) -> tuple[Tensor, list["BlockState"]]:
+        state: list[BlockState],
+    ) -> tuple[Tensor, list[BlockState]]:
         """Predict the next action of episodes whose past is `state`; equals `forward` over the whole episode.
 
         Args:
-            previous_action: (B, action size), the last step's action; None at the first step. Not looked at where
-                actions have no token.
+            previous_action: (B, action size), the last step's action; None at the first step. Ignored where actions
+                have no token.
             returns_to_go: (B,).
             observation: (B, observation size).
             timestep: of the observation.
@@ -199,10 +135,10 @@ class TrajectoryModel(nn.Module):
 
     @property
     def _observations(self) -> slice:
-        """The tokens from which actions are predicted: of the last block no other output is looked at."""
+        """The tokens from which actions are predicted: the last block needs no other output."""
         return slice(self.acting_token, None, len(self.kinds))
 
-    def _resume(self, tokens: Tensor, state: list["BlockState"], at: slice) -> tuple[Tensor, list["BlockState"]]:
+    def _resume(self, tokens: Tensor, state: list[BlockState], at: slice) -> tuple[Tensor, list[BlockState]]:
         states = []
         for i, (block, before) in enumerate(zip(self.blocks, state, strict=True)):
             tokens, after = self._run(block.step, tokens, before, at if i == len(self.blocks) - 1 else ALL)  # pyright: ignore[reportArgumentType]
@@ -229,7 +165,7 @@ class TrajectoryModel(nn.Module):
         return [wanted + time, seen] if "return" in self.kinds else [wanted + seen]
 
     def _predict(self, tokens: Tensor) -> Tensor:
-        return self.normaliser.prediction(self.action_head(self.final_norm(tokens)))
+        return self.head.prediction(self.action_head(self.final_norm(tokens)))
 
 
 class TimestepEmbedding(nn.Module):
@@ -253,83 +189,6 @@ class TimestepEmbedding(nn.Module):
         """(...) timesteps to (..., width)."""
         phase = timesteps[..., None] * self.frequencies
         return self.project(torch.cat([phase.sin(), phase.cos()], dim=-1))
-
-
-class BlockState(NamedTuple):
-    """All that the past of a sequence means to its future in one block."""
-
-    inputs: Tensor  # (B, tokens, width) that the convolution still reaches
-    attention: Any  # of the attention's own kind
-
-
-def map_state(function: Callable[[Tensor], Tensor], state: S) -> S:
-    """A state, or what holds one, with `function` of every tensor in it whose first axis is the batch."""
-    if isinstance(state, Tensor):
-        return function(state) if state.ndim else state  # pyright: ignore[reportReturnType]
-    if not isinstance(state, list | tuple):
-        return state
-    parts = [map_state(function, part) for part in state]
-    return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)  # pyright: ignore[reportReturnType]
-
-
-def tensors_of(state: Any) -> list[Tensor]:
-    """The tensors of a state that `map_state` takes, in their order."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    map_state(note, state)
-    return found
-
-
-class Block(nn.Module):
-    """A pre-norm transformer block: attention, then a two-layer perceptron, each added to its input."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        width = config.width
-        self.attention_norm = nn.LayerNorm(width)
-        rule = ATTENTION[config.attention]
-        self.convolution = ShortConvolution(width, config.convolution) if config.convolution else None
-        self.attention = rule(
-            width, config.heads, dropout=config.dropout, **read_options(rule, config.attention_options)
-        )
-        self.attention_dropout = Dropout(config.dropout)
-        self.mlp_norm = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(inplace=True), nn.Linear(4 * width, width))
-        self.mlp_dropout = Dropout(config.dropout)
-
-    def forward(self, tokens: Tensor, is_pad: Tensor | None = None, at: slice = ALL) -> Tensor:
-        """(B, T, width) to the (B, tokens at, width) that are asked for."""
-        x = self.attention_norm(tokens)
-        if self.convolution is not None:
-            x = self.convolution(x, is_pad)
-        attended = self.attention(x, is_pad, at)
-        return self._feed_forward(self.attention_dropout(attended, tokens[:, at]))
-
-    def initial_state(self, batch: int) -> BlockState:
-        """The state of `batch` sequences before their first token."""
-        if self.convolution is None:
-            inputs = self.attention_norm.weight.new_zeros(batch, 0, self.attention.width)
-        else:
-            inputs = self.convolution.initial_state(batch)
-        return BlockState(inputs, self.attention.initial_state(batch))
-
-    def step(self, tokens: Tensor, state: BlockState, at: slice = ALL) -> tuple[Tensor, BlockState]:
-        """As `forward` for the next (B, t, width) tokens after `state`, and the state after them."""
-        x, inputs = self.attention_norm(tokens), state.inputs
-        if self.convolution is not None:
-            x, inputs = self.convolution.step(x, inputs)
-        attended, after = self.attention.step(x, state.attention, at)
-        return self._feed_forward(self.attention_dropout(attended, tokens[:, at])), BlockState(inputs, after)
-
-    def _feed_forward(self, tokens: Tensor) -> Tensor:
-        # As one row of tokens: of (B, T, width) a linear layer gives a view, and to change a view in place costs
-        # its gradient a copy.
-        rows = self.mlp(self.mlp_norm(tokens).flatten(0, 1))
-        return self.mlp_dropout(rows.view_as(tokens), tokens)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -58,7 +58,7 @@ def cost_rows(runs: MatchedRuns) -> list[Row]:
                 "steps": run.config["training"]["steps"],
                 "steps_per_second": float(np.median(speeds)) if speeds else None,
                 "minutes": max(run.minutes().values()),
-                "evaluation_seconds": run.metric("evaluate/seconds"),
+                "evaluation_seconds": run.metric("eval/seconds"),
                 "peak_bytes": run.metric("memory/peak_bytes"),
                 "peak_gpu_bytes": run.metric("memory/peak_gpu_bytes"),
             }

@@ -20,7 +20,14 @@ class Paragraph:
     """Sentences in a row."""
 
     text: str
-    tone: Literal["plain", "summary", "warning"] = "plain"
+    tone: Literal["plain", "note", "warning"] = "plain"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result in a few sentences: the first is what a reader takes home."""
+
+    sentences: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Grid:
     """A table of text, header first."""
 
     rows: Sequence[Sequence[str]]
+    marked: int | None = None
+    """Which row below the header stands out."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +63,9 @@ class Clip:
 
 @dataclass(frozen=True)
 class Clips:
-    """Clips side by side."""
+    """Clips side by side below a heading: Markdown has no room for them."""
 
+    title: str
     clips: Sequence[Clip]
 
 
@@ -68,15 +78,15 @@ class Commands:
 
 @dataclass(frozen=True)
 class Detail:
-    """Parts that only the page holds: Markdown has no room for them."""
+    """Parts that are hidden until the reader opens them."""
 
     title: str
     parts: Sequence["Part"]
-    folded: bool = True
-    """Hidden until the reader opens it; else below a heading."""
+    page_only: bool = False
+    """Markdown has no room for it."""
 
 
-Part = Heading | Paragraph | Items | Grid | Pictures | Clips | Commands | Detail
+Part = Heading | Paragraph | Verdict | Items | Grid | Pictures | Clips | Commands | Detail
 
 
 @dataclass(frozen=True)

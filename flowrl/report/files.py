@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from datetime import date
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,7 +19,8 @@ from flowrl.report.maps import attention_rows
 from flowrl.report.markdown import markdown_page
 from flowrl.report.overview import SCORES, Report
 from flowrl.report.page import page
-from flowrl.report.pictures import comparison_pictures, report_pictures, sensitivity_rows
+from flowrl.report.pictures import comparison_pictures, sensitivity_rows
+from flowrl.report.pooled_pictures import report_pictures
 from flowrl.report.runs import Run
 
 _FIGURES, _DATA, _HPARAMS = "figures", "data", "hparams"
@@ -26,11 +28,14 @@ _RESULTS = "results.json"
 _EVENTS = "events.out.tfevents.*"
 
 
-def write_report(report: Report, out: Path) -> list[Path]:
+def write_report(report: Report, out: Path, *, written: date | None = None) -> list[Path]:
     """Write `report.html`, `report.md`, `results.json`, `figures/`, `data/` and `hparams/` under `out`.
 
     An earlier report there is replaced once the new one is written whole. Of what lies in the folders only files are
     removed that the earlier report lists.
+
+    Args:
+        written: the day that the report bears; by default today.
 
     Returns:
         The paths of the page, the Markdown and the JSON.
@@ -39,15 +44,15 @@ def write_report(report: Report, out: Path) -> list[Path]:
     overall = report_pictures(report)
     pictures = {c.dataset: comparison_pictures(c, slugs[c.dataset], report.labels) for c in report.comparisons}
     drawn = [*overall, *(picture for of_dataset in pictures.values() for picture in of_dataset)]
-    written, values = document(report, overall, pictures), results(report, out)
-    contents = {"report.html": page(written), "report.md": markdown_page(written, _FIGURES)}
+    whole = document(report, overall, pictures, written or date.today())
+    contents, values = {"report.html": page(whole), "report.md": markdown_page(whole, _FIGURES)}, results(report, out)
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".report-", dir=out) as folder:
         partial = Path(folder)
         for name in (_FIGURES, _DATA, _HPARAMS):
             (partial / name).mkdir()
         for picture in drawn:
-            if not picture.aside:
+            if picture.place != "attention":
                 (partial / _FIGURES / f"{picture.name}.png").write_bytes(picture.png())
             (partial / _DATA / f"{picture.name}.csv").write_bytes(csv_bytes(picture.rows))
         for name, content in contents.items():

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flowrl.report.comparison import Comparison
 from flowrl.report.runs import Row, Run
-from flowrl.report.style import WIDTH, Picture, Style, legend, styles
-from flowrl.text import number
+from flowrl.report.style import GRID, WIDTH, Picture, Style, legend, styles
+from flowrl.text import number, share
 
 SIDE_BY_SIDE = 3  # agents in one picture of weights: more would be too small on a phone
 KINDS = ("return", "observation", "action")
@@ -124,8 +124,20 @@ def _weights(runs: Sequence[Run], name: str) -> Picture:
         " token's weight.",
         figure,
         rows,
-        aside=True,
+        f"{'; '.join(map(_most_looked_at, runs))}.",
+        "attention",
     )
+
+
+def _most_looked_at(run: Run) -> str:
+    """Which token the last token of the picture looks at most, layer by layer."""
+    shown = _maps(run)["picture"]
+    largest = []
+    for layer, (weights, gain) in enumerate(zip(shown["weights"], shown["gain"], strict=True)):
+        last = (_floats(weights) / np.maximum(_floats(gain), 1e-12)[..., None]).mean(0)[-1]
+        most = int(np.nanargmax(last))
+        largest.append(f"{share(float(last[most]))} on {shown['tokens'][most]} in layer {layer + 1}")
+    return f"The last token of {run.label} puts its largest weight, {', '.join(largest)}"
 
 
 def _window(run: Run) -> str:
@@ -138,6 +150,7 @@ def _attended(runs: Sequence[Run], slug: str, of_label: Mapping[str, Style]) -> 
     layers = max(len(_maps(run)["attended"]) for run in runs)
     figure, panels = _stack(layers, "step of the episode")
     rows: list[Row] = []
+    reading = []
     for run in runs:
         maps, style = _maps(run), of_label[run.label]
         for layer, heads in enumerate(maps["attended"]):
@@ -147,6 +160,7 @@ def _attended(runs: Sequence[Run], slug: str, of_label: Mapping[str, Style]) -> 
                 {"agent": run.label, "seed": run.seed, "layer": layer + 1, "step": step, "tokens": float(value)}
                 for step, value in zip(maps["steps"], mean, strict=True)
             ]
+            reading.append(f"{run.label} looks at {number(float(np.nanmean(mean)))} tokens in layer {layer + 1}")
     for axes in panels:
         axes.set_ylim(bottom=0)
     legend(figure)
@@ -159,7 +173,8 @@ def _attended(runs: Sequence[Run], slug: str, of_label: Mapping[str, Style]) -> 
         f" {number(runs[0].study['best'])}.",
         figure,
         rows,
-        aside=True,
+        f"On average {'; '.join(reading)}.",
+        "attention",
     )
 
 
@@ -169,7 +184,10 @@ def _flow(run: Run, name: str, slug: str) -> Picture:
     series: list[list[list[float]]] = maps["flows"][name]
     figure, panels = _stack(len(series), "step of the episode")
     rows: list[Row] = []
+    reading = []
     for layer, heads in enumerate(series):
+        least, most = np.nanmin(_floats(heads)), np.nanmax(_floats(heads))
+        reading.append(f"from {number(least)} to {number(most)} in layer {layer + 1}")
         labels = [f"head {head + 1}" for head in range(len(heads))]
         for (head, style), values in zip(styles(labels).items(), heads, strict=True):
             drawn: dict[str, Any] = style | {"marker": "", "linewidth": 1.1}
@@ -185,7 +203,8 @@ def _flow(run: Run, name: str, slug: str) -> Picture:
         f"{meaning} At the observation token from which the action is read, within its window; seed {run.seed}.",
         figure,
         rows,
-        aside=True,
+        f"The values of {run.label} reach {', '.join(reading)}.",
+        "attention",
     )
 
 
@@ -197,7 +216,7 @@ def _stack(count: int, x: str) -> tuple[Figure, list[Axes]]:
     for layer, axes in enumerate(panels):
         axes.set_ylabel(f"layer {layer + 1}", fontsize=9)
         axes.tick_params(labelsize=8)
-        axes.grid(color="0.92")
+        axes.grid(color=GRID)
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel(x)
     return figure, panels

@@ -1,8 +1,9 @@
-"""A document as Markdown, for a pull request: tables and the main pictures."""
+"""A document as Markdown, for a pull request: tables and all pictures but those of attention."""
 
 import re
 from collections.abc import Iterator
 
+from flowrl.html import escaped
 from flowrl.report.document import (
     Clips,
     Commands,
@@ -14,12 +15,13 @@ from flowrl.report.document import (
     Paragraph,
     Part,
     Pictures,
+    Verdict,
 )
 from flowrl.text import markdown, markdown_table
 
 
 def markdown_page(document: Document, folder: str) -> str:
-    """The whole document but its details; any text in it is escaped.
+    """The whole document but what is on the page only; any text in it is escaped.
 
     Args:
         folder: where the pictures' PNG files lie, as a link from the page.
@@ -38,17 +40,25 @@ def _blocks(part: Part, folder: str) -> Iterator[str]:
             yield f"### {markdown(text)}"
         case Paragraph(text, tone):
             yield f"**{markdown(text)}**" if tone == "warning" else markdown(text)
+        case Verdict(sentences):
+            first, *others = map(markdown, sentences)
+            yield " ".join([f"**{first}**", *others])
         case Items(sentences):
             yield "\n".join(f"- {markdown(sentence)}" for sentence in sentences)
         case Grid(rows):
             yield markdown_table(rows)
         case Pictures(pictures):
             for picture in pictures:
-                yield f"![{markdown(picture.title)}]({folder}/{picture.name}.png)"
+                yield f"![{markdown(f'{picture.title}: {picture.reading}')}]({folder}/{picture.name}.png)"
                 yield f"*{markdown(picture.caption)}*"
         case Commands(lines):
             text = "\n".join(lines)
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
             yield f"{fence}\n{text}\n{fence}"
+        case Detail(title, parts, page_only=False):
+            yield f"<details><summary>{escaped(title)}</summary>"
+            for inner in parts:
+                yield from _blocks(inner, folder)
+            yield "</details>"
         case Clips() | Detail():
             pass

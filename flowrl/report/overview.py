@@ -197,7 +197,7 @@ class Report:
             )
         else:
             sentences += self._scores(SCORES[self.score])
-        return " ".join([*sentences, *filter(None, [seed_caution(self._fewest_seeds())])])
+        return " ".join([*sentences, *filter(None, [seed_caution(self.fewest_seeds())])])
 
     def _scores(self, name: str) -> list[str]:
         sentences, rows = [], self.aggregate_rows
@@ -225,8 +225,8 @@ class Report:
             " agent (same dataset, same training seed)."
         ]
 
-    def _fewest_seeds(self) -> FewestSeeds:
-        """Of every dataset, and of the scores over datasets."""
+    def fewest_seeds(self) -> FewestSeeds:
+        """The smallest number of training seeds behind a result on any dataset, or behind the scores over datasets."""
         candidates = [fewest_seeds(comparison) for comparison in self.comparisons]
         for comparison in self.shared:
             whose = f" that all agents have on {comparison.dataset}"

@@ -80,7 +80,7 @@ def difference(row: Row, unit: str = "") -> str:
         return f"{value}, in favour of {row['agent']}."
     if row["difference_high"] < 0:
         return f"{value}, in favour of {row['baseline']}."
-    return f"{value}; the interval includes zero."
+    return f"{value}: no significant difference; 95 % interval includes 0."
 
 
 def estimate(row: Row, name: str, *, sign: bool = False) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 from flowrl.report.comparison import Comparison
 from flowrl.report.maps import KINDS, attention_rows
 from flowrl.report.overview import SCORES, Report
+from flowrl.report.pivots import differences_by_target, result_table, returns_by_target
 from flowrl.report.runs import Row
 from flowrl.text import DASH, interval, number, share, span
 
@@ -186,10 +187,12 @@ def tables_of(comparison: Comparison) -> list[tuple[str, Table]]:
     """The tables of one dataset for the console, each with its title."""
     shown = [
         ("returns in the dataset", dataset_table(comparison)),
-        ("returns of the agents (the last checkpoint)", score_table(comparison)),
+        (f"result at target {number(comparison.headline)} (the last checkpoint)", result_table(comparison)),
     ]
-    if comparison.difference_rows:
-        shown.append(("paired differences", difference_table(comparison)))
+    if pivot := returns_by_target(comparison):
+        shown.append(("returns of the agents by target", pivot.rows))
+    if pivot := differences_by_target(comparison):
+        shown.append(("paired differences by target", pivot.rows))
     if comparison.calibration_rows:
         shown.append(("following the target within the range of the data", calibration_table(comparison)))
     return [*shown, ("cost", cost_table(comparison))]

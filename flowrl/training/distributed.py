@@ -1,11 +1,11 @@
-"""Training in several processes that torchrun started: who am I, what do all agree on, what does rank 0 do alone.
+"""Training in several processes that torchrun started: ranks, what all agree on, and what rank 0 does alone.
 
 Without torchrun there is one process, rank 0, and every function here is what it says for that one.
 """
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
@@ -14,9 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
-from flowrl.data.samplers import Batch
 from flowrl.errors import InputError
 
 P = ParamSpec("P")
@@ -26,6 +24,11 @@ T = TypeVar("T")
 def world_size() -> int:
     """The number of processes that torchrun started; 1 without it."""
     return int(os.environ["WORLD_SIZE"]) if _launched() else 1
+
+
+def _alone() -> bool:
+    """Whether there is nobody to exchange with: one process, or several outside of `group`."""
+    return world_size() == 1 or not dist.is_initialized()
 
 
 def rank() -> int:
@@ -89,53 +92,58 @@ def seed_own_dropout(seed: int) -> None:
         torch.manual_seed(int(np.random.SeedSequence((seed, rank())).generate_state(1, np.uint64)[0]))
 
 
-@contextmanager
-def data_parallel(agent: nn.Module, loss_of: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-    """Inside, the ranks' parts of the loss of the whole batch; the agent's weights become those of rank 0.
-
-    Args:
-        loss_of: the mean over the real steps of a rank's windows; one that takes more than these returns more as well.
-
-    Returns:
-        A function of what `loss_of` takes. It returns the same, but for the mean: the mean over the ranks of its
-        values, and of their gradients after ``backward()``, is that of the mean over the real steps of all windows.
-    """
-    if world_size() == 1:
-        yield loss_of
-        return
-    parallel = DistributedDataParallel(_Loss(agent, loss_of), gradient_as_bucket_view=True)
-    try:
-        yield parallel
-    finally:
-        # These hold the group. The last holder's end waits for gloo's threads; by a later garbage collection it would
-        # do so with the interpreter's lock held, which those threads may need to end: a deadlock.
-        del parallel.reducer, parallel.logger
-
-
 # What follows is called by all ranks alike, in the same order.
 
 
 def mean(value: Tensor) -> Tensor:
     """The mean of the ranks' values."""
-    if world_size() == 1:
+    if _alone():
         return value
     total = value.clone()
     dist.all_reduce(total)
     return total / world_size()
 
 
+def part_of_mean(value: Tensor, weight: Tensor) -> Tensor:
+    """A mean over this rank's items, scaled so that the mean over the ranks is the mean over all items of all ranks.
+
+    Args:
+        value: scalar, the mean over this rank's items.
+        weight: scalar, how many these are.
+    """
+    if _alone():
+        return value
+    weight = weight.to(value.dtype)
+    return value * (weight / mean(weight))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace the gradients by their means over the ranks: call it after each ``backward()``, before clipping.
+
+    Args:
+        parameters: the same ones with a gradient on every rank.
+    """
+    if _alone():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients]).div_(world_size())
+    dist.all_reduce(flat)
+    for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(part.view_as(gradient))
+
+
 def largest(number: int) -> int:
     """The largest of the ranks' numbers."""
-    if world_size() == 1:
+    if _alone():
         return number
-    found = torch.tensor(number)
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
+    most = torch.tensor(number)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return int(most)
 
 
 def gather(value: T) -> list[T]:
     """Every rank's value, in the order of the ranks; they are pickled."""
-    if world_size() == 1:
+    if _alone():
         return [value]
     values: list[Any] = [None] * world_size()
     dist.all_gather_object(values, value)
@@ -185,18 +193,3 @@ def _raised_by_all(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) 
     if said:
         raise InputError(said[0])
     return value
-
-
-class _Loss(nn.Module):
-    """DistributedDataParallel calls `forward`; agents have a loss."""
-
-    def __init__(self, agent: nn.Module, loss_of: Callable[..., Any]) -> None:
-        super().__init__()
-        self.agent, self.loss_of = agent, loss_of
-
-    def forward(self, batch: Batch, *carried: Any) -> Any:
-        result = self.loss_of(batch, *carried)
-        loss, *state = result if carried else (result,)
-        real = (~batch.is_pad).sum().to(loss.dtype)
-        loss = loss * (real / mean(real))  # the ranks' windows may hold more padding or less
-        return (loss, *state) if carried else loss

@@ -1,5 +1,6 @@
-"""What a run says while it runs: a line on the console, a row in `metrics.jsonl`, a point in TensorBoard."""
+"""What a run reports while it runs: lines on the console, rows in `metrics.jsonl`, points in TensorBoard."""
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from flowrl.training.run_folder import RunFolder
 
 
 class Tracker:
-    """Writes a run's figures to its three places; nothing before the first.
+    """Writes a run's metrics to the console, `metrics.jsonl` and TensorBoard; nothing before the first.
 
     Args:
         run: the folder to write to.
@@ -42,17 +43,17 @@ class Tracker:
             self._writer.close()
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
-        """Record training figures at `step`, with the speed since the last call."""
+        """Record training metrics at `step`, with the speed since the last call."""
         now = time.perf_counter()
         speed = (step - self._step) / (now - self._time)
         self._step, self._time = step, now
         self._write(step, metrics | {"steps_per_second": speed})
-        figures = "  ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items())
+        values = "  ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items())
         left = duration((self.last_step - step) / speed)
-        self.say(f"step {step:,}/{self.last_step:,}  {figures}  {speed:.1f} steps/s  {left} left")
+        self.say(f"step {step:,}/{self.last_step:,}  {values}  {speed:.1f} steps/s  {left} left")
 
     def record(self, step: int, metrics: dict[str, float], line: str) -> None:
-        """Record other figures at `step` with a console line of their own."""
+        """Record other metrics at `step`, with a console line."""
         self._write(step, metrics)
         self.say(line)
 
@@ -73,3 +74,10 @@ class Tracker:
         self.run.append("metrics.jsonl", [{"step": step, **metrics}])
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
+
+
+def warn(*sentences: str) -> None:
+    """Say on stderr what is allowed and probably not meant."""
+    sys.stdout.flush()  # a warning follows what was printed before it, also where both go to one file
+    for sentence in sentences:
+        print(f"warning: {sentence}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""What `scripts.bench` measures: a module per group of sections, the rivals they are measured against, and how."""
+"""What `scripts.bench` measures: a function a section, and the textbook versions that flowrl is compared with."""

@@ -1,4 +1,4 @@
-"""The maps are those of what each layer reads, and the figures of a row are what they are said to be."""
+"""The maps are those of what each layer reads, and the summary of a row is what it is said to be."""
 
 import math
 
@@ -7,8 +7,9 @@ import torch
 
 from flowrl.analysis.attention_maps import attention_maps, summarise
 from flowrl.attention import ATTENTION
+from flowrl.nn.model_config import ModelConfig
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.trajectory import ModelConfig, TrajectoryModel
+from flowrl.nn.trajectory import TrajectoryModel
 
 STEPS = 7
 
@@ -38,15 +39,15 @@ every_model = pytest.mark.parametrize("model", ATTENTION, indirect=True)
 
 @every_model
 def test_every_layer_is_looked_at_with_what_it_reads(model, windows):
-    found = attention_maps(model, *windows)
+    maps = attention_maps(model, *windows)
     tokens = model._embed(*windows)
-    for layer, block in zip(found, model.blocks, strict=True):
+    for layer, block in zip(maps, model.blocks, strict=True):
         read = block.attention_norm(tokens)
         torch.testing.assert_close(layer.weights, block.attention.weights(read))
         assert layer.weights.shape == (2, 3, 3 * STEPS, 3 * STEPS)
         if model.config.attention == "flow":
-            for flow, due in zip(layer.flows, block.attention.flows(read), strict=True):
-                torch.testing.assert_close(flow, due)
+            for flow, expected in zip(layer.flows, block.attention.flows(read), strict=True):
+                torch.testing.assert_close(flow, expected)
         else:
             assert layer.flows is None
         tokens = block(tokens)
@@ -75,7 +76,7 @@ def test_even_weights_look_at_all_tokens(scale):
     assert summary.gain.tolist() == pytest.approx([6 * scale] * 2)
 
 
-def test_the_figures_of_rows_made_by_hand():
+def test_summaries_of_rows_computed_by_hand():
     rows = torch.tensor([[0, 2.0, 0, 0, 0, 0], [1, 1, 0, 2, 0, 0], [0, 0, 0, 0, 0, 0]])
     summary = summarise(rows, 3)
     # Entropy of (1/4, 1/4, 1/2): 2 · 1/4 · ln 4 + 1/2 · ln 2 = 1.5 ln 2.

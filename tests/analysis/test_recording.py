@@ -15,7 +15,7 @@ ENV, SEEDS, TARGETS = "flowrl/Reach-v0", [11, 12, 13], [4.0, 14.0]
 class Heading(nn.Module):
     """Goes to the origin as fast as the slot's target is high: episodes end at different steps."""
 
-    context = 5
+    conditioned, rollout, acting_context = True, "memoryless", None
 
     def initial(self, targets):
         return targets
@@ -50,7 +50,7 @@ def test_played_again_its_actions_meet_its_observations_and_rewards(played):
             assert float(returns_to_go) == left
             observation, reward, *_ = env.step(action.numpy())
             left -= np.float32(reward)
-        assert result.achieved == pytest.approx(result.target - left, abs=1e-5)
+        assert result.episode_return == pytest.approx(result.target - left, abs=1e-5)
 
 
 def test_a_recorded_rollout_is_the_one_without(played):
@@ -71,9 +71,9 @@ def test_a_new_rollout_replaces_the_recording():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_agent_stays_in_its_mode(training):
-    agent = Heading().train(training)
+def test_the_actor_stays_in_its_mode(training):
+    actor = Heading().train(training)
     envs = make_vector_env(ENV, 1)
-    rollout(Recorder(agent), envs, [14.0], [1])
+    rollout(Recorder(actor), envs, [14.0], [1])
     envs.close()
-    assert agent.training is training
+    assert actor.training is training

@@ -10,7 +10,7 @@ from flowrl.attention import CosformerAttention
 WIDTH, HEADS = 15, 3
 
 
-def made(**options):
+def build(**options):
     torch.manual_seed(0)
     return CosformerAttention(WIDTH, HEADS, **options).double()
 
@@ -45,35 +45,35 @@ def literal(module, x):
 
 @pytest.mark.parametrize("length", [1, 7, 11, 60])
 def test_values_and_gradients_are_those_of_the_paper(length):
-    module = made(length=length)
+    module = build(length=length)
     x, y = (sequence(11).requires_grad_() for _ in range(2))
-    found, expected = module(x), literal(module, y)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (g,), (e,) = torch.autograd.grad(found, x, weights), torch.autograd.grad(expected, y, weights)
+    actual, expected = module(x), literal(module, y)
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (g,), (e,) = torch.autograd.grad(actual, x, weights), torch.autograd.grad(expected, y, weights)
     torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-11)
 
 
 def test_a_weight_falls_as_the_cosine_to_the_constant_and_past_it_distance_counts_no_more():
-    module = made(length=10)
+    module = build(length=10)
     ones = torch.ones(1, 1, 25, 3, dtype=torch.float64)
     row = module.mix_weights(ones, ones, torch.tensor([9]))[0, 0, 0]
-    due = torch.tensor([math.cos(math.pi / 20 * (9 - j)) for j in range(10)], dtype=torch.float64)
-    torch.testing.assert_close(row[:10] / row[9], due)
+    reference = torch.tensor([math.cos(math.pi / 20 * (9 - j)) for j in range(10)], dtype=torch.float64)
+    torch.testing.assert_close(row[:10] / row[9], reference)
     late = module.mix_weights(ones, ones, torch.tensor([24]))[0, 0, 0]
     torch.testing.assert_close(late[9:], late[9].expand(16))
-    torch.testing.assert_close(late[:10] / late[9], due)
+    torch.testing.assert_close(late[:10] / late[9], reference)
     assert (late > 0).all()
 
 
 def test_the_constant_is_no_ones_but_the_models():
     x = sequence(50)
-    assert (made(length=20)(x) - made(length=40)(x)).abs().max() > 1e-3
-    assert made(length=20)(x)[:, :20].sub(made(length=20)(x[:, :20])).abs().max() < 1e-12
+    assert (build(length=20)(x) - build(length=40)(x)).abs().max() > 1e-3
+    assert build(length=20)(x)[:, :20].sub(build(length=20)(x[:, :20])).abs().max() < 1e-12
 
 
 def test_the_step_knows_its_place():
-    module, x = made(length=6), sequence(14)
+    module, x = build(length=6), sequence(14)
     _, state = module.step(x[:, :5], module.initial_state(2))
     assert state.n.tolist() == [[5], [5]]
     y, state = module.step(x[:, 5:], state)
@@ -83,7 +83,7 @@ def test_the_step_knows_its_place():
 
 
 def test_a_query_that_agrees_with_no_key_gives_zero():
-    module = made()
+    module = build()
     q, k, v = (torch.randn(1, 3, 8, 5, requires_grad=True) for _ in range(3))
     y = module.mix(q, -k.abs(), v, None)
     assert (y == 0).all()
@@ -94,3 +94,15 @@ def test_a_query_that_agrees_with_no_key_gives_zero():
 def test_a_constant_below_one_is_refused():
     with pytest.raises(ValueError, match="length is 0: it must be at least 1"):
         CosformerAttention(WIDTH, HEADS, length=0)
+
+
+@pytest.mark.parametrize(("tokens", "options"), [(61, {}), (None, {}), (None, {"length": 9_000}), (8, {"length": 7})])
+def test_more_tokens_than_its_length_are_cautioned_against(tokens, options):
+    (caution,) = CosformerAttention.cautions(tokens, **options)
+    assert f"{options.get('length', 60):,}" in caution
+    assert "--" not in caution, "a library names no option of a command line"
+
+
+@pytest.mark.parametrize(("tokens", "options"), [(60, {}), (1, {}), (61, {"length": 61})])
+def test_as_many_tokens_as_its_length_are_no_reason_for_a_caution(tokens, options):
+    assert CosformerAttention.cautions(tokens, **options) == []

@@ -1,4 +1,4 @@
-"""Flow-Attention that forgets, against its sums written out token by token."""
+"""Flow-Attention that forgets, against the oracle with a decay, and that against its recurrence."""
 
 import math
 from itertools import pairwise
@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from flowrl.attention import decayed_flow
 from flowrl.attention.decayed_flow import decayed_flow_attention
-from flowrl.attention.flow import LONGEST_MEMORY, SHORTEST_MEMORY, FlowAttention, FlowState, flow_attention
+from flowrl.attention.flow import FlowAttention, FlowState, flow_attention
+from flowrl.attention.flow_oracle import flow_oracle
 
 B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
 CLIP, EPS = 10.0, 1e-6
 
 
-def literal(q, k, v, decay, *, clip=CLIP, eps=EPS):
+def recurrence(q, k, v, decay, *, clip=CLIP, eps=EPS):
     """Every sum as S <- γ S + term, the count as n <- γ n + 1; (B, H, T, ...) with q, k positive, decay (H,)."""
     decay = decay[:, None]
     zeros = torch.zeros_like(q[:, :, 0])
@@ -38,6 +39,10 @@ def literal(q, k, v, decay, *, clip=CLIP, eps=EPS):
     return torch.stack(outputs, 2)
 
 
+def oracle(q, k, v, log_decay):
+    return flow_oracle(q, k, v, decay=log_decay.exp())[0]
+
+
 def inputs(tokens, *, scale=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
     shapes = [(B, H, tokens, D), (B, H, tokens, D), (B, H, tokens, M)]
@@ -50,22 +55,28 @@ def attend(q, k, v, log_decay, state=None, **options):
     return decayed_flow_attention(q, k, v, log_decay, state, **({"clip": CLIP, "eps": EPS} | options))
 
 
-def assert_close(found, expected, tolerance=1e-11):
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+def assert_close(actual, expected, tolerance=1e-11):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+@pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
+def test_the_oracle_is_the_recurrence(scale):
+    *columns, log_decay = inputs(30, scale=scale)
+    assert_close(oracle(*columns, log_decay), recurrence(*columns, log_decay.exp()))
 
 
 @pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
 @pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 150])
 def test_values_and_all_gradients_are_those_of_the_equations(tokens, scale):
     ours, theirs = ([x.clone().requires_grad_() for x in inputs(tokens, scale=scale)] for _ in range(2))
-    found, _ = attend(*ours)
-    expected = literal(*theirs[:3], theirs[3].exp())
-    assert_close(found, expected)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    due = torch.autograd.grad(expected, theirs, weights, allow_unused=True)
-    made = torch.autograd.grad(found, ours, weights)
-    for name, g, e in zip(("q", "k", "v", "decay"), made, due, strict=True):
+    actual, _ = attend(*ours)
+    expected = oracle(*theirs)
+    assert_close(actual, expected)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    reference = torch.autograd.grad(expected, theirs, weights, allow_unused=True)
+    gradients = torch.autograd.grad(actual, ours, weights)
+    for name, g, e in zip(("q", "k", "v", "decay"), gradients, reference, strict=True):
         if (name, tokens) == ("decay", 1):  # a lone token has nothing to forget
             assert (e == 0).all()
             assert (g == 0).all()
@@ -81,13 +92,13 @@ def test_the_gradient_of_a_decay_is_no_noise_in_float32(tokens, decay):
     *columns, _ = inputs(tokens)
     log_decay = torch.tensor([decay] * H, dtype=torch.float64).log()
     weights = torch.randn(columns[2].shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    made = []
+    results = []
     for dtype in (torch.float32, torch.float64):
         given = [x.to(dtype).requires_grad_() for x in (*columns, log_decay)]
         y, _ = attend(*given)
-        made.append([y, torch.autograd.grad(y, given[3], weights.to(dtype))[0]])
-    for found, due in zip(*made, strict=True):
-        assert_close(found, due, 5e-6)
+        results.append([y, torch.autograd.grad(y, given[3], weights.to(dtype))[0]])
+    for actual, reference in zip(*results, strict=True):
+        assert_close(actual, reference, 5e-6)
 
 
 def test_no_sequences():
@@ -122,13 +133,13 @@ def test_all_of_the_state_can_be_changed_in_place():
 @pytest.mark.parametrize("tokens", [60, 150])
 def test_it_compiles_into_one_graph(tokens):
     compiled = torch.compile(decayed_flow_attention, fullgraph=True, backend="aot_eager")
-    found = []
+    actual = []
     for run in (compiled, decayed_flow_attention):
         given = [x.clone().requires_grad_() for x in inputs(tokens)]
         y, _ = run(*given, clip=CLIP, eps=EPS)
-        found.append([y, *torch.autograd.grad(y.square().sum(), given)])
-    for mine, due in zip(*found, strict=True):
-        assert_close(mine, due)
+        actual.append([y, *torch.autograd.grad(y.square().sum(), given)])
+    for mine, reference in zip(*actual, strict=True):
+        assert_close(mine, reference)
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 128, 150])
@@ -136,8 +147,8 @@ def test_without_forgetting_it_is_the_papers(tokens):
     generator = torch.Generator().manual_seed(3)
     q, k = (torch.randn(B, H, tokens, D, generator=generator, dtype=torch.float64) for _ in range(2))
     v = torch.randn(B, H, tokens, M, generator=generator, dtype=torch.float64)
-    found, _ = attend(q.sigmoid(), k.sigmoid(), v, torch.zeros(H, dtype=torch.float64))
-    assert_close(found, flow_attention(q, k, v))
+    actual, _ = attend(q.sigmoid(), k.sigmoid(), v, torch.zeros(H, dtype=torch.float64))
+    assert_close(actual, flow_attention(q, k, v))
 
 
 @pytest.mark.parametrize("tokens", [2, 70], ids=["few", "tiles"])
@@ -145,15 +156,15 @@ def test_the_sigmoid_can_be_left_to_it(tokens):
     *columns, log_decay = inputs(tokens + 5)
     _, state = attend(*(x[:, :, :5] for x in columns), log_decay)
     q, k, v = (x[:, :, 5:] for x in columns)
-    found = []
+    actual = []
     for mapped in (True, False):
         given = [x.clone().requires_grad_() for x in (q.logit(), k.logit(), v)]
         positive = [x.sigmoid() for x in given[:2]] if mapped else given[:2]
         y, after = attend(*positive, given[2], log_decay, state, mapped=mapped)
         weighted = sum((x * torch.linspace(1, 2, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in (y, *after))
-        found.append([y, *after, *torch.autograd.grad(weighted, given)])
-    for mine, due in zip(*found, strict=True):
-        assert_close(mine, due)
+        actual.append([y, *after, *torch.autograd.grad(weighted, given)])
+    for mine, reference in zip(*actual, strict=True):
+        assert_close(mine, reference)
 
 
 @settings(deadline=None, max_examples=25)
@@ -164,25 +175,25 @@ def test_split_and_resumed_anywhere_it_is_the_same(tokens, cuts, tile):
     for start, end in pairwise(sorted({0, tokens, *(cut for cut in cuts if cut < tokens)})):
         y, state = attend(*(x[:, :, start:end] for x in columns), log_decay, state, tile=tile)
         parts.append(y)
-    assert_close(torch.cat(parts, 2), literal(*columns, log_decay.exp()))
+    assert_close(torch.cat(parts, 2), oracle(*columns, log_decay))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 4])
 def test_a_few_tokens_written_out_are_a_tile(tokens, monkeypatch):
     *columns, log_decay = inputs(20 + tokens)
     first, last = [x[:, :, :20] for x in columns], [x[:, :, 20:] for x in columns]
-    found = []
+    actual = []
     for few in (decayed_flow.FEW, 0):
         monkeypatch.setattr(decayed_flow, "FEW", few)
         given = [x.clone().requires_grad_() for x in (*first, *last, log_decay)]
         _, state = attend(*given[:3], given[6])
         y, after = attend(*given[3:6], given[6], state)
         weighted = sum((x * torch.linspace(1, 2, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in (y, *after))
-        found.append([y, *after, *torch.autograd.grad(weighted, given)])
+        actual.append([y, *after, *torch.autograd.grad(weighted, given)])
     assert decayed_flow.FEW == 0
-    for mine, due in zip(*found, strict=True):
-        assert due.abs().max() > 0
-        assert_close(mine, due)
+    for mine, reference in zip(*actual, strict=True):
+        assert reference.abs().max() > 0
+        assert_close(mine, reference)
 
 
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "holes"])
@@ -215,12 +226,12 @@ def test_a_padded_token_changes_neither_sums_nor_count():
         real = ~holes[row]
         alone, after = attend(*(x[row : row + 1, :, real] for x in columns), log_decay)
         assert_close(y[row : row + 1, :, real], alone)
-        for found, due in zip(state, after, strict=True):
-            assert_close(found[row : row + 1], due)
-        due = torch.autograd.grad(alone, given, weights[row : row + 1, :, real])
-        for found, expected in zip(gradients[:3], due[:3], strict=True):
-            assert_close(found[row], expected[row], 1e-9)
-        d_decay += due[3]
+        for actual, reference in zip(state, after, strict=True):
+            assert_close(actual[row : row + 1], reference)
+        reference = torch.autograd.grad(alone, given, weights[row : row + 1, :, real])
+        for actual, expected in zip(gradients[:3], reference[:3], strict=True):
+            assert_close(actual[row], expected[row], 1e-9)
+        d_decay += reference[3]
     assert_close(gradients[3], d_decay, 1e-9)
 
 
@@ -229,15 +240,14 @@ def test_the_count_is_of_what_is_remembered():
     _, state = attend(*columns, log_decay)
     assert isinstance(state, FlowState)
     # 1 + γ + γ² + ... over 2,000 tokens: (1 - γ^2000) / (1 - γ).
-    due = torch.tensor([(1 - decay**2_000) / (1 - decay) for decay in (0.999, 0.9, 0.5)], dtype=torch.float64)
-    assert_close(state.n, due.expand(B, H))
+    reference = torch.tensor([(1 - decay**2_000) / (1 - decay) for decay in (0.999, 0.9, 0.5)], dtype=torch.float64)
+    assert_close(state.n, reference.expand(B, H))
 
 
 def test_heads_begin_with_memories_from_short_to_long_and_learn_them():
     attention = FlowAttention(20, 4, decay=True).double()
     memory = 1 / (1 - attention.log_decay.exp())
     assert memory.tolist() == pytest.approx([4096, 512, 64, 8], rel=1e-3)
-    assert (LONGEST_MEMORY, SHORTEST_MEMORY) == (4096, 8)
     assert FlowAttention(5, 1, decay=True).log_decay.exp().item() == pytest.approx(1 - 1 / 4096)
     attention(torch.randn(2, 30, 20, dtype=torch.float64)).square().sum().backward()
     assert (attention.decay_logit.grad != 0).all()

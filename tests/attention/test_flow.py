@@ -1,5 +1,6 @@
-"""Flow-Attention against the slowest transcription of its equations, in value, gradient, padding and recurrence."""
+"""Flow-Attention against its oracle, in value, gradient, padding and recurrence."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -16,52 +17,15 @@ from flowrl.attention.flow import (
     flow_attention_step,
     flow_quantities,
 )
+from flowrl.attention.flow_oracle import flow_oracle
 
 B, H, D, M = 2, 3, 5, 7  # different primes: a mixed-up axis cannot go unnoticed
 LENGTHS = [1, 2, 63, 64, 65, 127, 128, 129, 150]
 
 
-def literal(q, k, v, *, clip=10.0, eps=1e-6):
-    """DESIGN section 3, sum by sum and token by token; returns y (B, H, T, M) and Ô before its clamp (B, H, T)."""
-    y, flows = literal_flows(q, k, v, clip=clip, eps=eps)
-    return y, flows["conserved_out"]
-
-
-def literal_flows(q, k, v, *, clip=10.0, eps=1e-6):
-    """As `literal`, and all flows by name (B, H, T)."""
-    q, k, v = q.sigmoid().unbind(2), k.sigmoid().unbind(2), v.unbind(2)
-    tokens = range(len(q))
-    n = [t + 1 for t in tokens]
-
-    def dot(a, b):
-        return (a * b).sum(-1, keepdim=True)
-
-    def upto(last, terms):
-        return torch.stack(terms[: last + 1]).sum(0)
-
-    incoming = [dot(q[i] + eps, upto(i, k) + eps) for i in tokens]
-    outgoing = [dot(k[j] + eps, upto(j, q) + eps) for j in tokens]
-    k_per_flow = [k[j] * n[j] / outgoing[j] for j in tokens]
-    q_per_flow = [q[i] * n[i] / incoming[i] for i in tokens]
-    conserved_in = [dot(q[i] + eps, upto(i, k_per_flow) + eps) / n[i] for i in tokens]
-    conserved_out = [dot(k[j] + eps, upto(j, q_per_flow) + eps) / n[j] for j in tokens]
-    exponentials = [flow.clamp(-clip, clip).exp() for flow in conserved_out]
-    competition = [n[j] * exponentials[j] / upto(j, exponentials) for j in tokens]
-    carried = [competition[j] * v[j] for j in tokens]
-    y = [
-        conserved_in[i].sigmoid()
-        / incoming[i]
-        * (dot(q[i], torch.stack(k[: i + 1])) * torch.stack(carried[: i + 1])).sum(0)
-        for i in tokens
-    ]
-    flows = {
-        "incoming": incoming,
-        "outgoing": outgoing,
-        "conserved_in": conserved_in,
-        "conserved_out": conserved_out,
-        "competition": competition,
-    }
-    return torch.stack(y, 2), {name: torch.cat(flow, -1) for name, flow in flows.items()}
+def oracle(q, k, v, **options):
+    """`flow_oracle` of queries and keys before the sigmoid."""
+    return flow_oracle(q.sigmoid(), k.sigmoid(), v, **options)
 
 
 def inputs(tokens, *, scale=1.0, seed=0, dtype=torch.float64, batch=B):
@@ -71,10 +35,10 @@ def inputs(tokens, *, scale=1.0, seed=0, dtype=torch.float64, batch=B):
     return [(scale * q).to(dtype), (scale * k).to(dtype), v.to(dtype)]
 
 
-def assert_close(found, expected, tolerance=1e-11):
+def assert_close(actual, expected, tolerance=1e-11):
     """Within `tolerance` of the largest magnitude: float64 leaves 1e-15 a sum and a few hundred terms."""
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-300)
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-300)
 
 
 @pytest.mark.parametrize("scale", [1.0, 25.0], ids=["free", "clamped"])
@@ -84,24 +48,41 @@ def test_values_and_gradients_are_those_of_the_equations(tokens, scale):
         [x.requires_grad_() for x in inputs(tokens, scale=scale)],
         [x.requires_grad_() for x in inputs(tokens, scale=scale)],
     )
-    expected, conserved_out = literal(*theirs)
+    expected, flows = oracle(*theirs)
     if tokens > 2:
-        assert bool((conserved_out.abs() > 10).any()) == (scale > 1), "the clamp should be active in one of the two"
-    found = flow_attention(*ours)
-    assert_close(found, expected)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        clamped = bool((flows.conserved_outgoing.abs() > 10).any())
+        assert clamped == (scale > 1), "the clamp should be active in one of the two"
+    actual = flow_attention(*ours)
+    assert_close(actual, expected)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for name, g, e in zip(
-        "qkv", torch.autograd.grad(found, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
+        "qkv", torch.autograd.grad(actual, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
     ):
         assert e.abs().max() > 0, name
         assert_close(g, e, 1e-9)
 
 
+def test_the_oracle_is_causal():
+    """No output and no flow of the first tokens depends on later ones."""
+    q, k, v = (x.requires_grad_() for x in inputs(9))
+    y, flows = oracle(q, k, v)
+    for x in (y[:, :, :6], *(flow[:, :, :6] for flow in flows)):
+        for gradient in torch.autograd.grad(x.sum(), [q, k, v], retain_graph=True, allow_unused=True):
+            assert gradient is None or (gradient[:, :, 6:] == 0).all()
+
+
+def test_of_one_token_the_oracle_is_what_one_works_out_by_hand():
+    """Without ε: I = O = q·k, so Î = 1, C = 1 and y = sigmoid(1) v."""
+    y, flows = oracle(*inputs(1), eps=0.0)
+    assert_close(flows.incoming, flows.outgoing)
+    assert_close(y, inputs(1)[2] / (1 + math.exp(-1)))
+
+
 def test_clip_and_eps_are_used():
     x = inputs(40)
     for options in ({"clip": 0.3}, {"eps": 1e-2}, {"clip": 0.5, "eps": 0.1}):
-        assert_close(flow_attention(*x, **options), literal(*x, **options)[0])
-        assert_close(flow_attention_step(*x, None, tile=7, **options)[0], literal(*x, **options)[0])
+        assert_close(flow_attention(*x, **options), oracle(*x, **options)[0])
+        assert_close(flow_attention_step(*x, None, tile=7, **options)[0], oracle(*x, **options)[0])
         assert (flow_attention(*x, **options) - flow_attention(*x)).abs().max() > 1e-4
 
 
@@ -150,14 +131,14 @@ def test_what_is_returned_may_be_changed_in_place(tokens):
     y = flow_attention(q, k, v)
     expected = torch.autograd.grad((2 * y).sum(), [q, k, v], retain_graph=True)
     y = flow_attention(q, k, v).mul_(2)
-    for found, wanted in zip(torch.autograd.grad(y.sum(), [q, k, v]), expected, strict=True):
-        assert torch.equal(found, wanted)
+    for actual, wanted in zip(torch.autograd.grad(y.sum(), [q, k, v]), expected, strict=True):
+        assert torch.equal(actual, wanted)
 
 
 def test_no_sequences_and_no_epsilon():
     assert flow_attention(*inputs(60, batch=0)).shape == (0, H, 60, M)
     x = inputs(131)
-    assert_close(flow_attention(*x, eps=0.0), literal(*x, eps=0.0)[0])
+    assert_close(flow_attention(*x, eps=0.0), oracle(*x, eps=0.0)[0])
 
 
 @pytest.mark.slow
@@ -166,9 +147,9 @@ def test_no_sequences_and_no_epsilon():
 def test_it_compiles_into_one_graph(tokens):
     compiled = torch.compile(flow_attention, fullgraph=True, backend="aot_eager")
     x, y = ([t.requires_grad_() for t in inputs(tokens)] for _ in range(2))
-    found, expected = compiled(*x), flow_attention(*y)
-    assert_close(found, expected)
-    for mine, theirs in zip(torch.autograd.grad(found.sum(), x), torch.autograd.grad(expected.sum(), y), strict=True):
+    actual, expected = compiled(*x), flow_attention(*y)
+    assert_close(actual, expected)
+    for mine, theirs in zip(torch.autograd.grad(actual.sum(), x), torch.autograd.grad(expected.sum(), y), strict=True):
         assert_close(mine, theirs)
 
 
@@ -190,8 +171,8 @@ def test_a_sequence_resumed_anywhere_is_the_whole(tokens, cuts, tile):
     assert_close(torch.cat(parts, 2), flow_attention(q, k, v))
     _, whole = flow_attention_step(q, k, v, None)
     assert torch.equal(state.n, torch.full((B, 1), float(tokens), dtype=torch.float64))
-    for found, expected in zip(state, whole, strict=True):
-        assert_close(found, expected)
+    for actual, expected in zip(state, whole, strict=True):
+        assert_close(actual, expected)
 
 
 def test_the_state_holds_the_sums_it_names():
@@ -228,13 +209,13 @@ def paddings(tokens):
 def test_padding_equals_dropping_the_padded_tokens(where, tokens, scale):
     is_pad = paddings(tokens)[where]
     x = [t.requires_grad_() for t in inputs(tokens, scale=scale)]
-    found = flow_attention(*x, is_pad=is_pad)
-    assert found.isfinite().all()
+    actual = flow_attention(*x, is_pad=is_pad)
+    assert actual.isfinite().all()
     for row in range(B):
         real = ~is_pad[row]
         dropped = flow_attention(*(t[row : row + 1, :, real] for t in x))
-        assert_close(found[row : row + 1, :, real], dropped)
-    gradients = torch.autograd.grad(found.masked_fill(is_pad[:, None, :, None], 0).square().sum(), x)
+        assert_close(actual[row : row + 1, :, real], dropped)
+    gradients = torch.autograd.grad(actual.masked_fill(is_pad[:, None, :, None], 0).square().sum(), x)
     for gradient in gradients:
         assert gradient.isfinite().all()
         assert (gradient.masked_select(is_pad[:, None, :, None]) == 0).all()
@@ -259,8 +240,8 @@ def test_padding_is_exact_across_tiles_and_steps(tile):
     real = ~is_pad[:, None, :, None].expand_as(whole)
     assert_close(torch.cat([first, second], 2)[real], whole[real])
     assert state.n.flatten().tolist() == (~is_pad).sum(1).tolist()
-    for found, expected in zip(resumed, state, strict=True):
-        assert_close(found, expected)
+    for actual, expected in zip(resumed, state, strict=True):
+        assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("scale", [1.0, 50.0])
@@ -286,8 +267,8 @@ def test_all_logits_at_one_extreme_stay_finite(value):
         assert gradient.isfinite().all()
 
 
-def relative_error(found, exact):
-    return ((found.double() - exact).norm() / exact.norm()).item()
+def relative_error(actual, exact):
+    return ((actual.double() - exact).norm() / exact.norm()).item()
 
 
 # Float32 keeps 24 bits, and what is lost in a sum of a thousand terms is the square root of that many roundings of a
@@ -301,8 +282,8 @@ def test_rounding_errors_of_values_and_gradients_do_not_grow_with_length(tokens,
         y.backward(inputs(tokens, batch=1, dtype=dtype, seed=1)[2])
         return [y.detach(), *(t.grad for t in x)]
 
-    for name, found, exact in zip(("y", "dq", "dk", "dv"), attend(dtype), attend(torch.float64), strict=True):
-        assert relative_error(found, exact) < bound, name
+    for name, actual, exact in zip(("y", "dq", "dk", "dv"), attend(dtype), attend(torch.float64), strict=True):
+        assert relative_error(actual, exact) < bound, name
 
 
 def test_thirty_thousand_tokens_stay_finite_and_near_float64():
@@ -324,8 +305,8 @@ def test_a_state_carried_for_ten_thousand_steps_stays_accurate():
     exact, exact_state = flow_attention_step(*double, None)
     # Roundings of 2^-24 of a sum, one a term: the square root of 10,000 of them is 6e-6.
     assert relative_error(torch.cat(parts, 2), exact) < 1e-5
-    for name, found, expected in zip(FlowState._fields, state, exact_state, strict=True):
-        assert relative_error(found, expected) < 1e-5, name
+    for name, actual, expected in zip(FlowState._fields, state, exact_state, strict=True):
+        assert relative_error(actual, expected) < 1e-5, name
 
 
 def kept_bytes(run):
@@ -377,9 +358,9 @@ def test_under_autocast_flows_states_and_the_count_are_float32():
     assert_close(state.k, exact_state.k, 2e-3)
     assert_close(state.memory, exact_state.memory, 2e-2)
     stepped = torch.cat(parts, 1)
-    for found in (stepped, whole):
+    for actual in (stepped, whole):
         # Projections in bfloat16 (8 bits) of some ten terms: a few hundredths of the largest output.
-        assert_close(found.float(), exact, 3e-2)
+        assert_close(actual.float(), exact, 3e-2)
 
 
 def test_the_state_given_is_not_changed():
@@ -402,11 +383,11 @@ def test_values_and_gradients_of_a_few_tokens_at_a_time_are_those_of_the_equatio
     for qkv in zip(*(x.split(sizes, dim=2) for x in ours), strict=True):
         part, state = flow_attention_step(*qkv, state)
         parts.append(part)
-    found, expected = torch.cat(parts, 2), literal(*theirs)[0]
-    assert_close(found, expected)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    actual, expected = torch.cat(parts, 2), oracle(*theirs)[0]
+    assert_close(actual, expected)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for name, g, e in zip(
-        "qkv", torch.autograd.grad(found, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
+        "qkv", torch.autograd.grad(actual, ours, weights), torch.autograd.grad(expected, theirs, weights), strict=True
     ):
         assert e.abs().max() > 0, name
         assert_close(g, e, 1e-9)
@@ -416,22 +397,20 @@ def test_values_and_gradients_of_a_few_tokens_at_a_time_are_those_of_the_equatio
 @pytest.mark.parametrize("scale", [1.0, 25.0])
 def test_the_quantities_are_those_of_the_equations(scale, options):
     q, k, v = inputs(67, scale=scale)
-    found, (_, due) = flow_quantities(q.sigmoid(), k.sigmoid(), **options), literal_flows(q, k, v, **options)
+    actual = flow_quantities(q.sigmoid(), k.sigmoid(), **options)
+    _, expected = oracle(q, k, v, **options)
     clip = options.get("clip", 10.0)
-    assert_close(found.incoming, due["incoming"])
-    assert_close(found.outgoing, due["outgoing"])
-    assert_close(found.conserved_incoming, due["conserved_in"])
-    assert_close(found.conserved_outgoing, due["conserved_out"].clamp(-clip, clip))
-    assert_close(found.competition, due["competition"])
-    assert_close(found.allocation, due["conserved_in"].sigmoid())
+    expected = expected._replace(conserved_outgoing=expected.conserved_outgoing.clamp(-clip, clip))
+    for name in actual._fields:
+        assert_close(getattr(actual, name), getattr(expected, name))
 
 
 def test_the_quantities_of_a_module_are_those_of_its_queries_and_keys_in_float32_at_least():
     torch.manual_seed(0)
     attention, x = FlowAttention(15, 3), torch.randn(2, 9, 15)
     q, k, _ = (part.unflatten(-1, (3, 5)).transpose(1, 2) for part in attention.project_in(x).split(15, -1))
-    for found, due in zip(attention.flows(x), flow_quantities(q.sigmoid(), k.sigmoid()), strict=True):
-        assert torch.equal(found, due)
+    for actual, reference in zip(attention.flows(x), flow_quantities(q.sigmoid(), k.sigmoid()), strict=True):
+        assert torch.equal(actual, reference)
     with torch.autocast("cpu", torch.bfloat16):
         assert {flow.dtype for flow in attention.flows(x)} == {torch.float32}
 

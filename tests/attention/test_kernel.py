@@ -32,23 +32,23 @@ def literal(q, k, v):
     return torch.stack(rows, 2)
 
 
-def assert_close(found, expected, tolerance=1e-11):
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-300)
+def assert_close(actual, expected, tolerance=1e-11):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max().clamp(min=1e-300)
 
 
-def relative_error(found, exact):
-    return ((found.double() - exact).norm() / exact.norm()).item()
+def relative_error(actual, exact):
+    return ((actual.double() - exact).norm() / exact.norm()).item()
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 128, 129])
 def test_values_and_gradients_are_those_of_the_pairs(tokens):
     ours, theirs = ([x.requires_grad_() for x in inputs(tokens)] for _ in range(2))
-    found, expected = causal_product(*ours), literal(*theirs)
-    assert_close(found, expected)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    actual, expected = causal_product(*ours), literal(*theirs)
+    assert_close(actual, expected)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for g, e in zip(
-        torch.autograd.grad(found, ours, weights),
+        torch.autograd.grad(actual, ours, weights),
         torch.autograd.grad(expected, theirs, weights),
         strict=True,
     ):
@@ -73,8 +73,8 @@ def test_the_tile_changes_nothing(tile):
     whole, of_whole = causal_product_step(*x, start(), tile=130)
     assert_close(causal_product(*x), whole)
     assert_close(y, whole)
-    for found, expected in zip(state, of_whole, strict=True):
-        assert_close(found, expected)
+    for actual, expected in zip(state, of_whole, strict=True):
+        assert_close(actual, expected)
 
 
 def test_the_state_holds_the_sums_it_names_and_resumes_anywhere():

@@ -10,7 +10,7 @@ from flowrl.attention import LinformerAttention, SoftmaxAttention
 WIDTH, HEADS = 15, 3
 
 
-def made(**options):
+def build(**options):
     torch.manual_seed(0)
     return LinformerAttention(WIDTH, HEADS, **options).double()
 
@@ -46,19 +46,18 @@ def literal(module, x):
 
 @pytest.mark.parametrize("options", [{}, {"block": 5, "rank": 2}, {"block": 3, "rank": 3}, {"block": 1, "rank": 1}])
 def test_values_and_gradients_are_those_of_the_equations(options):
-    module, x = made(**options), sequence(23)
+    module, x = build(**options), sequence(23)
     parameters = list(module.parameters())
-    found, expected = module(x), literal(module, x)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for g, e in zip(
-        torch.autograd.grad(found, parameters, weights), torch.autograd.grad(expected, parameters, weights), strict=True
-    ):
+    actual, expected = module(x), literal(module, x)
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    gradients = (torch.autograd.grad(y, parameters, weights) for y in (actual, expected))
+    for g, e in zip(*gradients, strict=True):
         torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-10)
 
 
 def test_within_a_block_it_is_softmax_attention():
-    module, x = made(block=11), sequence(11)
+    module, x = build(block=11), sequence(11)
     softmax = SoftmaxAttention(WIDTH, HEADS).double()
     softmax.load_state_dict({name: w for name, w in module.state_dict().items() if name.startswith("project")})
     torch.testing.assert_close(module(x), softmax(x), rtol=1e-12, atol=1e-13)
@@ -70,26 +69,26 @@ def test_within_a_block_it_is_softmax_attention():
 
 @pytest.mark.parametrize(("tokens", "summaries", "current"), [(4, 0, 4), (5, 2, 0), (6, 2, 1), (23, 8, 3)])
 def test_the_state_holds_summaries_and_the_current_block(tokens, summaries, current):
-    module = made(block=5, rank=2)
+    module = build(block=5, rank=2)
     _, state = module.step(sequence(tokens), module.initial_state(2))
     assert state.summary_k.shape == state.summary_v.shape == (2, HEADS, summaries, 5)
     assert state.k.shape == state.v.shape == (2, HEADS, current, 5)
 
 
 def test_the_first_summaries_differ():
-    rows = made().summarise_v.softmax(-1)
+    rows = build().summarise_v.softmax(-1)
     assert (rows[0] - rows[1]).abs().max() > 0.01
 
 
 def test_dropout_acts_in_training_alone():
-    module, x = made(), sequence(40)
+    module, x = build(), sequence(40)
     module.dropout.p = 0.5
     assert not torch.equal(module.train()(x), module(x))
-    assert torch.equal(module.eval()(x), made()(x))
+    assert torch.equal(module.eval()(x), build()(x))
 
 
 def test_the_weights_of_a_query_sum_to_one():
-    torch.testing.assert_close(made().weights(sequence(41)).sum(-1), torch.ones(2, HEADS, 41, dtype=torch.float64))
+    torch.testing.assert_close(build().weights(sequence(41)).sum(-1), torch.ones(2, HEADS, 41, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("block", "rank"), [(4, 5), (4, 0), (0, 0)])

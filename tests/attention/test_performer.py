@@ -8,13 +8,11 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from flowrl.attention import PerformerAttention, SoftmaxAttention
-from flowrl.training.loop import load_weights
-from flowrl.training.run_folder import RunFolder
 
 WIDTH, HEADS = 15, 3
 
 
-def made(width=WIDTH, heads=HEADS, **options):
+def build(width=WIDTH, heads=HEADS, **options):
     torch.manual_seed(0)
     return PerformerAttention(width, heads, **options).double()
 
@@ -51,17 +49,17 @@ def literal(module, x):
 
 @pytest.mark.parametrize("features", [1, 4, 13])
 def test_values_and_gradients_are_those_of_the_paper(features):
-    module = made(features=features)
+    module = build(features=features)
     x, y = (sequence(9).requires_grad_() for _ in range(2))
-    found, expected = module(x), literal(module, y)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (g,), (e,) = torch.autograd.grad(found, x, weights), torch.autograd.grad(expected, y, weights)
+    actual, expected = module(x), literal(module, y)
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (g,), (e,) = torch.autograd.grad(actual, x, weights), torch.autograd.grad(expected, y, weights)
     torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-11)
 
 
 def test_directions_are_orthogonal_in_blocks_normal_in_length_and_others_in_every_head():
-    directions = made(64, 4, features=40).directions
+    directions = build(64, 4, features=40).directions
     assert directions.shape == (4, 40, 16)
     for head in directions:
         for block in head.split(16):
@@ -73,8 +71,8 @@ def test_directions_are_orthogonal_in_blocks_normal_in_length_and_others_in_ever
 
 
 def test_by_default_there_are_d_ln_d_features():
-    assert made(64, 2).directions.shape == (2, 111, 32)
-    assert made(3, 3).directions.shape == (3, 1, 1)
+    assert build(64, 2).directions.shape == (2, 111, 32)
+    assert build(3, 3).directions.shape == (3, 1, 1)
 
 
 def test_with_more_features_it_comes_nearer_to_softmax_attention():
@@ -83,7 +81,7 @@ def test_with_more_features_it_comes_nearer_to_softmax_attention():
     x = sequence(50, 64)
 
     def error(features):
-        attention = made(64, 4, features=features)
+        attention = build(64, 4, features=features)
         attention.load_state_dict(softmax.state_dict(), strict=False)
         return (attention.weights(x) - softmax.weights(x)).norm().item() / softmax.weights(x).norm().item()
 
@@ -109,16 +107,17 @@ def test_large_keys_and_queries_stay_finite_in_float32(width, scale):
 
 
 def test_a_late_key_however_large_changes_no_earlier_output_by_a_bit():
-    attention, x = made().float(), sequence(40).float()
+    attention, x = build().float(), sequence(40).float()
     other = x.clone()
     other[:, 30:] *= 1e3
     assert torch.equal(attention(x)[:, :30], attention(other)[:, :30])
 
 
 def trained(module, steps, optimiser):
-    """The directions that each training step used."""
+    """The directions that each of the training steps used."""
     used = []
-    for _ in range(steps):
+    for step in steps:
+        module.prepare_step(step)
         optimiser.zero_grad()
         y = module(sequence(6))
         used.append(module.directions.clone())
@@ -135,54 +134,78 @@ def optimiser_of(module):
 
 
 def test_features_are_redrawn_every_so_many_training_steps_and_never_by_default():
-    module = made(redraw_every=3)
-    used = trained(module, 8, optimiser_of(module))
+    module = build(redraw_every=3)
+    used = trained(module, range(1, 9), optimiser_of(module))
     changed = [not torch.equal(a, b) for a, b in pairwise(used)]
     assert changed == [False, False, True, False, False, True, False]
-    assert int(module.training_steps) == 8
-    module = made(redraw_every=4)
-    used = trained(module, 8, optimiser_of(module))
+    module = build(redraw_every=4)
+    used = trained(module, range(1, 9), optimiser_of(module))
     assert torch.equal(module.directions, used[-1]), "what was trained is what is evaluated"
-    module = made()
-    assert all(torch.equal(directions, module.directions) for directions in trained(module, 5, optimiser_of(module)))
+    module = build()
+    used = trained(module, range(1, 6), optimiser_of(module))
+    assert all(torch.equal(directions, module.directions) for directions in used)
+
+
+def test_the_features_depend_on_the_seed_and_the_step_alone():
+    whole = build(redraw_every=3)
+    used = trained(whole, range(1, 9), optimiser_of(whole))
+    for step in (8, 5, 1, 4):
+        module = build(redraw_every=3)
+        module.prepare_step(step)
+        assert torch.equal(module.directions, used[step - 1])
+        module.prepare_step(1)
+        assert torch.equal(module.directions, used[0])
 
 
 @pytest.mark.parametrize("stopped", [1, 2, 3, 4])
 def test_a_resumed_training_redraws_as_an_uninterrupted_one(stopped):
-    whole = made(redraw_every=2)
-    due = trained(whole, 7, optimiser_of(whole))
-    first = made(redraw_every=2)
+    whole = build(redraw_every=2)
+    expected = trained(whole, range(1, 8), optimiser_of(whole))
+    first = build(redraw_every=2)
     optimiser = optimiser_of(first)
-    used = trained(first, stopped, optimiser)
+    used = trained(first, range(1, stopped + 1), optimiser)
     torch.manual_seed(9)
     second = PerformerAttention(WIDTH, HEADS, redraw_every=2).double()
     second.load_state_dict(first.state_dict())
+    assert torch.equal(second.directions, used[-1]), "what was trained is what is evaluated"
     resumed = optimiser_of(second)
     resumed.load_state_dict(optimiser.state_dict())
-    used += trained(second, 7 - stopped, resumed)
-    assert all(torch.equal(a, b) for a, b in zip(used, due, strict=True))
+    used += trained(second, range(stopped + 1, 8), resumed)
+    assert all(torch.equal(a, b) for a, b in zip(used, expected, strict=True))
     assert all(
         torch.equal(a, b) for a, b in zip(second.state_dict().values(), whole.state_dict().values(), strict=True)
     )
 
 
+def test_weights_of_earlier_versions_which_counted_their_steps_are_loaded():
+    module, other = build(redraw_every=2), PerformerAttention(WIDTH, HEADS, redraw_every=2).double()
+    state = module.state_dict() | {"training_steps": torch.tensor(5)}
+    other.load_state_dict(state)
+    assert torch.equal(other.directions, module.directions)
+    assert "training_steps" in state, "the caller's own dictionary stays as it was"
+    nested, outer = torch.nn.Sequential(build()), torch.nn.Sequential(PerformerAttention(WIDTH, HEADS).double())
+    outer.load_state_dict(nested.state_dict() | {"0.training_steps": torch.tensor(5)})
+    assert torch.equal(outer[0].directions, nested[0].directions)
+
+
 def test_recomputing_a_block_draws_nothing():
     def gradients(recompute):
-        module = made(redraw_every=1)
+        module = build(redraw_every=1)
         optimiser = optimiser_of(module)
-        for _ in range(3):
+        for step in (1, 2, 3):
+            module.prepare_step(step)
             optimiser.zero_grad()
             x = sequence(6).requires_grad_()
             (checkpoint(module, x, use_reentrant=False) if recompute else module(x)).square().sum().backward()
             optimiser.step()
-        return [p.grad for p in module.parameters()] + [module.training_steps, module.directions]
+        return [p.grad for p in module.parameters()] + [module.directions]
 
     assert all(torch.equal(a, b) for a, b in zip(gradients(False), gradients(True), strict=True))
 
 
-def test_a_checkpoint_of_other_features_is_told_apart(tmp_path):
-    with pytest.raises(ValueError, match="directions is \\(3, 8, 5\\), not \\(3, 9, 5\\)"):
-        load_weights(made(features=9), {"agent": made(features=8).state_dict(), "config": {}}, RunFolder(tmp_path))
+def test_weights_of_another_number_of_features_are_refused():
+    with pytest.raises(RuntimeError, match="size mismatch for directions"):
+        build(features=9).load_state_dict(build(features=8).state_dict())
 
 
 @pytest.mark.parametrize(

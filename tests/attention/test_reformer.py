@@ -10,7 +10,7 @@ from flowrl.attention import ReformerAttention
 WIDTH, HEADS = 15, 3
 
 
-def made(**options):
+def build(**options):
     torch.manual_seed(0)
     return ReformerAttention(WIDTH, HEADS, **options).double()
 
@@ -54,12 +54,12 @@ def literal(module, x):
 
 @pytest.mark.parametrize("options", [{}, {"rounds": 1, "buckets": 6}, {"rounds": 3, "buckets": 2}])
 def test_values_and_gradients_are_those_of_the_paper(options):
-    module = made(**options)
+    module = build(**options)
     x, y = (sequence(10).requires_grad_() for _ in range(2))
-    found, expected = module(x), literal(module, y)
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
-    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    (g,), (e,) = torch.autograd.grad(found, x, weights), torch.autograd.grad(expected, y, weights)
+    actual, expected = module(x), literal(module, y)
+    torch.testing.assert_close(actual, expected, rtol=1e-11, atol=1e-12)
+    weights = torch.randn(actual.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    (g,), (e,) = torch.autograd.grad(actual, x, weights), torch.autograd.grad(expected, y, weights)
     torch.testing.assert_close(g, e, rtol=1e-9, atol=1e-11)
 
 
@@ -67,14 +67,14 @@ def test_more_rounds_see_more_and_more_buckets_less():
     x = sequence(60)
 
     def seen(**options):
-        return int((made(**options).weights(x) > 0).sum())
+        return int((build(**options).weights(x) > 0).sum())
 
     assert seen(rounds=1) < seen(rounds=2) < seen(rounds=8)
     assert seen(buckets=32) < seen(buckets=8) < seen(buckets=2)
 
 
 def test_a_token_sees_itself_only_where_it_has_nothing_else():
-    weights = made(rounds=1, buckets=8).weights(sequence(60))
+    weights = build(rounds=1, buckets=8).weights(sequence(60))
     on_itself = weights.diagonal(dim1=-2, dim2=-1)
     others = weights.tril(-1).sum(-1)
     assert ((on_itself == 1) | (on_itself == 0)).all()
@@ -85,7 +85,7 @@ def test_a_token_sees_itself_only_where_it_has_nothing_else():
 
 
 def test_rotations_never_change():
-    module = made()
+    module = build()
     before = module.rotations.clone()
     module.train()(sequence(5)).sum().backward()
     assert torch.equal(module.rotations, before)
@@ -94,16 +94,16 @@ def test_rotations_never_change():
 
 @pytest.mark.parametrize("padded", [False, True])
 def test_dropout_acts_in_training_alone(padded):
-    module, x = made(), sequence(30)
+    module, x = build(), sequence(30)
     module.dropout.p = 0.5
     is_pad = torch.zeros(2, 30, dtype=torch.bool) if padded else None
     assert not torch.equal(module.train()(x, is_pad), module(x, is_pad))
-    assert torch.equal(module.eval()(x, is_pad), made()(x, is_pad))
+    assert torch.equal(module.eval()(x, is_pad), build()(x, is_pad))
 
 
 def test_queries_of_zero_stay_finite():
     q, v = torch.zeros(1, 3, 9, 5, requires_grad=True), torch.randn(1, 3, 9, 5)
-    y = made().float().mix(q, q, v, None)
+    y = build().float().mix(q, q, v, None)
     (gradient,) = torch.autograd.grad(y.sum(), q)
     assert y.isfinite().all()
     assert gradient.isfinite().all()

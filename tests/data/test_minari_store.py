@@ -86,7 +86,7 @@ def test_metadata_are_kept(write, episodes):
     metadata = minari.load_dataset(ID).storage.metadata
     assert (metadata["ref_min_score"], metadata["ref_max_score"]) == (1.5, 9.5)
     assert metadata["requirements"] == ["numpy==2.0"]
-    assert metadata["description"] == "made by a test"
+    assert metadata["description"] == "of a test"
     assert (metadata["author"], metadata["code_permalink"]) == ({"me"}, "my/file.py")
     assert minari.load_dataset(ID).env_spec.id == "flowrl/Reach-v0"
     assert [row["seed"] for row in minari.load_dataset(ID).storage.get_episode_metadata([0, 1, 2])] == [0, 1, 2]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl.data import TrajectoryDataset
-from flowrl.data.samplers import sample_windows
+from flowrl.data.samplers import Windows
 from flowrl.errors import InputError
 
 LENGTHS = [3, 1, 2]
@@ -61,7 +61,7 @@ def test_three_episodes_by_hand():
     assert dataset.action_low.item() == 0
     assert dataset.action_high.item() == np.float32(0.5)
     assert dataset.discrete_start is None
-    assert sample_windows(dataset, 4, 2, torch.Generator()).observations.shape == (4, 2, 2)
+    assert Windows(dataset, 4, 2).draw(torch.Generator()).observations.shape == (4, 2, 2)
 
 
 def test_flags_a_step_are_flags_an_episode():

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.samplers import Chunks, sample_episodes, sample_windows, windows_at
+from flowrl.data.samplers import Chunks, Episodes, Part, Windows, windows_at
 from flowrl.data.stored_arrays import StoredArrays
 
 
 @pytest.fixture
 def numbered():
-    """Two episodes of 3 and 2 steps, every figure telling where it stands."""
+    """Two episodes of 3 and 2 steps, whose numbers name their step."""
     return TrajectoryDataset.from_stored_arrays(
         "numbered",
         StoredArrays(
@@ -68,7 +68,7 @@ def test_first_steps_are_uniform_over_steps_not_over_episodes(random_dataset):
     dataset = random_dataset([1, 2, 37])
     draws = 40_000
     first = windows_at(dataset, torch.arange(dataset.steps), 1).observations[:, 0, 0]
-    batch = sample_windows(dataset, draws, 1, torch.Generator().manual_seed(0))
+    batch = Windows(dataset, draws, 1).draw(torch.Generator().manual_seed(0))
     rows = (batch.observations[:, 0, :1] == first).int().argmax(1)
     counts = torch.bincount(rows, minlength=dataset.steps).double()
     expected = draws / dataset.steps
@@ -80,15 +80,15 @@ def test_first_steps_are_uniform_over_steps_not_over_episodes(random_dataset):
 def test_the_generator_is_the_only_source_of_randomness(random_dataset):
     dataset = random_dataset([9, 4])
     before = torch.get_rng_state()
-    one, two, three = (sample_windows(dataset, 6, 3, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    one, two, three = (Windows(dataset, 6, 3).draw(torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
     assert not torch.equal(one.observations, three.observations)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_two_batches_of_one_generator_differ(random_dataset):
-    dataset, generator = random_dataset([50]), torch.Generator().manual_seed(0)
-    assert not torch.equal(*(sample_windows(dataset, 8, 2, generator).observations for _ in range(2)))
+    windows, generator = Windows(random_dataset([50]), 8, 2), torch.Generator().manual_seed(0)
+    assert not torch.equal(*(windows.draw(generator).observations for _ in range(2)))
 
 
 @pytest.mark.parametrize("full", [False, True])
@@ -97,8 +97,8 @@ def test_the_ranks_parts_are_the_batch_of_one_process(random_dataset, full):
         dataset = replace(random_dataset([9, 2, 5]), weights=weights)
         generators = [torch.Generator().manual_seed(3) for _ in range(4)]
         whole, *parts = (
-            sample_windows(dataset, 12, 4, generator, full=full, rank=max(0, i - 1), ranks=3 if i else 1)
-            for i, generator in enumerate(generators)
+            Windows(dataset, 12, 4, full=full, part=part).draw(generator)
+            for part, generator in zip([Part(), *(Part(rank, 3) for rank in range(3))], generators, strict=True)
         )
         for tensor, *shares in zip(whole, *parts, strict=True):
             assert torch.equal(torch.cat(shares), tensor)
@@ -107,7 +107,7 @@ def test_the_ranks_parts_are_the_batch_of_one_process(random_dataset, full):
 
 def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random_dataset):
     dataset = random_dataset([7, 2, 5])
-    batch = sample_windows(dataset, 4000, 3, torch.Generator().manual_seed(0), full=True)
+    batch = Windows(dataset, 4000, 3, full=True).draw(torch.Generator().manual_seed(0))
     begins = torch.bincount(batch.timesteps[:, 0] + 10 * (batch.is_pad.sum(1) > 0))
     assert begins[5:10].sum() == 0, "no window begins later than three steps before the end"
     # Of 14 first steps, 2 lie in the episode of 2 steps, whose windows all begin at its start.
@@ -116,9 +116,9 @@ def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random
     # Of the 7 steps 0..6 the windows begin at 0, 1, 2, 3, and at 4 for 4, 5 and 6; of the 5 at 0, 1, and 2 for 2, 3, 4.
     expected = torch.tensor([2, 2, 1 + 3, 1, 3]) * 4000 / 14
     assert ((begins[:5] - expected).abs() < 5 * expected.sqrt()).all()
-    uniform = sample_windows(dataset, 4000, 1, torch.Generator().manual_seed(0))
+    uniform = Windows(dataset, 4000, 1).draw(torch.Generator().manual_seed(0))
     for one, other in zip(
-        sample_windows(dataset, 4000, 1, torch.Generator().manual_seed(0), full=True), uniform, strict=True
+        Windows(dataset, 4000, 1, full=True).draw(torch.Generator().manual_seed(0)), uniform, strict=True
     ):
         assert torch.equal(one, other), "windows of one step are full as they are"
 
@@ -127,9 +127,9 @@ def test_full_windows_begin_earlier_and_are_padded_only_in_short_episodes(random
 
 
 def rows_of(dataset, draws, seed=0):
-    """The rows that windows begin at, found by their observations, which `numbered` rows tell apart."""
+    """The rows that windows begin at; each row's observation is its number."""
     numbers = torch.arange(dataset.steps, dtype=torch.float32)[:, None]
-    batch = sample_windows(replace(dataset, observations=numbers), draws, 1, torch.Generator().manual_seed(seed))
+    batch = Windows(replace(dataset, observations=numbers), draws, 1).draw(torch.Generator().manual_seed(seed))
     return batch.observations[:, 0, 0].long()
 
 
@@ -231,7 +231,7 @@ def test_no_row_is_ever_out_of_range_and_no_window_crosses_a_seam(lengths, expon
     mixture = TrajectoryDataset.mixture("m", parts, shares)
     episode_of = torch.repeat_interleave(torch.arange(mixture.episodes), mixture.lengths)
     numbered_rows = replace(mixture, actions=torch.arange(mixture.steps).float()[:, None])
-    batch = sample_windows(numbered_rows, 64, 4, torch.Generator().manual_seed(seed))
+    batch = Windows(numbered_rows, 64, 4).draw(torch.Generator().manual_seed(seed))
     for window, is_pad, rewards in zip(batch.actions[..., 0].long(), batch.is_pad, batch.rewards, strict=True):
         real = window[~is_pad]
         assert len(set(episode_of[real].tolist())) == 1
@@ -252,7 +252,7 @@ def test_batches_of_episodes_are_whole_and_about_equally_long(random_dataset):
     dataset, generator = random_dataset(lengths), torch.Generator().manual_seed(0)
     longest = []
     for _ in range(50):
-        batch = sample_episodes(dataset, 2, generator)
+        batch = Episodes(dataset, 2).draw(generator)
         real = (~batch.is_pad).sum(1)
         assert batch.timesteps[:, 0].tolist() == [0, 0]
         assert set(real.tolist()) <= set(lengths)
@@ -266,7 +266,7 @@ def test_each_step_counts_alike_in_batches_of_episodes_long_or_short(random_data
     dataset, generator = random_dataset([3] * 6 + [30] * 2), torch.Generator().manual_seed(0)
     weight = {3: 0.0, 30: 0.0}
     for _ in range(4_000):
-        real = (~sample_episodes(dataset, 2, generator).is_pad).sum(1)
+        real = (~Episodes(dataset, 2).draw(generator).is_pad).sum(1)
         for length in real.tolist():
             weight[length] += length / int(real.sum())
     # 18 steps in short episodes and 60 in long ones.
@@ -275,15 +275,15 @@ def test_each_step_counts_alike_in_batches_of_episodes_long_or_short(random_data
 
 def test_the_ranks_batches_of_episodes_are_the_batch_of_one_process(random_dataset):
     dataset = random_dataset([3, 9, 5, 12, 7])
-    whole = sample_episodes(dataset, 6, torch.Generator().manual_seed(4))
-    parts = [sample_episodes(dataset, 6, torch.Generator().manual_seed(4), rank=r, ranks=3) for r in range(3)]
-    found = sorted(round(float(x), 4) for part in parts for x in part.rewards.sum(1))
-    assert found == sorted(round(float(x), 4) for x in whole.rewards.sum(1))
+    whole = Episodes(dataset, 6).draw(torch.Generator().manual_seed(4))
+    parts = [Episodes(dataset, 6, part=Part(r, 3)).draw(torch.Generator().manual_seed(4)) for r in range(3)]
+    shares = sorted(round(float(x), 4) for part in parts for x in part.rewards.sum(1))
+    assert shares == sorted(round(float(x), 4) for x in whole.rewards.sum(1))
 
 
 def chunked(dataset, batch_size, context, count, **options):
     chunks, generator = Chunks(dataset, batch_size, context, **options), torch.Generator().manual_seed(0)
-    return [chunks.next(generator) for _ in range(count)]
+    return [chunks.draw(generator) for _ in range(count)]
 
 
 def test_chunks_follow_each_other_through_whole_episodes(random_dataset):
@@ -338,25 +338,25 @@ def test_a_ranks_chunks_are_its_rows_of_the_batch_of_one_process(random_dataset)
     whole = chunked(dataset, 6, 5, 30)
     for rank in range(3):
         for (batch, begins), (all_rows, all_begin) in zip(
-            chunked(dataset, 6, 5, 30, rank=rank, ranks=3), whole, strict=True
+            chunked(dataset, 6, 5, 30, part=Part(rank, 3)), whole, strict=True
         ):
             mine = slice(2 * rank, 2 * rank + 2)
             assert torch.equal(begins, all_begin[mine])
             assert all(torch.equal(one, two[mine]) for one, two in zip(batch, all_rows, strict=True))
 
 
-def test_chunks_go_on_from_the_rows_that_were_kept(random_dataset):
+def test_chunks_go_on_from_their_state(random_dataset):
     dataset, generator = random_dataset([9, 4, 17, 1, 12]), torch.Generator().manual_seed(0)
     chunks = Chunks(dataset, 3, 5)
     for _ in range(7):
-        chunks.next(generator)
-    kept, state = chunks.rows, generator.get_state()
-    due = [chunks.next(generator) for _ in range(9)]
+        chunks.draw(generator)
+    kept, state = chunks.state_dict(), generator.get_state()
+    following = [chunks.draw(generator) for _ in range(9)]
     other = Chunks(dataset, 3, 5)
-    other.rows = kept
+    other.load_state_dict(kept)
     generator.set_state(state)
-    again = [other.next(generator) for _ in range(9)]
-    for (batch, begins), (expected, expected_begins) in zip(again, due, strict=True):
+    again = [other.draw(generator) for _ in range(9)]
+    for (batch, begins), (expected, expected_begins) in zip(again, following, strict=True):
         assert torch.equal(begins, expected_begins)
         assert torch.equal(batch.rewards, expected.rewards)
 
@@ -366,7 +366,7 @@ def test_episodes_and_chunks_are_drawn_by_the_weights(random_dataset):
     dataset = TrajectoryDataset.mixture("m", parts, [3.0, 1.0])
     generator, first = torch.Generator().manual_seed(0), 0
     for _ in range(2_000):
-        first += int(sample_episodes(dataset, 1, generator).observations[0, 0, 0] == dataset.observations[0, 0])
+        first += int(Episodes(dataset, 1).draw(generator).observations[0, 0, 0] == dataset.observations[0, 0])
     assert first / 2_000 == pytest.approx(0.75, abs=0.04)
     seen = [
         begin for batch, begins in chunked(dataset, 1, 5, 4_000) for begin in [batch.observations[0, 0, 0]] if begins[0]

@@ -8,19 +8,26 @@ import pytest
 import torch
 from torch import nn
 
-from flowrl.agents import SequenceConfig
+from flowrl.agents.sequence import SequenceConfig
 from flowrl.attention import ATTENTION
 from flowrl.data.samplers import windows_at
 from flowrl.errors import InputError
 from flowrl.evaluation import rollout as rollout_module
 from flowrl.evaluation.environments import make_vector_env
+from flowrl.evaluation.episodes import EvaluationConfig, play
 from flowrl.evaluation.rollout import rollout
 from flowrl.nn.normaliser import Normaliser
+from flowrl.training.config import TrainingConfig
 
 BOX = gym.spaces.Box(-np.inf, np.inf, (2,), np.float64)
 ACTIONS = gym.spaces.Box(np.array([-1.0, 2.0], np.float32), np.array([1.0, 5.0], np.float32))
 SEEDS = [3, 4, 5, 6]
 MODES = ["next_step", "same_step", "disabled", "at_rest"]
+
+
+def actor_of(config, dataset, columns=None):
+    """The untrained actor of an agent."""
+    return config.build(Normaliser.of(dataset, columns), TrainingConfig(), torch.device("cpu")).actor
 
 
 def length_of(seed):
@@ -36,11 +43,11 @@ def return_of(seed):
 
 
 class StaggeredEnvs(gym.vector.VectorEnv):
-    """Episodes whose length and rewards the seed tells: odd seeds terminate, even ones are truncated.
+    """Episodes whose seed decides their length and rewards: odd seeds terminate, even ones are truncated.
 
     After an end it does what vector environments do: `next_step` ignores one action and plays on, `same_step` plays on
     at once, `disabled` goes on announcing an end and paying NaN, `at_rest` pays nothing. What comes after an end pays
-    1,000 a step, so that whoever counts it is found out.
+    1,000 a step, so that counting it shows.
     """
 
     def __init__(self, slots, mode):
@@ -92,21 +99,18 @@ class StaggeredEnvs(gym.vector.VectorEnv):
 
 
 class Watching(nn.Module):
-    """Notes what every slot is told; acts by the given rule."""
+    """Notes what every slot is given; acts by the given rule."""
 
-    context = 4
+    conditioned, rollout, acting_context = True, "memoryless", None
 
     def __init__(self, rule=lambda slots, time: np.zeros((len(slots), 2))):
         super().__init__()
         self.rule, self.modes = rule, []
         self.dropout = nn.Dropout(0.5)
 
-    def loss(self, batch):
-        raise NotImplementedError
-
     def initial(self, targets):
         self.targets = targets.tolist()
-        self.told = {slot: [] for slot in range(len(targets))}
+        self.given = {slot: [] for slot in range(len(targets))}
         return torch.arange(len(targets)), 0
 
     def select(self, carry, slots):
@@ -117,32 +121,32 @@ class Watching(nn.Module):
         self.modes.append((self.training, self.dropout.training, torch.is_inference_mode_enabled()))
         assert len(observations) == len(rewards) == len(slots)
         for slot, observation, reward in zip(slots.tolist(), observations, rewards, strict=True):
-            self.told[slot].append((observation.tolist(), float(reward)))
+            self.given[slot].append((observation.tolist(), float(reward)))
         return (slots, time + 1), torch.as_tensor(np.asarray(self.rule(slots.tolist(), time), np.float32))
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_slot_is_one_episode_exactly(mode):
-    agent, envs = Watching(), StaggeredEnvs(8, mode)
-    results = rollout(agent, envs, [10.0, 20.0], SEEDS)
+    actor, envs = Watching(), StaggeredEnvs(8, mode)
+    results = rollout(actor, envs, [10.0, 20.0], SEEDS)
     assert envs.seeds == SEEDS * 2
-    assert agent.targets == [10.0] * 4 + [20.0] * 4
+    assert actor.targets == [10.0] * 4 + [20.0] * 4
     assert [(r.target, r.seed) for r in results] == [(target, seed) for target in (10.0, 20.0) for seed in SEEDS]
     for result in results:
-        assert result.achieved == return_of(result.seed)
+        assert result.episode_return == return_of(result.seed)
         assert result.length == length_of(result.seed)
         assert result.terminated == bool(result.seed % 2)
-        assert (type(result.achieved), type(result.length), type(result.terminated)) == (float, int, bool)
+        assert (type(result.episode_return), type(result.length), type(result.terminated)) == (float, int, bool)
     assert len(envs.received) == 5
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_agent_is_told_the_last_reward_and_the_new_observation(mode):
-    agent = Watching()
-    rollout(agent, StaggeredEnvs(4, mode), [10.0], SEEDS)
+def test_the_actor_is_given_the_last_reward_and_the_new_observation(mode):
+    actor = Watching()
+    rollout(actor, StaggeredEnvs(4, mode), [10.0], SEEDS)
     for slot, seed in enumerate(SEEDS):
-        due = [([seed, time], 0.0 if time == 0 else reward_of(seed, time)) for time in range(length_of(seed))]
-        assert agent.told[slot][: length_of(seed)] == due
+        expected = [([seed, time], 0.0 if time == 0 else reward_of(seed, time)) for time in range(length_of(seed))]
+        assert actor.given[slot][: length_of(seed)] == expected
 
 
 def test_an_action_goes_to_its_slot_clipped_to_the_bounds():
@@ -150,23 +154,23 @@ def test_an_action_goes_to_its_slot_clipped_to_the_bounds():
     rollout(Watching(lambda slots, time: [[0.1 * s + 0.01 * time, 100 * s] for s in slots]), envs, [1.0], SEEDS)
     for slot, seed in enumerate(SEEDS):
         for time in range(length_of(seed)):
-            due = [0.1 * slot + 0.01 * time, 2 if slot == 0 else 5]
-            np.testing.assert_allclose(envs.received[time][slot], due, rtol=1e-6)
+            clipped = [0.1 * slot + 0.01 * time, 2 if slot == 0 else 5]
+            np.testing.assert_allclose(envs.received[time][slot], clipped, rtol=1e-6)
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_agent_is_evaluated_and_put_back(training):
-    agent = Watching().train(training)
-    rollout(agent, StaggeredEnvs(4, "at_rest"), [1.0], SEEDS)
-    assert set(agent.modes) == {(False, False, True)}
-    assert agent.training is agent.dropout.training is training
+def test_the_actor_is_evaluated_and_put_back(training):
+    actor = Watching().train(training)
+    rollout(actor, StaggeredEnvs(4, "at_rest"), [1.0], SEEDS)
+    assert set(actor.modes) == {(False, False, True)}
+    assert actor.training is actor.dropout.training is training
     assert not torch.is_inference_mode_enabled()
 
 
 @pytest.mark.parametrize(
     "space", [gym.spaces.Discrete(3, start=5), gym.spaces.Discrete(2), gym.spaces.Discrete(4, start=-9)]
 )
-def test_choices_are_played_by_their_numbers_also_where_an_episode_is_over(space):
+def test_discrete_actions_are_played_by_their_numbers_also_where_an_episode_is_over(space):
     class Choosing(StaggeredEnvs):
         def step(self, actions):
             assert actions.shape == (4,)
@@ -188,19 +192,19 @@ def test_choices_are_played_by_their_numbers_also_where_an_episode_is_over(space
         assert played == [space.start + (slot + time) % space.n for time in range(length_of(seed))]
 
 
-def test_the_agent_is_put_back_after_a_failure():
-    agent = Watching(lambda slots, time: np.full((len(slots), 2), np.nan)).train()
+def test_the_actor_is_put_back_after_a_failure():
+    actor = Watching(lambda slots, time: np.full((len(slots), 2), np.nan)).train()
     with pytest.raises(InputError, match="action is not finite at step 0"):
-        rollout(agent, StaggeredEnvs(4, "at_rest"), [1.0], SEEDS)
-    assert agent.training
+        rollout(actor, StaggeredEnvs(4, "at_rest"), [1.0], SEEDS)
+    assert actor.training
 
 
-def test_an_action_that_is_not_finite_is_told_with_its_step():
-    agent = Watching(
+def test_the_error_for_an_action_that_is_not_finite_names_the_step():
+    actor = Watching(
         lambda slots, time: np.where(np.array(slots)[:, None] * (time == 3) == 1, np.inf, np.zeros((1, 2)))
     )
     with pytest.raises(InputError, match="action is not finite at step 3"):
-        rollout(agent, StaggeredEnvs(4, "next_step"), [1.0], SEEDS)
+        rollout(actor, StaggeredEnvs(4, "next_step"), [1.0], SEEDS)
 
 
 def test_the_wrong_number_of_slots_is_refused():
@@ -208,7 +212,7 @@ def test_the_wrong_number_of_slots_is_refused():
         rollout(Watching(), StaggeredEnvs(4, "at_rest"), [1.0, 2.0], SEEDS)
 
 
-def test_an_episode_without_end_is_told(monkeypatch):
+def test_an_episode_without_end_is_refused(monkeypatch):
     monkeypatch.setattr(rollout_module, "NEVER_ENDS", 3)
     with pytest.raises(InputError, match="has not ended after 3 steps"):
         rollout(Watching(), StaggeredEnvs(4, "at_rest"), [1.0], SEEDS)
@@ -217,16 +221,42 @@ def test_an_episode_without_end_is_told(monkeypatch):
 @pytest.mark.parametrize("vector", ["sync", "async"])
 def test_reach_played_in_a_vector_equals_reach_played_alone(random_dataset, vector):
     torch.manual_seed(0)
-    agent = SequenceConfig(width=16, layers=1, heads=2, context=5).build(Normaliser.of(random_dataset([20])))
+    actor = actor_of(SequenceConfig(width=16, layers=1, heads=2, context=5), random_dataset([20]))
     envs = make_vector_env("flowrl/Reach-v0", 4, mode=vector)
-    together = rollout(agent, envs, [3.0, 14.0], [7, 8])
+    together = rollout(actor, envs, [3.0, 14.0], [7, 8])
     envs.close()
     for result in together:
         alone = make_vector_env("flowrl/Reach-v0", 1)
-        (single,) = rollout(agent, alone, [result.target], [result.seed])
+        (single,) = rollout(actor, alone, [result.target], [result.seed])
         # A matrix product of another batch size may round otherwise.
-        assert single.achieved == pytest.approx(result.achieved, abs=1e-4)
+        assert single.episode_return == pytest.approx(result.episode_return, abs=1e-4)
         assert (single.length, single.terminated) == (result.length, result.terminated)
+
+
+class Constant(Watching):
+    """Takes no target and always does the same."""
+
+    conditioned = False
+
+
+def test_an_actor_without_targets_is_played_once_a_seed():
+    actor = Constant()
+    results = rollout(actor, StaggeredEnvs(4, "at_rest"), [None], SEEDS)
+    assert np.isnan(actor.targets).all()
+    assert [(result.target, result.seed) for result in results] == [(None, seed) for seed in SEEDS]
+    assert [result.episode_return for result in results] == [return_of(seed) for seed in SEEDS]
+
+
+@pytest.mark.parametrize(("actor", "targets"), [(Constant(), [None]), (Watching(), [3.0, 14.0])])
+def test_rows_have_a_target_where_the_actor_takes_one(actor, targets):
+    evaluation = EvaluationConfig(episodes=3, episode_seed=7)
+    rows = play(actor, gym.spec("flowrl/Reach-v0"), [3.0, 14.0], evaluation, torch.device("cpu"), kind="final", step=5)
+    assert [(row["target"], row["seed"]) for row in rows] == [
+        (target, seed) for target in targets for seed in (7, 8, 9)
+    ]
+    assert {(row["kind"], row["step"], row["rollout"]) for row in rows} == {("final", 5, "memoryless")}
+    # Doing nothing earns what it earns, whatever the target.
+    assert len({row["return"] for row in rows if row["seed"] == 7}) == 1
 
 
 # What the model is fed
@@ -261,8 +291,8 @@ def real(random_dataset):
 
 
 @pytest.fixture
-def choices(real):
-    """The same with four choices, -3 to 0, for actions."""
+def discrete(real):
+    """The same with four discrete actions, -3 to 0."""
     chosen = torch.randint(4, (real.steps,), generator=torch.Generator().manual_seed(0))
     bounds = {"action_low": torch.zeros(4), "action_high": torch.ones(4)}
     return replace(real, actions=nn.functional.one_hot(chosen, 4).float(), discrete_start=-3, **bounds)
@@ -273,15 +303,15 @@ def dataset(real):
     return real
 
 
-@pytest.fixture(params=["real", "choices"])
+@pytest.fixture(params=["real", "discrete"])
 def any_dataset(request):
     return request.getfixturevalue(request.param)
 
 
 def replayed(dataset, mode, context=CONTEXT):
     """What the model is fed at every step of the second episode, when it repeats the dataset's actions."""
-    normaliser = Normaliser.of(dataset, [2, 0])  # what the agent is not shown is fed all the same
-    agent = SequenceConfig(width=16, layers=1, heads=2, context=context, rollout=mode).build(normaliser)
+    config = SequenceConfig(width=16, layers=1, heads=2, context=context, rollout=mode)
+    actor = actor_of(config, dataset, [2, 0])  # hidden features are fed all the same
     rows = slice(int(dataset.starts[1]), int(dataset.starts[1] + dataset.lengths[1]))
     fed = []
 
@@ -295,17 +325,17 @@ def replayed(dataset, mode, context=CONTEXT):
         fed.append((previous, returns_to_go.clone(), observation.clone(), timestep))
         return dataset.actions[rows][timestep][None], state
 
-    agent.model.forward, agent.model.step = forward, step
+    actor.model.forward, actor.model.step = forward, step
     observations = torch.cat([dataset.observations[rows], dataset.final_observations[1:2]]).numpy()
     first = dataset.discrete_start
     space = gym.spaces.Box(-2, 3, (2,)) if first is None else gym.spaces.Discrete(4, start=first)
     envs = Replay(observations, dataset.rewards[rows].numpy(), space)
-    (result,) = rollout(agent, envs, [float(dataset.returns[1])], [0])
+    (result,) = rollout(actor, envs, [float(dataset.returns[1])], [0])
     assert all(space.contains(action) for action in envs.received)
-    due = dataset.actions[rows] if first is None else dataset.actions[rows].argmax(1) + first
-    np.testing.assert_array_equal(envs.received, due)
+    repeated = dataset.actions[rows] if first is None else dataset.actions[rows].argmax(1) + first
+    np.testing.assert_array_equal(envs.received, repeated)
     assert result.length == len(fed) == 11
-    assert result.achieved == float(dataset.returns[1])
+    assert result.episode_return == float(dataset.returns[1])
     return fed
 
 
@@ -320,7 +350,7 @@ def test_a_window_rollout_feeds_the_training_windows_of_the_same_episode(any_dat
         assert torch.equal(returns_to_go, window.returns_to_go)
         assert torch.equal(observations, window.observations)
         assert torch.equal(timesteps, window.timesteps)
-        # Its own action is what is asked for; causality hides whatever stands there.
+        # Its own action is to be predicted; causality hides this place.
         assert torch.equal(actions[:, :-1], window.actions[:, :-1])
         assert actions.shape == window.actions.shape
 
@@ -338,48 +368,48 @@ def test_a_recurrent_rollout_feeds_the_steps_of_the_same_episode(any_dataset):
 @pytest.mark.parametrize("attention", [name for name, rule in ATTENTION.items() if rule.why_no_step is None])
 def test_window_and_recurrent_act_alike_until_the_window_is_full_and_differ_after(dataset, attention):
     config = SequenceConfig(attention, width=16, layers=2, heads=2, context=CONTEXT, dropout=0.0)
-    agents = {}
+    actors = {}
     for mode in ("window", "recurrent"):
         torch.manual_seed(0)
-        agents[mode] = replace(config, rollout=mode).build(Normaliser.of(dataset)).double().eval()
-        for parameter in agents[mode].model.blocks.parameters():
+        actors[mode] = actor_of(replace(config, rollout=mode), dataset).double().eval()
+        for parameter in actors[mode].model.blocks.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=0.3)
-        nn.init.normal_(agents[mode].model.action_head.weight, std=0.3)
+        nn.init.normal_(actors[mode].model.action_head.weight, std=0.3)
     targets = torch.tensor([2.0, 9.0], dtype=torch.float64)
-    carries = {mode: agent.initial(targets) for mode, agent in agents.items()}
+    carries = {mode: actor.initial(targets) for mode, actor in actors.items()}
     generator = torch.Generator().manual_seed(1)
     for time in range(9):
         observations = torch.randn(2, 3, generator=generator, dtype=torch.float64)
         rewards = torch.rand(2, generator=generator, dtype=torch.float64) * (time > 0)
         actions = {}
-        for mode, agent in agents.items():
-            carries[mode], actions[mode] = agent.act(carries[mode], observations, rewards)
+        for mode, actor in actors.items():
+            carries[mode], actions[mode] = actor.act(carries[mode], observations, rewards)
         difference = (actions["window"] - actions["recurrent"]).abs().max()
         # The action head rounds to float32.
         assert difference < 1e-6 if time < CONTEXT else difference > 1e-5
 
 
 @pytest.mark.parametrize("attention", ["flow", "softmax"])
-def test_choices_are_alike_in_both_until_the_window_is_full(choices, attention):
+def test_discrete_actions_are_alike_in_both_until_the_window_is_full(discrete, attention):
     config = SequenceConfig(attention, width=16, layers=2, heads=2, context=CONTEXT, dropout=0.0)
-    agents = {}
+    actors = {}
     for mode in ("window", "recurrent"):
         torch.manual_seed(0)
-        agents[mode] = replace(config, rollout=mode).build(Normaliser.of(choices, [1, 2])).double().eval()
-        nn.init.normal_(agents[mode].model.action_head.weight, std=5.0)
-    carries = {mode: agent.initial(torch.arange(50, dtype=torch.float64)) for mode, agent in agents.items()}
+        actors[mode] = actor_of(replace(config, rollout=mode), discrete, [1, 2]).double().eval()
+        nn.init.normal_(actors[mode].model.action_head.weight, std=5.0)
+    carries = {mode: actor.initial(torch.arange(50, dtype=torch.float64)) for mode, actor in actors.items()}
     generator = torch.Generator().manual_seed(1)
     met = set()
     for time in range(CONTEXT):
         observations = torch.randn(50, 3, generator=generator, dtype=torch.float64)
         rewards = torch.rand(50, generator=generator, dtype=torch.float64) * (time > 0)
         actions = {}
-        for mode, agent in agents.items():
-            carries[mode], actions[mode] = agent.act(carries[mode], observations, rewards)
+        for mode, actor in actors.items():
+            carries[mode], actions[mode] = actor.act(carries[mode], observations, rewards)
         assert torch.equal(actions["window"], actions["recurrent"])
         assert torch.equal(actions["window"].sum(1), torch.ones(50))
-        # What is remembered is the choice, not the logits.
+        # What is remembered is the action, not the logits.
         assert torch.equal(carries["window"].actions[:, -1], carries["recurrent"].action)
         assert torch.equal(carries["recurrent"].action, actions["recurrent"])
         met |= set(actions["window"].argmax(1).tolist())
@@ -396,17 +426,17 @@ def test_choices_are_alike_in_both_until_the_window_is_full(choices, attention):
 def test_episodes_left_out_change_nothing_for_the_others(dataset, attention, mode):
     torch.manual_seed(0)
     config = SequenceConfig(attention, width=16, layers=1, heads=2, context=3, dropout=0.0, rollout=mode)
-    agent = config.build(Normaliser.of(dataset)).eval()
+    actor = actor_of(config, dataset).eval()
     generator = torch.Generator().manual_seed(1)
     observations, rewards = torch.randn(7, 3, 3, generator=generator), torch.rand(7, 3, generator=generator)
 
     def play(kept_after_3):
-        carry, slots, acted = agent.initial(torch.tensor([1.0, 2.0, 3.0])), torch.arange(3), []
+        carry, slots, acted = actor.initial(torch.tensor([1.0, 2.0, 3.0])), torch.arange(3), []
         for time in range(7):
             if time == 4 and kept_after_3 is not None:
                 slots = torch.tensor(kept_after_3)
-                carry = agent.select(carry, slots)
-            carry, actions = agent.act(carry, observations[time, slots], rewards[time, slots])
+                carry = actor.select(carry, slots)
+            carry, actions = actor.act(carry, observations[time, slots], rewards[time, slots])
             acted.append(actions)
         return acted
 

@@ -7,8 +7,9 @@ import re
 import pytest
 from rich.console import Console
 
-from flowrl.experiments.live import View, last_figures
-from flowrl.experiments.matrix import AgentSpec, make_cells
+from flowrl.experiments.cells import make_cells
+from flowrl.experiments.live import View, last_progress
+from flowrl.scripts.compare import parse_agent
 
 
 class Clock:
@@ -23,8 +24,8 @@ class Clock:
 @pytest.fixture
 def cells(tmp_path):
     """flow and bc with two seeds and 200 steps each."""
-    agents = [AgentSpec.parse(text) for text in ("flow", "bc-10=bc --top-fraction 0.1")]
-    return make_cells(["a/b-v0"], agents, 2, tmp_path, ["--steps", "200"], study=False)
+    agents = [parse_agent(text, ["--steps", "200"]) for text in ("flow", "bc-10=bc --top-fraction 0.1")]
+    return make_cells(["a/b-v0"], agents, 2, tmp_path)
 
 
 def log(cell, text="a line\n"):
@@ -34,7 +35,7 @@ def log(cell, text="a line\n"):
 
 
 def reach(cell, step, speed=2.0):
-    """The run writes its row of training figures."""
+    """The run writes its row of training metrics."""
     cell.run_dir.mkdir(parents=True, exist_ok=True)
     with open(cell.run_dir / "metrics.jsonl", "a") as file:
         file.write(json.dumps({"step": step, "train/loss": 1.0, "steps_per_second": speed}) + "\n")
@@ -46,20 +47,20 @@ def view_of(cells, reused=(), width=120, height=30, terminal=False):
     return View(cells, set(reused), console, clock), file, clock
 
 
-def test_last_figures(cells):
+def test_last_progress(cells):
     cell = cells[0]
-    assert last_figures(cell.run_dir) == (0, None)
+    assert last_progress(cell.run_dir) == (0, None)
     reach(cell, 100, 3.5)
     with open(cell.run_dir / "metrics.jsonl", "a") as file:
-        file.write(json.dumps({"step": 150, "evaluate/seconds": 1.0}) + "\n")
+        file.write(json.dumps({"step": 150, "eval/seconds": 1.0}) + "\n")
         file.write('{"step": 200, "steps_per_second": 9')  # cut short
-    assert last_figures(cell.run_dir) == (100, 3.5)
+    assert last_progress(cell.run_dir) == (100, 3.5)
 
 
 def test_only_the_tail_is_read(cells):
     for step in range(1, 2001):
         reach(cells[0], step)
-    assert last_figures(cells[0].run_dir) == (2000, 2.0)
+    assert last_progress(cells[0].run_dir) == (2000, 2.0)
 
 
 def test_a_cell_from_waiting_to_finished(cells):

@@ -8,7 +8,7 @@ import torch
 from flowrl.nn.convolution import ShortConvolution
 
 
-def made(span, width=5):
+def convolution_of(span, width=5):
     convolution = ShortConvolution(width, span).double()
     torch.nn.init.normal_(convolution.factors, generator=torch.Generator().manual_seed(0))
     return convolution
@@ -35,7 +35,7 @@ def test_it_begins_as_the_identity(span):
 @pytest.mark.parametrize("span", [1, 2, 4])
 @pytest.mark.parametrize("cuts", [(0, 9), (0, 1, 2, 3, 9), (0, 4, 5, 9)])
 def test_steps_equal_the_whole(span, cuts):
-    convolution, x = made(span), sequence(9)
+    convolution, x = convolution_of(span), sequence(9)
     state, parts = convolution.initial_state(2), []
     for start, end in pairwise(cuts):
         y, state = convolution.step(x[:, start:end], state)
@@ -45,7 +45,7 @@ def test_steps_equal_the_whole(span, cuts):
 
 
 def test_padding_on_the_left_is_as_if_it_were_not_there_and_on_the_right_reaches_nobody():
-    convolution, x = made(4), sequence(9)
+    convolution, x = convolution_of(4), sequence(9)
     is_pad = torch.zeros(2, 9, dtype=torch.bool)
     is_pad[0, :3] = is_pad[1, 6:] = True
     y = convolution(x, is_pad)

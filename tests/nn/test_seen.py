@@ -1,4 +1,4 @@
-"""What an agent read at a step can be put together from its recording, and makes it act as it did."""
+"""The window that an actor read at a step can be rebuilt from a recording, and gives the same action again."""
 
 from dataclasses import replace
 
@@ -11,28 +11,30 @@ from flowrl.evaluation.environments import make_vector_env
 from flowrl.evaluation.rollout import rollout
 from flowrl.nn.acting import ACTING
 from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.trajectory_actor import TrajectoryActor
+from flowrl.training.config import TrainingConfig
 
 CONTEXT = 5
 
 
 @pytest.fixture(params=[(name, how) for name in ("flow", "dt") for how in ACTING], ids="-".join)
-def agent(request, reach):
+def actor(request, reach):
     name, how = request.param
     torch.manual_seed(0)
     config = replace(AGENTS[name].config, width=16, layers=2, heads=2, context=CONTEXT, rollout=how)
     if how == "staggered":
         config = replace(config, acting_context=CONTEXT)
-    agent = config.build(Normaliser.of(reach)).eval()
-    for parameter in agent.parameters():
+    actor = config.build(Normaliser.of(reach), TrainingConfig(), torch.device("cpu")).actor.eval()
+    for parameter in actor.parameters():
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.3)
-    torch.nn.init.normal_(agent.model.action_head.weight, std=0.05)  # so that it does not walk out of the arena
-    return agent
+    torch.nn.init.normal_(actor.model.action_head.weight, std=0.05)  # so that it does not walk out of the arena
+    return actor
 
 
 @pytest.fixture
-def recording(agent):
-    recorder, envs = Recorder(agent), make_vector_env("flowrl/Reach-v0", 1)
+def recording(actor):
+    recorder, envs = Recorder(actor), make_vector_env("flowrl/Reach-v0", 1)
     rollout(recorder, envs, [9.0], [2])
     envs.close()
     (recording,) = recorder.recordings()
@@ -40,29 +42,29 @@ def recording(agent):
     return recording
 
 
-def test_it_acts_again_as_it_did_at_any_steps(agent, recording):
+def test_it_acts_again_as_it_did_at_any_steps(actor, recording):
     length = len(recording.actions)
     for steps in ([0], [CONTEXT - 1], [length - 1], [CONTEXT, 2, 0, length - 1, 2], list(range(length)), []):
-        again = agent.act_again(agent.seen(recording, torch.tensor(steps, dtype=torch.int64)))
+        again = actor.act_again(actor.seen(recording, torch.tensor(steps, dtype=torch.int64)))
         torch.testing.assert_close(again, recording.actions[steps], rtol=1e-4, atol=1e-5)
 
 
-def test_a_return_that_was_not_asked_for_makes_another_action(agent, recording):
+def test_another_target_return_gives_another_action(actor, recording):
     steps = torch.arange(len(recording.actions))
     other = recording._replace(returns_to_go=recording.returns_to_go + 5)
-    again = agent.act_again(agent.seen(other, steps))
+    again = actor.act_again(actor.seen(other, steps))
     assert ((again - recording.actions).abs().amax(-1) > 1e-4).all()
 
 
-def test_a_window_holds_the_last_steps_and_a_recurrent_past_all(agent, recording):
+def test_a_window_holds_the_last_steps_and_a_recurrent_past_all(actor, recording):
     length = len(recording.actions)
-    seen = agent.seen(recording, torch.tensor([1, CONTEXT + 1, length - 1]))
-    if agent.config.rollout == "recurrent":
+    seen = actor.seen(recording, torch.tensor([1, CONTEXT + 1, length - 1]))
+    if actor.rollout == "recurrent":
         assert seen.timesteps.tolist() == [list(range(length))]
         assert (seen.window.tolist(), seen.position.tolist()) == ([0, 0, 0], [1, CONTEXT + 1, length - 1])
         return
     first, steps = [0, 2, length - CONTEXT], CONTEXT
-    if agent.config.rollout == "staggered":  # two states, begun CONTEXT steps apart: the older acts
+    if actor.rollout == "staggered":  # two states, begun CONTEXT steps apart: the older acts
         first, steps = [0, CONTEXT * ((length - 1) // CONTEXT - 1)], 2 * CONTEXT
         assert seen.timesteps.tolist() == [list(range(t, t + steps)) for t in first]
         assert (seen.window.tolist(), seen.position.tolist()) == ([0, 0, 1], [1, CONTEXT + 1, length - 1 - first[1]])
@@ -74,20 +76,20 @@ def test_a_window_holds_the_last_steps_and_a_recurrent_past_all(agent, recording
             assert torch.equal(column[window], whole[t : t + CONTEXT])
 
 
-def test_an_episode_shorter_than_the_context_is_its_own_window(agent, recording):
+def test_an_episode_shorter_than_the_context_is_its_own_window(actor, recording):
     short = type(recording)(*(column[:3] for column in recording))
-    seen = agent.seen(short, torch.arange(3))
+    seen = actor.seen(short, torch.arange(3))
     assert seen.timesteps.tolist() == [[0, 1, 2]]
-    torch.testing.assert_close(agent.act_again(seen), recording.actions[:3], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actor.act_again(seen), recording.actions[:3], rtol=1e-4, atol=1e-5)
 
 
-def test_an_agent_that_acts_on_fewer_steps_has_read_no_more(agent):
-    agent.acting = ACTING["window"](agent.model, 2)
-    recorder, envs = Recorder(agent), make_vector_env("flowrl/Reach-v0", 1)
+def test_an_actor_of_fewer_steps_has_read_no_more(actor):
+    actor = TrajectoryActor(actor.model, "window", 2).eval()
+    recorder, envs = Recorder(actor), make_vector_env("flowrl/Reach-v0", 1)
     rollout(recorder, envs, [9.0], [2])
     envs.close()
     (recording,) = recorder.recordings()
     steps = torch.arange(len(recording.actions))
-    seen = agent.seen(recording, steps)
+    seen = actor.seen(recording, steps)
     assert seen.timesteps.shape[1] == 2
-    torch.testing.assert_close(agent.act_again(seen), recording.actions, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actor.act_again(seen), recording.actions, rtol=1e-4, atol=1e-5)

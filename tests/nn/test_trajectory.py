@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from flowrl.attention import ATTENTION
+from flowrl.nn.model_config import TOKENS, ModelConfig
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.trajectory import TOKENS, ModelConfig, TimestepEmbedding, TrajectoryModel, map_state, tensors_of
+from flowrl.nn.state import map_state, tensors_of
+from flowrl.nn.trajectory import TimestepEmbedding, TrajectoryModel
 
 every_attention = pytest.mark.parametrize("attention", ATTENTION)
 # A name, and options of the model after it.
@@ -27,7 +29,7 @@ def normaliser(random_dataset):
     return Normaliser.of(random_dataset([30, 7, 41]))
 
 
-def made(attention, normaliser, **options):
+def model_of(attention, normaliser, **options):
     torch.manual_seed(0)
     attention, *words = attention.split()
     of_config: dict[str, Any] = dict(word.split("=") for word in words)
@@ -62,7 +64,7 @@ def episodes(steps, batch=2, seed=0):
 
 @every_model
 def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_the_future(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     returns, observations, actions, timesteps = episodes(9)
     x = [t.requires_grad_() for t in (returns, observations, actions)]
     for t in (0, 4, 8):
@@ -81,7 +83,7 @@ def test_a_prediction_knows_the_past_and_its_observation_but_not_its_action_nor_
 
 @every_model
 def test_a_timestep_reaches_its_own_and_later_predictions_alone(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     *x, timesteps = episodes(8)
     moved = timesteps.clone()
     moved[:, 5] += 3
@@ -93,37 +95,37 @@ def test_a_timestep_reaches_its_own_and_later_predictions_alone(attention, norma
 @every_step
 @pytest.mark.parametrize("steps", [1, 2, 21, 60])
 def test_steps_chained_equal_forward_over_the_episode(attention, normaliser, steps):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     returns, observations, actions, timesteps = episodes(steps)
     expected = model(returns, observations, actions, timesteps)
-    state, previous, found = model.initial_state(2), None, []
+    state, previous, predicted = model.initial_state(2), None, []
     for t in range(steps):
         action, state = model.step(previous, returns[:, t], observations[:, t], t, state)
-        found.append(action)
+        predicted.append(action)
         previous = actions[:, t]
     # The action head rounds to float32, whose last digit is 6e-8 of the largest action.
-    torch.testing.assert_close(torch.stack(found, 1), expected, rtol=0, atol=5e-7)
+    torch.testing.assert_close(torch.stack(predicted, 1), expected, rtol=0, atol=5e-7)
 
 
 @every_step
 def test_chunks_resumed_equal_forward_over_the_episode_in_value_and_gradient(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     columns = episodes(31)
     expected = model(*columns)
-    due = torch.autograd.grad(expected.square().sum(), model.embed_observation.weight)[0]
+    expected_gradient = torch.autograd.grad(expected.square().sum(), model.embed_observation.weight)[0]
     state, parts = model.initial_state(2), []
     for start, end in ((0, 1), (1, 9), (9, 30), (30, 31)):
         predicted, state = model.resume(*(column[:, start:end] for column in columns), state)
         parts.append(predicted)
-    found = torch.cat(parts, 1)
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
-    (gradient,) = torch.autograd.grad(found.square().sum(), model.embed_observation.weight)
-    torch.testing.assert_close(gradient, due, rtol=1e-5, atol=1e-8)
+    resumed = torch.cat(parts, 1)
+    torch.testing.assert_close(resumed, expected, rtol=0, atol=5e-7)
+    (gradient,) = torch.autograd.grad(resumed.square().sum(), model.embed_observation.weight)
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-5, atol=1e-8)
 
 
 @every_step
 def test_a_state_after_a_chunk_goes_on_step_by_step(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     columns = returns, observations, _, _ = episodes(12)
     expected = model(*columns)
     _, state = model.resume(*(column[:, :9] for column in columns), model.initial_state(2))
@@ -134,7 +136,7 @@ def test_a_state_after_a_chunk_goes_on_step_by_step(attention, normaliser):
 
 @every_step
 def test_the_episodes_of_a_state_can_be_chosen_among(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     columns = episodes(12)
     _, state = model.resume(*(column[:, :9] for column in columns), model.initial_state(2))
     one = map_state(lambda x: x[[1]], state)
@@ -145,20 +147,12 @@ def test_the_episodes_of_a_state_can_be_chosen_among(attention, normaliser):
     torch.testing.assert_close(predicted, whole[[1]], rtol=0, atol=5e-7)
 
 
-def test_a_state_is_taken_apart_and_put_together_in_the_same_order():
-    state = [(torch.tensor([1.0, 2.0]), None), {"kept": 1}, torch.tensor(3.0), torch.tensor([4.0, 5.0])]
-    doubled = map_state(lambda x: 2 * x, state)
-    assert [tensor.tolist() for tensor in tensors_of(doubled)] == [[2, 4], [8, 10]]  # of those with a batch alone
-    assert doubled[0][1] is None
-    assert doubled[1:3] == [{"kept": 1}, torch.tensor(3.0)]
-
-
 @pytest.mark.parametrize(
     ("tokens", "kinds"),
     [("return-observation-action", 3), ("observation-action", 2), ("return-observation", 2), ("observation", 1)],
 )
-def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
-    model = made(f"flow tokens={tokens}", normaliser)
+def test_a_step_has_a_token_of_every_kind(tokens, kinds, normaliser):
+    model = model_of(f"flow tokens={tokens}", normaliser)
     seen = []
     model.blocks[0].register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
     model(*episodes(7))
@@ -166,7 +160,7 @@ def test_a_step_has_as_many_tokens_as_it_is_said_to(tokens, kinds, normaliser):
 
 
 def test_other_tokens_begin_with_the_same_weights(normaliser):
-    whole, *others = (made(f"flow tokens={tokens}", normaliser).state_dict() for tokens in TOKENS)
+    whole, *others = (model_of(f"flow tokens={tokens}", normaliser).state_dict() for tokens in TOKENS)
     for other in others:
         assert whole.keys() - other.keys() <= {"embed_action.weight", "embed_action.bias"}
         assert all(torch.equal(whole[name], value) for name, value in other.items())
@@ -177,17 +171,17 @@ def test_other_tokens_begin_with_the_same_weights(normaliser):
 def test_the_last_step_alone_is_predicted_as_in_the_window_and_its_action_is_not_looked_at(
     attention, normaliser, steps
 ):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     returns, observations, actions, timesteps = episodes(steps)
     expected = model(returns, observations, actions, timesteps)[:, -1:]
     actions[:, -1] = torch.nan
-    found = model(returns, observations, actions, timesteps[:1], last=True)
-    torch.testing.assert_close(found, expected, rtol=0, atol=5e-7)
+    last = model(returns, observations, actions, timesteps[:1], last=True)
+    torch.testing.assert_close(last, expected, rtol=0, atol=5e-7)
 
 
 @every_model
 def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     x = episodes(7)
     padded = [torch.cat([t, torch.zeros(2, 4, *t.shape[2:], dtype=t.dtype)], 1) for t in x]
     is_pad = torch.arange(11).expand(2, 11) >= 7
@@ -198,7 +192,7 @@ def test_right_padding_changes_nothing_masked_or_not(attention, normaliser):
 
 @every_model
 def test_masked_left_padding_changes_nothing(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     x = episodes(7)
     padded = [torch.cat([torch.zeros(2, 4, *t.shape[2:], dtype=t.dtype), t], 1) for t in x]
     is_pad = torch.arange(11).expand(2, 11) < 4
@@ -207,7 +201,7 @@ def test_masked_left_padding_changes_nothing(attention, normaliser):
 
 @every_attention
 def test_no_timestep_is_beyond_the_model(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     *x, timesteps = episodes(4)
     late = [model(*x, timesteps + start) for start in (0, 1001, 10_000, 1_000_000)]
     assert all(actions.isfinite().all() for actions in late)
@@ -228,7 +222,7 @@ def test_neighbouring_timesteps_differ_far_out():
 @every_model
 def test_actions_fill_their_off_centre_bounds_and_stay_inside(attention, normaliser):
     low, high = torch.tensor([-2.0, -1.0]), torch.tensor([3.0, 2.0])
-    model = made(attention, normaliser).float()
+    model = model_of(attention, normaliser).float()
     torch.nn.init.normal_(model.action_head.weight, std=100.0)
     returns, observations, actions, timesteps = episodes(200)
     predicted = model(returns.float(), observations.float(), actions.float(), timesteps)
@@ -240,23 +234,23 @@ def test_actions_fill_their_off_centre_bounds_and_stay_inside(attention, normali
 
 def test_raw_units_enter_and_leave(normaliser):
     """Scaling the data and the normaliser together scales nothing inside."""
-    model = made("flow", normaliser)
+    model = model_of("flow", normaliser)
     returns, observations, actions, timesteps = episodes(6)
     expected = model(returns, observations, actions, timesteps)
-    other = made("flow", normaliser)
-    other.normaliser = Normaliser(3, 2).double()
-    other.normaliser.observation_mean.copy_(7 + 10 * normaliser.observation_mean)
-    other.normaliser.observation_std.copy_(10 * normaliser.observation_std)
-    other.normaliser.return_scale.copy_(4 * normaliser.return_scale)
-    other.normaliser.action_centre.copy_(1 + 2 * normaliser.action_centre)
-    other.normaliser.action_half_range.copy_(2 * normaliser.action_half_range)
-    found = other(4 * returns, 7 + 10 * observations, 1 + 2 * actions, timesteps)
-    torch.testing.assert_close(found, 1 + 2 * expected, rtol=0, atol=2e-6)
+    scaled = Normaliser(3, 2)
+    scaled.observation_mean.copy_(7 + 10 * normaliser.observation_mean)
+    scaled.observation_std.copy_(10 * normaliser.observation_std)
+    scaled.return_scale.copy_(4 * normaliser.return_scale)
+    scaled.action_centre.copy_(1 + 2 * normaliser.action_centre)
+    scaled.action_half_range.copy_(2 * normaliser.action_half_range)
+    other = model_of("flow", scaled)
+    scaled_actions = other(4 * returns, 7 + 10 * observations, 1 + 2 * actions, timesteps)
+    torch.testing.assert_close(scaled_actions, 1 + 2 * expected, rtol=0, atol=2e-6)
 
 
 @every_model
 def test_every_parameter_gets_a_gradient(attention, normaliser):
-    model = made(attention, normaliser)
+    model = model_of(attention, normaliser)
     model(*episodes(6)).square().sum().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
@@ -294,12 +288,12 @@ def test_one_seed_gives_flow_and_softmax_the_same_tensors(normaliser):
 
 @every_attention
 def test_one_seed_gives_every_attention_the_same_initial_weights(attention, normaliser):
-    due = initial("softmax", normaliser)
+    expected = initial("softmax", normaliser)
     if ATTENTION[attention].parts == 2:  # fewer weights to draw: what was drawn before the blocks agrees
-        due = {name: weights for name, weights in due.items() if name.startswith(("embed", "normaliser"))}
-    found = initial(attention, normaliser)
-    assert due.keys() <= found.keys()
-    assert all(torch.equal(found[name], due[name]) for name in due)
+        expected = {name: weights for name, weights in expected.items() if name.startswith(("embed", "normaliser"))}
+    weights = initial(attention, normaliser)
+    assert expected.keys() <= weights.keys()
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
 def initial(attention, normaliser):

@@ -39,7 +39,7 @@ def make_run(folder, agent, seed, *, dataset="test/made-up-v0", score=True, spre
         }
     )  # fmt: skip
     run.append("metrics.jsonl", [{"step": s, "train/loss": 1.0, "steps_per_second": 5.0 + 5 * seed} for s in (20, 40)])
-    run.append("metrics.jsonl", [{"step": 40, "evaluate/seconds": 3.0 + seed, "memory/peak_bytes": 2**30}])
+    run.append("metrics.jsonl", [{"step": 40, "eval/seconds": 3.0 + seed, "memory/peak_bytes": 2**30}])
 
     acting = {"rollout": "memoryless"} if agent == "bc" else {"rollout": "window", "acting_context": 5}
 

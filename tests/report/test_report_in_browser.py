@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from made_up_runs import load, made_up_study, make_run
 
+from flowrl.html import DARK, LIGHT
 from flowrl.report import Report, write_report
 
 
@@ -26,15 +27,17 @@ PROBE = """
 <script>
 addEventListener("load", () => {
   const column = (table, place) => [...table.tBodies[0].rows].map(row => row.cells[place].textContent);
-  const tables = [...document.querySelectorAll("table:not(.words)")].filter(table => table.tBodies[0].rows.length > 3);
+  const tables = [...document.querySelectorAll("table")].filter(table => table.tBodies[0].rows.length > 3);
   const table = tables[0], heads = [...table.querySelectorAll("th")];
   const sorted = {};
+  const stills = [...document.querySelectorAll(".still")], seen = () => stills.map(still => still.offsetWidth > 0);
+  const closed = seen();
   for (const details of document.querySelectorAll("details")) details.open = true;
   for (const name of ["mean", "agent"]) {
     const place = heads.findIndex(head => head.textContent === name);
-    heads[place].click();
+    heads[place].querySelector("button").click();
     sorted[name] = column(table, place);
-    heads[place].dispatchEvent(new KeyboardEvent("keydown", {key: "Enter"}));
+    heads[place].querySelector("button").click();
     sorted[name + " falling"] = column(table, place);
   }
   parent.postMessage(JSON.stringify({
@@ -44,6 +47,9 @@ addEventListener("load", () => {
     broken: [...document.images].filter(image => !image.complete || image.naturalWidth < 1).length,
     images: document.images.length,
     narrow: Math.min(...[...document.querySelectorAll(".pictures img")].map(image => image.clientWidth)),
+    stills: [closed, seen()],
+    dark: matchMedia("(prefers-color-scheme: dark)").matches,
+    colours: [getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor],
     sorted,
   }), "*");
 });
@@ -61,8 +67,12 @@ def written(tmp_path_factory):
     return root / "out"
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_the_page_in_a_browser(written, tmp_path, width):
+def rgb(colour):
+    return f"rgb({', '.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))})"
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (400, False), (400, True)])
+def test_the_page_in_a_browser(written, tmp_path, width, dark):
     page = (written / "report.html").read_text()
     watched = page.replace(
         "<body>", "<body><script>errors = []; onerror = m => { errors.push(String(m)); };</script>", 1
@@ -71,6 +81,7 @@ def test_the_page_in_a_browser(written, tmp_path, width):
     frame = tmp_path / "frame.html"
     frame.write_text(FRAME.replace("WIDTH", str(width)))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1400,900", "--dump-dom"]
+    command.append(f"--blink-settings=preferredColorScheme={0 if dark else 1}")
     done = subprocess.run(
         [*command, f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=9000", frame.as_uri()],
         capture_output=True,
@@ -83,7 +94,11 @@ def test_the_page_in_a_browser(written, tmp_path, width):
     assert probed["errors"] == []
     assert probed["inner"] == width
     assert probed["wide"] <= 0, "nothing but tables scrolls sideways"
-    assert (probed["images"], probed["broken"]) == (13, 0)
+    assert (probed["images"], probed["broken"]) == (16, 0)
+    assert probed["stills"] == [[True, True], [False, False]], "a clip shows its still until it is opened"
+    assert probed["dark"] == dark
+    palette = DARK if dark else LIGHT
+    assert probed["colours"] == [rgb(palette["ink"]), rgb(palette["paper"])]
     assert probed["narrow"] >= 300, "a picture fills a phone's width"
     means = [float(text) for text in probed["sorted"]["mean"]]
     assert means == sorted(means)

@@ -28,15 +28,15 @@ def row(agent, low, high):
     [
         (1.0, 2.0, "in favour of flow"),
         (-2.0, -1.0, "in favour of dt"),
-        (0.0, 2.0, "includes zero"),
-        (-1.0, 0.0, "includes zero"),
-        (0.0, 0.0, "includes zero"),
+        (0.0, 2.0, "includes 0"),
+        (-1.0, 0.0, "includes 0"),
+        (0.0, 0.0, "includes 0"),
         (None, None, "no interval"),
     ],
 )
 def test_a_difference_is_in_favour_of_one_only_where_its_interval_leaves_zero_out(low, high, verdict):
     said = difference(row("flow", low, high))
-    verdicts = ("in favour of flow", "in favour of dt", "includes zero", "no interval")
+    verdicts = ("in favour of flow", "in favour of dt", "includes 0", "no interval")
     assert [one for one in verdicts if one in said] == [verdict]
 
 

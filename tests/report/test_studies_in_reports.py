@@ -28,6 +28,7 @@ def data(folder, name):
 def test_sensitivity_and_clips_are_shown(studied):
     page = Page((studied / "report.html").read_text())
     assert sum(link.startswith("data:image/gif") for link in page.links) == 2
+    assert sum(attributes.get("class") == "still" for _, attributes in page.tags) == 2, "a still stands for each"
     assert any(text.startswith("flow, seed 0: return 12.0;") for text in page.texts)
     assert [(r["agent"], float(r["target"]), float(r["change"])) for r in data(studied, "sensitivity")] == [
         (a, t, (10 - t) / 16) for a in ("flow", "dt") for t in (2.0, 10.0)

@@ -40,6 +40,7 @@ TRAIN = [
     (["flow", "--dataset", REACH, "--env", "Hoper-v5"], "unknown environment 'Hoper-v5'"),
     (["flow", "--dataset", REACH, "--env", "Hopper-v5"], "observation of Hopper-v5 has shape (11,)"),
     (["flow", "--step", "5"], "unknown option --step; did you mean --steps?"),
+    (["flow", "--lr", "5"], "unknown option --lr; did you mean --learning-rate?"),
     (["flow", "--learning-rat=5"], "did you mean --learning-rate?"),
     (["flow", "dt"], "unexpected argument 'dt'"),
     (["flow", "--steps", "many"], "--steps"),
@@ -53,7 +54,7 @@ TRAIN = [
     (["flow", "--attention", "hyena"], "attention is 'hyena': known are cosformer, flow, linear, linformer, performer"),
     (
         ["flow", "--attention", "reformer", "--rollout", "recurrent"],
-        "attention reformer acts by --rollout window alone",
+        "attention reformer can only act by reading a window again",
     ),
     (["flow", "--precision", "fp64"], "--precision"),
     (["flow", "--rollout", "both"], "--rollout"),
@@ -117,11 +118,11 @@ def test_a_truncated_checkpoint(refused, tiny_run, tiny_argv, reach_dataset, sha
     assert "checkpoint.pt is " in refused(train.start, tiny_argv("flow", tiny_run))
 
 
-def test_a_checkpoint_of_another_architecture(refused, tiny_run, tiny_runs, tiny_argv, reach_dataset):
+def test_a_checkpoint_of_another_agent(refused, tiny_run, tiny_runs, tiny_argv, reach_dataset):
     (tiny_run / "checkpoint.pt").write_bytes((tiny_runs / "bc/checkpoint.pt").read_bytes())
     (tiny_run / "evaluations.jsonl").unlink()
-    assert "another architecture" in refused(evaluate.start, [tiny_run])
-    assert "another architecture" in refused(train.start, tiny_argv("flow", tiny_run))
+    assert "of another agent: its agent is bc, not flow" in refused(evaluate.start, [tiny_run])
+    assert "of another agent: its agent is bc, not flow" in refused(train.start, tiny_argv("flow", tiny_run))
 
 
 @pytest.mark.parametrize("name", ["config.json", "evaluations.jsonl", "metrics.jsonl"])
@@ -195,12 +196,12 @@ def test_compare(refused, reach_dataset, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["flowrl.scripts.train", "fow"], "unknown agent 'fow'"),
+        (["flowrl", "trian"], "unknown command 'trian': did you mean train?"),
         (["flowrl.scripts.evaluate", "/nowhere"], "is no run folder"),
         (["flowrl.scripts.compare", "--sede", "1"], "did you mean --seed"),
     ],
 )
-def test_in_a_process_of_its_own(repository, minari_root, argv, message):
+def test_in_a_process(repository, minari_root, argv, message):
     done = subprocess.run(
         [sys.executable, "-m", *argv], cwd=repository, env=dict(os.environ), capture_output=True, text=True, timeout=120
     )

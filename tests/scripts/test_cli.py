@@ -1,5 +1,6 @@
 """Command lines: help, the nearest name of an option that is not there, one sentence for a mistake."""
 
+import importlib
 import io
 import re
 import signal
@@ -11,8 +12,12 @@ from typing import Annotated
 import pytest
 import tyro
 
+import flowrl
+from flowrl.api.training import default_options
 from flowrl.errors import InputError
+from flowrl.experiments.options import option_names
 from flowrl.scripts import cli, collect, compare, evaluate, train
+from flowrl.scripts.console.suggestions import ELSEWHERE
 from flowrl.training.loop import Stopped
 
 SCRIPTS = {"train": train, "evaluate": evaluate, "compare": compare, "collect": collect}
@@ -105,7 +110,7 @@ def test_help_is_given_with_every_option_and_exit_code_0(name, capsys, monkeypat
     said = capsys.readouterr().out
     assert f"python -m scripts.{name}" in said
     options = {
-        "train": ["--run-dir", "--steps", "--width", "--targets", "--precision", "--top-fraction", "Gradient steps"],
+        "train": ["--run-dir", "--steps", "--width", "--targets", "--precision", "--top-fraction", "Training steps"],
         "evaluate": ["PATH", "--episodes", "--targets", "--rollout", "--video"],
         "compare": ["--datasets", "--agents", "--seeds", "--out", "--jobs"],
         "collect": ["--steps", "--seed"],
@@ -133,6 +138,77 @@ def test_the_help_of_an_agent_shows_its_preset(name, capsys):
     said = capsys.readouterr().out
     assert {"flow": "default: flow", "bc": "Hidden layers", "dt-paper": "default: softmax"}[name] in said
     assert "--agent" not in said
+
+
+def helped(capsys, start, *words):
+    """What --help prints."""
+    with pytest.raises(SystemExit) as caught:
+        start([*words, "--help"])
+    assert caught.value.code in (0, None)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in Path(cli.__file__).parent.glob("*.py")} - {"__init__", "cli"})
+)
+@pytest.mark.parametrize("started", ["flowrl", "module"])
+def test_help_ends_with_examples_as_it_was_started(name, started, capsys, monkeypatch):
+    script, command = importlib.import_module(f"flowrl.scripts.{name}"), name.replace("_", "-")
+    monkeypatch.setattr(sys, "argv", [f"flowrl {command}" if started == "flowrl" else f"scripts/{name}.py"])
+    helps = [helped(capsys, script.start), *([helped(capsys, script.start, "bc")] if name == "train" else [])]
+    program = f"flowrl {command} " if started == "flowrl" else f"python -m scripts.{name} "
+    for said in helps:
+        ours, examples = said.split("examples:\n")
+        lines = examples.rstrip().splitlines()
+        assert lines[0].startswith(f"  {program}".rstrip())
+        assert all(line.startswith("  ") for line in lines)
+        assert ("scripts." in said) == (started == "module")
+        assert not re.search(r"\(default: (None)?\)|\{None", ours)
+
+
+def test_an_options_help_is_one_text_and_a_groups_title_one_word(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["flowrl train"])
+    said = helped(capsys, train.start, "flow")
+    assert re.findall(r"^\W+((?:\w+ )?options) \W+$", said, re.MULTILINE) == [
+        f"{title} options".strip() for title in ("", "agent", "cloning", "training", "evaluation", "selection")
+    ]
+    words = " ".join(re.sub("[│|]", " ", said).split())
+    assert "`best` for their best, and `rNN` for NN % of the way" in words
+    assert "it lies beyond the data. (default: p90 best) --episodes INT" in words
+    assert "--run-dir PATH The run folder; by default" in words
+    monkeypatch.setenv("COLUMNS", "110")
+    assert "$D4RL_DATASET_DIR. A+B mixes" in helped(capsys, train.start, "flow")
+    assert re.search(r"dataset whose file is in \$D4RL", helped(capsys, train.start, "flow")), "no break of the source"
+
+
+@pytest.mark.parametrize(
+    ("argv", "meant"),
+    [
+        ("--lr 1", "--learning-rate"),
+        ("--n-eval-episodes 1", "--episodes"),
+        ("--n_eval_episodes=1", "--episodes"),
+        ("--batch 1", "--batch-size"),
+        ("--num-steps 1", "--steps"),
+        ("--max-steps 1", "--steps"),
+        ("--dataset-id 1", "--dataset"),
+        ("--env-name 1", "--env"),
+        ("--ckpt 1", "--run-dir"),
+        ("--hidden-size 1", "--width"),
+    ],
+)
+def test_the_names_of_other_libraries_are_understood(argv, meant):
+    with pytest.raises(InputError, match=f"did you mean {meant}\\?"):
+        train.parse_args(["flow", *argv.split()])
+
+
+def test_a_suggested_name_is_an_option_of_the_command():
+    known = {f"--{name.replace('_', '-')}" for name in option_names(default_options("flow"))}
+    ours = known | {"--datasets", "--agents", "--seeds", "--out", "--jobs", "--video"}
+    assert {f"--{name}" for name in ELSEWHERE} <= ours
+    with pytest.raises(InputError, match="did you mean --seeds\\?"):
+        cli.parse(compare.Args, ["--n-seeds", "2"])
+    with pytest.raises(InputError, match="did you mean --datasets\\?"):
+        cli.parse(compare.Args, ["--dataset-id", "x"])
 
 
 def test_presets_give_the_defaults_and_options_change_them(tmp_path):
@@ -220,4 +296,78 @@ def test_torchrun_starts_the_training_alone(monkeypatch, capsys):
     with pytest.raises(SystemExit) as caught:
         cli.run(evaluate.start)
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: torchrun can start scripts.train alone")
+    assert capsys.readouterr().err.startswith("error: torchrun can only start a training")
+
+
+# flowrl COMMAND
+
+
+def console(monkeypatch, *words):
+    """The exit code of `flowrl WORDS`."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/flowrl", *words])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    return caught.value.code
+
+
+def test_the_console_lists_every_script(monkeypatch, capsys, repository):
+    assert console(monkeypatch, "--help") == 0
+    printed = capsys.readouterr().out
+    assert console(monkeypatch) == 2
+    assert capsys.readouterr().out == printed
+    scripts = {path.stem.replace("_", "-") for path in (repository / "scripts").glob("*.py")} - {"--init--", "cli"}
+    listed = {line.split()[0]: line.split(maxsplit=1)[1] for line in printed.splitlines() if line.startswith("  ")}
+    assert listed.keys() == scripts
+    assert all(len(sentence) > 20 for sentence in listed.values()), "each says what it does"
+
+
+def test_the_console_names_its_version(monkeypatch, capsys):
+    assert console(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"flowrl {flowrl.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("trian", "unknown command 'trian': did you mean train? known are bench, collect, compare"),
+        ("import_d4lr", "unknown command 'import_d4lr': did you mean import-d4rl? known are bench"),
+        ("x", "unknown command 'x': known are bench, collect, compare"),
+        ("cli", "unknown command 'cli': "),
+        ("--step", "unknown command '--step': "),
+    ],
+)
+def test_an_unknown_command_is_refused_with_the_nearest(monkeypatch, capsys, word, message):
+    assert console(monkeypatch, word) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {message}")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("word", ["import-d4rl", "import_d4rl", "train"])
+def test_a_command_is_called_as_it_was_started(monkeypatch, capsys, word):
+    assert console(monkeypatch, word, *(["flow"] if word == "train" else []), "--help") in (0, None)
+    assert f"usage: flowrl {word}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("started", "words"),
+    [("flowrl collect", "flowrl import-d4rl"), ("/a/scripts/collect.py", "python -m scripts.import_d4rl")],
+)
+def test_another_command_is_named_in_the_same_way(monkeypatch, started, words):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert cli.typed("import-d4rl") == words
+    assert cli.examples("One line.\n\n    flowrl import-d4rl x\n\nMore.") == f"examples:\n  {words} x"
+    assert cli.examples("One line.") == cli.examples(None) == ""
+
+
+def test_a_commands_mistake_is_one_sentence(monkeypatch, capsys):
+    assert console(monkeypatch, "train", "flow", "--step", "5") == 2
+    assert capsys.readouterr().err == "error: unknown option --step; did you mean --steps? (--help lists all)\n"
+
+
+def test_a_command_finds_modules_in_the_working_directory(monkeypatch, capsys, tmp_path):
+    (tmp_path / "of_the_user.py").write_text("from flowrl.agents.bc import BCConfig as Mine\n")
+    monkeypatch.chdir(tmp_path)
+    assert console(monkeypatch, "train", "of_the_user:Mine", "--help") in (0, None)
+    assert "usage: flowrl train of_the_user:Mine" in capsys.readouterr().out

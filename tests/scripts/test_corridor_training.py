@@ -1,4 +1,4 @@
-"""An agent that sees the cue turns as it is asked to; one whose context has passed it is left to chance."""
+"""An agent that sees the cue turns by its target return; one whose context has passed it is left to chance."""
 
 import json
 from math import comb
@@ -23,7 +23,7 @@ def balanced_seed():
 
 
 def right_turns(agent, length, run_dir, *options):
-    """Collect, train, evaluate: how many of 200 turns go where the cue pointed, by the return that was asked for."""
+    """Collect, train, evaluate: how many of 200 turns go where the cue pointed, by target return."""
     dataset = f"flowrl/corridor/length-{length}-v0"
     collect.main(collect.Args(dataset, if_missing=True))
     train.start([
@@ -37,7 +37,7 @@ def right_turns(agent, length, run_dir, *options):
     return {target: sum(row["return"] for row in rows if row["target"] == target) for target in (1.0, 0.0)}
 
 
-def test_the_bound_is_what_it_is_said_to_be():
+def test_the_bound_is_rarely_passed_by_chance():
     outside = sum(comb(EPISODES, right) for right in range(LEAST)) * 2 / 2**EPISODES
     assert outside < 1e-7
     assert LEAST + MOST == EPISODES

@@ -14,21 +14,25 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from flowrl.agents import BCConfig, SequenceConfig
+from flowrl.agents.bc import BCConfig
+from flowrl.agents.cloning import CloningConfig, CloningLearner
+from flowrl.agents.sequence import SequenceConfig
 from flowrl.attention.dropout import Dropout
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.samplers import sample_windows
+from flowrl.data.samplers import Windows
 from flowrl.errors import InputError
 from flowrl.nn.normaliser import Normaliser
 from flowrl.training import distributed
-from flowrl.training import loop as training
-from flowrl.training.loop import Stopped, TrainingConfig, isolated_rng, train
+from flowrl.training.config import TrainingConfig
+from flowrl.training.device import isolated_rng
+from flowrl.training.loop import Stopped, train
 from flowrl.training.run_folder import RunFolder
 
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(steps=12, batch_size=12, warmup_steps=5, log_every=1, checkpoint_every=4)
-FLOW = SequenceConfig(width=16, layers=1, heads=2, context=5, dropout=0.0)
-DT, BC = replace(FLOW, attention="softmax"), BCConfig(width=16, layers=1, context=5, dropout=0.0)
+CONFIG = TrainingConfig(steps=12, batch_size=12, log_every=1, checkpoint_every=4)
+CLONING = CloningConfig(warmup_steps=5)
+FLOW = SequenceConfig(width=16, layers=1, heads=2, context=5, dropout=0.0, cloning=CLONING)
+DT, BC = replace(FLOW, attention="softmax"), BCConfig(width=16, layers=1, context=5, dropout=0.0, cloning=CLONING)
 CARRYING, EPISODES = replace(FLOW, carry_state=True), replace(FLOW, context="episode")
 EVERY_AGENT = pytest.mark.parametrize(
     "agent", [FLOW, DT, BC, CARRYING, EPISODES], ids=["flow", "dt", "bc", "carrying", "episodes"]
@@ -98,30 +102,26 @@ def signal_rank(rank):
 
 def trained(arrays, agent, config, folder, double=False, at=0, happens=die):
     """Weights after training in `folder`, which may hold a run to go on with; in this call's step `at` it happens."""
-    drawn = []
+    steps, original = [], CloningLearner.update
 
-    class Counted(training.Batches):
-        def next(self, generator):
-            drawn.append(1)
-            if len(drawn) == at:
-                happens()
-            return super().next(generator)
+    def counted(self, batch, step):
+        steps.append(step)
+        if len(steps) == at:
+            happens()
+        return original(self, batch, step)
 
     folder.mkdir(exist_ok=True)
-    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(training, "Batches", Counted):
+    with distributed.group(), isolated_rng(0, CPU), mock.patch.object(CloningLearner, "update", counted):
         dataset = dataset_of(arrays, double)
-        made = agent.build(Normaliser.of(dataset))
-        made = made.double() if double else made
-        train(made, dataset, config, RunFolder(folder), seed=0, name="test", evaluate=nothing)
-    return {name: tensor.numpy() for name, tensor in made.state_dict().items()}
+        learner = agent.build(Normaliser.of(dataset), config, CPU)
+        if double:
+            learner.actor.double()
+        train(learner, dataset, config, RunFolder(folder), seed=0, name="test")
+    return {name: tensor.numpy() for name, tensor in learner.actor.state_dict().items()}
 
 
-def nothing(step, tracker):
-    pass
-
-
-def figures(folder):
-    """(steps, figures) of metrics.jsonl without the speeds."""
+def metrics(folder):
+    """(rows, metrics) of metrics.jsonl without the speeds."""
     return np.array([
         [value for name, value in row.items() if name != "steps_per_second"]
         for row in RunFolder(folder).rows("metrics.jsonl")
@@ -148,7 +148,7 @@ def assert_close(one, two):
 @EVERY_AGENT
 def test_two_processes_train_as_one(launch, arrays, tmp_path, agent):
     """Dropout draws other masks in each process, so it is off; the ranks' windows hold different shares of padding."""
-    batch = sample_windows(dataset_of(arrays, False), 12, 5, torch.Generator().manual_seed(0))
+    batch = Windows(dataset_of(arrays, False), 12, 5).draw(torch.Generator().manual_seed(0))
     real = (~batch.is_pad).view(2, -1).sum(1)
     assert real[0] != real[1]
 
@@ -156,8 +156,8 @@ def test_two_processes_train_as_one(launch, arrays, tmp_path, agent):
     first, second = launch(2, trained, arrays, agent, CONFIG, tmp_path / "two", True)
     assert_same_bits(first, second)
     assert_close(first, alone)
-    assert figures(tmp_path / "one").shape == (12, 4)  # step, loss, norm of the gradient, learning rate
-    np.testing.assert_allclose(figures(tmp_path / "two"), figures(tmp_path / "one"), rtol=1e-9)
+    assert metrics(tmp_path / "one").shape == (12, 4)  # step, loss, norm of the gradient, learning rate
+    np.testing.assert_allclose(metrics(tmp_path / "two"), metrics(tmp_path / "one"), rtol=1e-9)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_three_processes_train_as_one(launch, arrays, tmp_path):
     ranks = launch(3, trained, arrays, FLOW, CONFIG, tmp_path / "three")
     for rank in ranks:
         assert_same_bits(rank, ranks[0])
-    np.testing.assert_allclose(figures(tmp_path / "three"), figures(tmp_path / "one"), rtol=1e-5)
+    np.testing.assert_allclose(metrics(tmp_path / "three"), metrics(tmp_path / "one"), rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -179,9 +179,10 @@ def test_a_run_that_died_and_goes_on_ends_in_the_same_bits(launch, arrays, tmp_p
     resumed = launch(2, trained, arrays, agent, CONFIG, tmp_path / "a")
     whole = launch(2, trained, arrays, agent, CONFIG, tmp_path / "b")
     assert_same_bits(resumed[0], whole[0])
-    np.testing.assert_array_equal(figures(tmp_path / "a"), figures(tmp_path / "b"))
-    one, two = (RunFolder(tmp_path / name).load()["generators"] for name in "ab")
-    for mine, other in zip([one, *one["other_ranks"]], [two, *two["other_ranks"]], strict=True):
+    np.testing.assert_array_equal(metrics(tmp_path / "a"), metrics(tmp_path / "b"))
+    one, two = (RunFolder(tmp_path / name).load()["generators"]["ranks"] for name in "ab")
+    assert len(one) == 2
+    for mine, other in zip(one, two, strict=True):
         assert torch.equal(mine["torch"], other["torch"])
 
 
@@ -195,7 +196,7 @@ def test_a_run_may_go_on_in_fewer_or_more_processes(launch, arrays, tmp_path, ag
     assert RunFolder(tmp_path / "many").load()["step"] == 8
     resumed = launch(2, trained, arrays, agent, CONFIG, tmp_path / "many", True)
     assert_close(resumed[0], whole)
-    np.testing.assert_allclose(figures(tmp_path / "many"), figures(tmp_path / "one"), rtol=1e-9)
+    np.testing.assert_allclose(metrics(tmp_path / "many"), metrics(tmp_path / "one"), rtol=1e-9)
 
 
 def dropped(arrays, agent, folder):
@@ -228,15 +229,16 @@ def test_bfloat16_trains_as_in_one_process(launch, arrays, tmp_path):
     trained(arrays, FLOW, config, tmp_path / "one")
     launch(2, trained, arrays, FLOW, config, tmp_path / "two")
     # As between bfloat16 and float32 in one process: eight bits of mantissa in the products of a dozen steps.
-    np.testing.assert_allclose(figures(tmp_path / "two")[:, 1], figures(tmp_path / "one")[:, 1], rtol=0.05)
+    np.testing.assert_allclose(metrics(tmp_path / "two")[:, 1], metrics(tmp_path / "one")[:, 1], rtol=0.05)
 
 
 @pytest.mark.slow
 def test_compiled_it_trains_as_in_one_process(launch, arrays, tmp_path):
     trained(arrays, BC, CONFIG, tmp_path / "one")
-    launch(2, trained, arrays, BC, replace(CONFIG, compile=True), tmp_path / "two")
-    np.testing.assert_allclose(figures(tmp_path / "two")[:, 1], figures(tmp_path / "one")[:, 1], rtol=1e-3)
-    names = [set(RunFolder(tmp_path / name).load()["agent"]) for name in ("one", "two")]
+    compiled = replace(BC, cloning=replace(CLONING, compile=True))
+    launch(2, trained, arrays, compiled, CONFIG, tmp_path / "two")
+    np.testing.assert_allclose(metrics(tmp_path / "two")[:, 1], metrics(tmp_path / "one")[:, 1], rtol=1e-3)
+    names = [set(RunFolder(tmp_path / name).load()["learner"]["actor"]) for name in ("one", "two")]
     assert names[0] == names[1]
 
 
@@ -265,7 +267,7 @@ def test_a_signal_to_one_stops_all_after_the_same_step(launch, arrays, tmp_path,
     resumed = launch(2, trained, arrays, agent, CONFIG, tmp_path / "a")
     whole = launch(2, trained, arrays, agent, CONFIG, tmp_path / "b")
     assert_same_bits(resumed[0], whole[0])
-    np.testing.assert_array_equal(figures(tmp_path / "a"), figures(tmp_path / "b"))
+    np.testing.assert_array_equal(metrics(tmp_path / "a"), metrics(tmp_path / "b"))
 
 
 def trained_on_a_full_disk(arrays, folder):
@@ -279,8 +281,8 @@ def test_what_fails_on_rank_0_ends_all(launch, arrays, tmp_path):
     assert isinstance(one, OSError)
     assert isinstance(two, InputError)
     assert "No space left on device" in str(two)
-    wild = replace(CONFIG, learning_rate=1e30, warmup_steps=0)
-    one, two = launch(2, trained, arrays, FLOW, wild, tmp_path / "wild")
+    wild = replace(FLOW, cloning=CloningConfig(learning_rate=1e30, warmup_steps=0))
+    one, two = launch(2, trained, arrays, wild, CONFIG, tmp_path / "wild")
     assert str(one).startswith("training diverged by step")
     assert str(one) == str(two)
 
@@ -294,31 +296,54 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(launch, arrays, tmp_pa
     assert not list((tmp_path / "run").iterdir())
 
 
-def spoken(path, failing):
-    """Rank 0 makes a file; the others find it, whatever time it took."""
+def exchanged(path, failing):
+    """Rank 0 makes a file; the others read it, whatever time it took."""
 
     def look():
         if distributed.rank() == 0:
-            path.write_text("made")
+            path.write_text("rank 0")
         if distributed.rank() == failing:
             raise InputError(f"rank {failing} cannot")
         return path.read_text(), distributed.rank()
 
     with distributed.group():
-        found = distributed.rank_zero_first(look)
+        content = distributed.rank_zero_first(look)
         from_zero = distributed.from_rank_zero(distributed.rank)
         everyone = distributed.gather(distributed.rank())
         mean = distributed.mean(torch.tensor(float(distributed.rank())))
-        return found, from_zero, everyone, float(mean), distributed.largest(10 * distributed.rank())
+        return content, from_zero, everyone, float(mean), distributed.largest(10 * distributed.rank())
 
 
 @pytest.mark.slow
-def test_what_ranks_tell_each_other(launch, tmp_path):
-    told = launch(3, spoken, tmp_path / "file", None)
-    assert told == [(("made", rank), 0, [0, 1, 2], 1.0, 20) for rank in range(3)]
+def test_what_ranks_exchange(launch, tmp_path):
+    values = launch(3, exchanged, tmp_path / "file", None)
+    assert values == [(("rank 0", rank), 0, [0, 1, 2], 1.0, 20) for rank in range(3)]
     for failing in (0, 1):
-        failed = launch(3, spoken, tmp_path / f"file{failing}", failing)
+        failed = launch(3, exchanged, tmp_path / f"file{failing}", failing)
         assert [(type(error), str(error)) for error in failed] == [(InputError, f"rank {failing} cannot")] * 3
+
+
+def gradients_of_shares(counts):
+    """Gradients of a mean over all ranks' items, of which this rank has `counts[rank]`."""
+    with distributed.group():
+        rank = distributed.rank()
+        items = torch.arange(9.0)[sum(counts[:rank]) : sum(counts[: rank + 1])]
+        layer, unused = nn.Linear(1, 2), nn.Linear(1, 1)
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        loss = layer(items[:, None]).square().mean()
+        distributed.part_of_mean(loss, torch.tensor(len(items))).backward()
+        distributed.average_gradients([*layer.parameters(), *unused.parameters()])
+        assert unused.weight.grad is None
+        return [parameter.grad.flatten().tolist() for parameter in layer.parameters()]
+
+
+@pytest.mark.slow
+def test_averaged_gradients_are_those_of_all_items_in_one_process(launch):
+    alone = gradients_of_shares([9])
+    for rank in launch(3, gradients_of_shares, [1, 6, 2]):
+        for mine, expected in zip(rank, alone, strict=True):
+            np.testing.assert_allclose(mine, expected, rtol=1e-6)
 
 
 # Without torchrun, or with GPUs
@@ -328,10 +353,12 @@ def test_without_torchrun_there_is_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")  # as cluster managers set it for processes that know nothing of each other
     monkeypatch.setenv("RANK", "3")
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
-    loss_of = nn.Identity()
-    with distributed.group(), distributed.data_parallel(nn.Linear(1, 1), loss_of) as same:
-        assert same is loss_of
+    layer = nn.Linear(1, 1)
+    layer(torch.ones(1)).backward()
+    with distributed.group():
         assert not dist.is_initialized()
+        distributed.average_gradients(layer.parameters())
+    assert layer.weight.grad.tolist() == [[1.0]]
     assert distributed.local_device(torch.device("cuda")) == torch.device("cuda")
 
 

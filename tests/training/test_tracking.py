@@ -1,16 +1,17 @@
-"""A run's figures go to console, metrics.jsonl and TensorBoard, and its speed is that of training alone."""
+"""A run's metrics go to console, metrics.jsonl and TensorBoard, and its speed is that of training alone."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from flowrl.text import duration
 from flowrl.training import tracking
 from flowrl.training.run_folder import RunFolder
-from flowrl.training.tracking import Tracker, duration
+from flowrl.training.tracking import Tracker
 
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes when told to."""
+    """Time that passes by hand."""
 
     class Clock:
         now = 100.0
@@ -32,20 +33,20 @@ def points(run, tag):
     return [(point.step, point.value) for point in accumulator.Scalars(tag)]
 
 
-def test_figures_go_to_all_three(run, clock, capsys):
+def test_metrics_go_to_all_three(run, clock, capsys):
     with Tracker(run, "flow seed 0", 0, 40) as tracker:
         clock.now += 5
         tracker.progress(10, {"train/loss": 0.5})
         clock.now += 2
         tracker.progress(20, {"train/loss": 0.25})
-        tracker.record(20, {"return/target_9": 7.0}, "evaluation: well")
+        tracker.record(20, {"eval/return@best": 7.0}, "evaluation: well")
     assert run.rows("metrics.jsonl") == [
         {"step": 10, "train/loss": 0.5, "steps_per_second": 2.0},
         {"step": 20, "train/loss": 0.25, "steps_per_second": 5.0},
-        {"step": 20, "return/target_9": 7.0},
+        {"step": 20, "eval/return@best": 7.0},
     ]
     assert points(run, "train/loss") == [(10, 0.5), (20, 0.25)]
-    assert points(run, "return/target_9") == [(20, 7.0)]
+    assert points(run, "eval/return@best") == [(20, 7.0)]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("[flow seed 0] step 10/40  loss 0.5")
     assert "2.0 steps/s  15s left" in lines[0]
@@ -91,7 +92,7 @@ def test_the_writer_is_closed_when_training_fails(run):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "text"),
     [
         (0.2, "0s"),
         (59.4, "59s"),
@@ -102,5 +103,5 @@ def test_the_writer_is_closed_when_training_fails(run):
         (90_000, "25h00m"),
     ],
 )
-def test_durations_as_a_person_says_them(seconds, said):
-    assert duration(seconds) == said
+def test_durations_as_a_person_says_them(seconds, text):
+    assert duration(seconds) == text

@@ -1,0 +1,1 @@
+"""How options are described, and which one was meant."""
