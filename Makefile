@@ -18,8 +18,8 @@ demo: .venv/installed
 	$(BIN)/flowrl evaluate runs/reach --targets 6 9 12 15
 	@echo "2 of 2: flow against dt on Hopper, at most ten minutes on two cores: a minute of data, then training, then play"
 	$(BIN)/flowrl collect $(DATASET) --if-missing
-	$(BIN)/flowrl compare --datasets $(DATASET) --agents "flow=flow --warmup-steps 60" "dt=dt --warmup-steps 60" \
-		--steps 600 --precision auto --targets p90 2000 best --episodes 10 --evaluate-every 0 --no-study --out runs/hopper
+	$(BIN)/flowrl compare --datasets $(DATASET) --agents "flow=flow --warmup-steps 120" "dt=dt --warmup-steps 120" \
+		--steps 1200 --precision auto --targets p90 2000 best --episodes 10 --evaluate-every 0 --no-study --out runs/hopper
 
 # All of our own MuJoCo datasets, 200,000 steps each.
 datasets: .venv/installed

@@ -42,7 +42,10 @@ def find_agent(name: str) -> Preset:
     try:
         value = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # it is the user's own code
-        raise InputError(f"agent {name!r} cannot be imported: {cause(error)}") from error
+        raise InputError(
+            f"agent {name!r} cannot be imported: {cause(error)} (modules are looked for in the working directory and"
+            " on PYTHONPATH)"
+        ) from error
     if isinstance(value, Preset):
         return value
     if not (isinstance(value, type) and issubclass(value, AgentConfig) and is_dataclass(value)):

@@ -15,11 +15,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
+from gymnasium.envs.registration import EnvSpec
+
 from flowrl.api.comparing import SAME_FOR_ALL, compare_agents
 from flowrl.api.training import default_options
 from flowrl.data.selection import Selection
 from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig
+from flowrl.evaluation.video import can_be_shown
 from flowrl.experiments.cells import MatrixAgent
 from flowrl.experiments.matrix import MatrixOptions
 from flowrl.experiments.options import DEFAULT_DATASET
@@ -117,7 +120,8 @@ def start(argv: list[str]) -> None:
     python, example, out = _interpreter(), report.comparisons[0].runs[0].path, args.matrix.out
     print("\nnext:")
     print(f"  {python} -m flowrl evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
-    print(f"  {python} -m flowrl evaluate {example} --episodes 1 --video {out / 'episode.gif'}    # watch one")
+    if can_be_shown(EnvSpec.from_json(report.comparisons[0].runs[0].config["env_spec"])):
+        print(f"  {python} -m flowrl evaluate {example} --episodes 1 --video {out / 'episode.gif'}    # watch one")
     print(f"  {python} -m tensorboard.main --logdir {out}    # the training curves")
 
 

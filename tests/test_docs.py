@@ -123,8 +123,9 @@ def test_the_python_of_the_pages_runs(tiny_run, reach_dataset, tmp_path):
 @pytest.mark.slow
 def test_the_agent_of_the_page_trains_and_compares(tmp_path):
     shown = list(blocks(DOCS / "guide/your-own-agent.md"))
-    program = next(text for language, text in shown if language == "python")
-    (tmp_path / "my_module.py").write_text(program)
+    # Its own actor and the whole agent, in one file.
+    programs = [text for language, text in shown if language == "python" and not text.startswith(LINES_OF_FILES)]
+    (tmp_path / "my_module.py").write_text("\n".join(programs))
     typed = [command for language, text in shown if language == "bash" for command in commands(text)]
     assert len(typed) == 3
     shorter = {"collect": [], "train": ["--episodes", "2"], "compare": ["--episodes", "2", "--no-study"]}

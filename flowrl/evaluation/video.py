@@ -109,6 +109,17 @@ def record_clip(actions: np.ndarray, env: str | EnvSpec, seed: int, path: Path) 
     return Clip(len(frames), steps, steps / rate)
 
 
+def can_be_shown(env: str | EnvSpec) -> bool:
+    """Whether the environment has a mode that renders pictures."""
+    return "rgb_array" in _render_modes(env)
+
+
+def _render_modes(env: str | EnvSpec) -> list[str]:
+    still = make_env(env)
+    still.close()
+    return still.metadata.get("render_modes", [])
+
+
 def _rendering(env: str | EnvSpec) -> gym.Env:
     """The environment in a mode that renders pictures.
 
@@ -117,10 +128,9 @@ def _rendering(env: str | EnvSpec) -> gym.Env:
     """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    still = make_env(env)
-    still.close()
-    if "rgb_array" not in (modes := still.metadata.get("render_modes", [])):
-        raise InputError(f"no video: {still.spec and still.spec.id} has no picture to render (its modes: {modes})")
+    if "rgb_array" not in (modes := _render_modes(env)):
+        name = env if isinstance(env, str) else env.id
+        raise InputError(f"no video: {name} has no picture to render (its modes: {modes})")
     playing = make_env(env, render_mode="rgb_array")
     _follow(playing)
     return playing
