@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,8 @@ from flowrl.attention import CausalAttention
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Batch, Chunk, Chunks, Context, Episodes, Part, Windows
 from flowrl.errors import InputError, cause
-from flowrl.nn.heads import ActionHead
 from flowrl.nn.state import map_state, tensors_of
-from flowrl.protocols import Actor, Sampler
+from flowrl.protocols import Sampler
 from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
@@ -81,21 +80,12 @@ class CloningConfig:
         return warm if self.schedule == "constant" else min(warm, left)
 
 
-class ClonedActor(Actor, Protocol):
-    """An `nn.Module` that can be trained to repeat actions."""
-
-    head: ActionHead
-
-    def predict(self, batch: Batch) -> Tensor:
-        """The prediction of every step (B, K, ...), as `head` takes it."""
-        ...
-
-
 class CloningLearner:
     """Trains an actor by the mean cloning error over real steps.
 
     Args:
-        actor: with `initial_state` and `resume` as well, if it carries a state.
+        actor: an `Actor` with a `head` and ``predict(batch)``, and with `initial_state` and `resume` if it carries a
+            state.
         context: K, steps in a window or in the mean of a chunk, or whole episodes.
         carries: train on chunks that follow each other, each with the state that the one before left.
     """

@@ -191,6 +191,27 @@ def write() -> Callable[..., Path]:
     return write_reach
 
 
+@pytest.fixture
+def pendulum_run(write, tiny_train, tmp_path):
+    """A run on MuJoCo's inverted pendulum, whose episodes are short under a bad policy."""
+    generator = np.random.default_rng(0)
+    episodes = [
+        Episode(
+            generator.normal(size=(9, 4)), generator.uniform(-3, 3, (8, 1)).astype(np.float32), np.ones(8),
+            np.arange(8) == 7, np.zeros(8, bool), seed=0,
+        )
+        for _ in range(3)
+    ]  # fmt: skip
+    write(
+        "test/pendulum-v0",
+        episodes,
+        env_spec=gym.spec("InvertedPendulum-v5"),
+        observation_space=gym.spaces.Box(-np.inf, np.inf, (4,)),
+        action_space=gym.spaces.Box(-3, 3, (1,), np.float32),
+    )
+    return tiny_train("bc", tmp_path / "pendulum", dataset="test/pendulum-v0", steps=2, episodes=1)
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the checkout."""

@@ -3,39 +3,15 @@
 import json
 import sys
 
-import gymnasium as gym
-import numpy as np
 import pytest
 from gymnasium.envs.mujoco.inverted_pendulum_v5 import InvertedPendulumEnv
 
 import flowrl
-from flowrl.data.minari_store import Episode
 from flowrl.errors import InputError
 
 
 def rows(run):
     return [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
-
-
-@pytest.fixture
-def pendulum_run(write, tiny_train, tmp_path):
-    """A run on MuJoCo's inverted pendulum, whose episodes are short under a bad policy."""
-    generator = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            generator.normal(size=(9, 4)), generator.uniform(-3, 3, (8, 1)).astype(np.float32), np.ones(8),
-            np.arange(8) == 7, np.zeros(8, bool), seed=0,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    write(
-        "test/pendulum-v0",
-        episodes,
-        env_spec=gym.spec("InvertedPendulum-v5"),
-        observation_space=gym.spaces.Box(-np.inf, np.inf, (4,)),
-        action_space=gym.spaces.Box(-3, 3, (1,), np.float32),
-    )
-    return tiny_train("bc", tmp_path / "pendulum", dataset="test/pendulum-v0", steps=2, episodes=1)
 
 
 def test_an_environment_without_a_picture_says_so(tiny_run, tmp_path):

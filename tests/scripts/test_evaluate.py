@@ -6,12 +6,10 @@ import shutil
 import subprocess
 import sys
 
-import gymnasium as gym
 import numpy as np
 import pytest
 from PIL import Image
 
-from flowrl.data.minari_store import Episode
 from flowrl.errors import InputError
 from flowrl.scripts import evaluate
 
@@ -53,26 +51,10 @@ def gl_library():
 
 
 @pytest.mark.slow
-def test_a_video_is_recorded_or_what_is_missing_is_named(write, tiny_train, tmp_path, repository):
-    generator = np.random.default_rng(0)
-    episodes = [
-        Episode(
-            generator.normal(size=(9, 4)), generator.uniform(-3, 3, (8, 1)).astype(np.float32), np.ones(8),
-            np.arange(8) == 7, np.zeros(8, bool), seed=0,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    write(
-        "test/pendulum-v0",
-        episodes,
-        env_spec=gym.spec("InvertedPendulum-v5"),
-        observation_space=gym.spaces.Box(-np.inf, np.inf, (4,)),
-        action_space=gym.spaces.Box(-3, 3, (1,), np.float32),
-    )
-    run = tiny_train("bc", tmp_path / "pendulum", dataset="test/pendulum-v0", steps=2, episodes=1)
+def test_a_video_is_recorded_or_what_is_missing_is_named(pendulum_run, tmp_path, repository):
     video = tmp_path / "deep/folder/episode.gif"
     environment = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "DISPLAY")}
-    argv = [str(run), "--episodes", "1", "--device", "cpu", "--video", str(video)]
+    argv = [str(pendulum_run), "--episodes", "1", "--device", "cpu", "--video", str(video)]
     done = subprocess.run(
         [sys.executable, "-m", "flowrl.scripts.evaluate", *argv],
         cwd=repository, env=environment, capture_output=True, text=True, timeout=300,
@@ -82,7 +64,7 @@ def test_a_video_is_recorded_or_what_is_missing_is_named(write, tiny_train, tmp_
         assert "apt install libegl1 libgl1" in done.stderr
         return
     assert done.returncode == 0, done.stderr
-    length = rows(run)[-1]["length"]
+    length = rows(pendulum_run)[-1]["length"]
     assert f"{length + 1:,} frames" in done.stdout
     with Image.open(video) as picture:
         assert picture.n_frames >= 2
