@@ -1,10 +1,11 @@
-"""Single transitions for value-based agents, with the right next observation, ending, next action and return.
+"""Transitions for value-based agents, with the right next observation, ending, next action and return.
 
 What a Bellman target needs is easily wrong: a time limit is not the end of the task, so it is bootstrapped through; the
 next action never belongs to another episode; and where the data only repeat the last observation, because the true next
-one was not stored, nothing can be bootstrapped from, so that step is not drawn.
+one was not stored, nothing is bootstrapped from it.
 """
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,68 +17,114 @@ from flowrl.errors import InputError
 
 
 class Transitions(NamedTuple):
-    """B steps in raw units."""
+    """B transitions of one step, or of n, in raw units: what was seen, done and paid, and what was seen then.
+
+    A Bellman target is ``rewards + discounts * value(next_observations)``.
+    """
 
     observations: Tensor  # (B, observation size)
     actions: Tensor  # (B, action size)
-    rewards: Tensor  # (B,)
+    rewards: Tensor  # (B,) of one step; of n steps their discounted sum
     next_observations: Tensor  # (B, observation size), the true ones, also at the last step of an episode
-    next_actions: Tensor  # (B, action size), zeros where there is none
-    has_next_action: Tensor  # (B,) bool, False at the last step of an episode
+    next_actions: Tensor  # (B, action size) of the data in `next_observations`, zeros where there is none
+    has_next_action: Tensor  # (B,) bool, False where the episode is over
     terminated: Tensor  # (B,) bool, the task ended here: nothing follows. A time limit is False
+    discounts: Tensor  # (B,) gamma, or gamma^n, of what follows; 0 where the task ended
     discounted_returns: Tensor  # (B,) the data's rewards from here to the episode's end, discounted
 
 
 class TransitionSampler:
     """Draws transitions with replacement, by the dataset's `weights`.
 
+    All columns lie in one table on the dataset's device, so that a batch is gathered at once.
+
     Args:
         batch_size: B of all processes together.
-        gamma: the discount of `discounted_returns`, in [0, 1].
+        gamma: the discount, in [0, 1].
+        n_step: steps in a transition, fewer at the end of an episode.
+        reward_scale: factor on all rewards and returns.
         part: which part of the batch is gathered; all of it is drawn.
 
     Raises:
         InputError: no step of the dataset has a known next observation.
     """
 
-    def __init__(self, dataset: TrajectoryDataset, batch_size: int, *, gamma: float = 0.99, part: Part = WHOLE) -> None:
+    def __init__(
+        self,
+        dataset: TrajectoryDataset,
+        batch_size: int,
+        *,
+        gamma: float = 0.99,
+        n_step: int = 1,
+        reward_scale: float = 1.0,
+        part: Part = WHOLE,
+    ) -> None:
         if not 0.0 <= gamma <= 1.0:
             raise ValueError(f"gamma is {gamma}: it must be at least 0 and at most 1")
+        if n_step < 1:
+            raise ValueError(f"n_step is {n_step}: it must be at least 1")
         self.dataset, self.batch_size, self.part = dataset, batch_size, part
-        last = dataset.ends - 1
-        rows = torch.arange(dataset.steps, device=last.device)
-        self._is_last = rows == last
-        self._episode = torch.repeat_interleave(
-            torch.arange(dataset.episodes, device=last.device), dataset.lengths, output_size=dataset.steps
+        episode = torch.repeat_interleave(
+            torch.arange(dataset.episodes, device=dataset.ends.device), dataset.lengths, output_size=dataset.steps
         )
-        self._known = (~self._is_last | dataset.next_known[self._episode]).cpu()
-        if not bool(self._known.any()):
+        # Steps from which the episode can still be followed to an observation that is known.
+        left = dataset.ends - torch.arange(dataset.steps, device=episode.device) - (~dataset.next_known[episode]).long()
+        known = left > 0
+        if not bool(known.any()):
             raise InputError(f"no step of {dataset.id} has a known next observation: values cannot be learned from it")
-        self._discounted = discounted_returns(dataset, gamma)
+        self._drawable = dataset if bool(known.all()) else _without_unknown(dataset, known)
+        self._drawable = _on_cpu(self._drawable)  # rows are drawn there, without waiting for a GPU
+        spans = left.clamp(max=n_step)
+        # The table has one row more an episode than it has steps: its final observation.
+        self._first = torch.arange(dataset.steps, device=episode.device) + episode
+        self._next = self._first + spans
+        self._table = self._fill(episode, spans, gamma, reward_scale)
+
+    def _fill(self, episode: Tensor, spans: Tensor, gamma: float, scale: float) -> Tensor:
+        data = self.dataset
+        rewards, discounts = torch.zeros_like(data.rewards, dtype=torch.float64), gamma ** spans.double()
+        rows = torch.arange(data.steps, device=spans.device)
+        for later in range(int(spans.max())):
+            following = (rows + later).clamp(max=data.steps - 1)
+            rewards += torch.where(later < spans, gamma**later * data.rewards[following].double(), 0.0)
+        terminated = data.terminated[episode] & (rows + spans == data.ends)
+        discounts = discounts.masked_fill(terminated, 0.0)
+        returns = discounted_returns(data, gamma)
+        numbers = [rewards * scale, discounts, terminated, torch.ones_like(terminated), returns * scale]
+        columns = [data.observations, data.actions, *(each[:, None] for each in numbers)]
+        sizes = [column.shape[1] for column in columns]
+        table = torch.zeros(data.steps + data.episodes, sum(sizes), device=spans.device)
+        # One after the other: joined first, they would take the memory of a second table.
+        for place, column in zip(table.split(sizes, dim=1), columns, strict=True):
+            place.index_copy_(0, self._first, column.float())
+        finals = data.ends[data.starts] + torch.arange(data.episodes, device=spans.device)
+        table[finals, : sizes[0]] = data.final_observations.float()
+        return table
 
     def draw(self, generator: torch.Generator) -> Transitions:
         """The next batch; `generator` is on the CPU for any device, so that the order is the same everywhere."""
-        rows = draw_rows(self.dataset, self.batch_size, generator)
-        while bool((unknown := ~self._known[rows]).any()):
-            rows[unknown] = draw_rows(self.dataset, int(unknown.sum()), generator)
-        rows = rows.view(self.part.ranks, -1)[self.part.rank].to(self.dataset.rewards.device)
+        rows = draw_rows(self._drawable, self.batch_size, generator)
+        rows = rows.view(self.part.ranks, -1)[self.part.rank].to(self._table.device)
         return self.at(rows)
 
     def at(self, rows: Tensor) -> Transitions:
-        """The transitions at `rows` (B,) int64 of the dataset."""
-        data, is_last = self.dataset, self._is_last[rows]
-        following, episode = (rows + 1).clamp(max=data.steps - 1), self._episode[rows]
+        """The transitions at `rows` (B,) int64 of the dataset, each with a known next observation."""
+        sizes = [self.dataset.observations.shape[1], self.dataset.actions.shape[1], 5]
+        places = torch.cat([self._first[rows], self._next[rows]])
+        now, following = self._table.index_select(0, places).view(2, len(rows), -1)
+        observations, actions, numbers = now.split(sizes, dim=1)
+        next_observations, next_actions, next_numbers = following.split(sizes, dim=1)
+        rewards, discounts, terminated, _, returns = numbers.unbind(1)
         return Transitions(
-            observations=data.observations[rows],
-            actions=data.actions[rows],
-            rewards=data.rewards[rows],
-            next_observations=torch.where(
-                is_last[:, None], data.final_observations[episode], data.observations[following]
-            ),
-            next_actions=data.actions[following].masked_fill(is_last[:, None], 0),
-            has_next_action=~is_last,
-            terminated=is_last & data.terminated[episode],
-            discounted_returns=self._discounted[rows],
+            observations=observations,
+            actions=actions,
+            rewards=rewards,
+            next_observations=next_observations,
+            next_actions=next_actions,
+            has_next_action=next_numbers[:, 3] > 0,
+            terminated=terminated > 0,
+            discounts=discounts,
+            discounted_returns=returns,
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,6 +133,19 @@ class TransitionSampler:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `flowrl.protocols.Sampler`."""
+
+
+def _without_unknown(dataset: TrajectoryDataset, known: Tensor) -> TrajectoryDataset:
+    """The dataset with weights and lengths by which only the steps with a known next observation are drawn."""
+    lengths = dataset.lengths - (~known[dataset.ends[dataset.starts] - 1]).long()
+    weights = torch.ones(dataset.episodes, dtype=torch.float64) if dataset.weights is None else dataset.weights
+    return replace(dataset, lengths=lengths, weights=weights)
+
+
+def _on_cpu(dataset: TrajectoryDataset) -> TrajectoryDataset:
+    """The dataset with what rows are drawn by on the CPU."""
+    weights = None if dataset.weights is None else dataset.weights.cpu()
+    return replace(dataset, lengths=dataset.lengths.cpu(), starts=dataset.starts.cpu(), weights=weights)
 
 
 def discounted_returns(dataset: TrajectoryDataset, gamma: float) -> Tensor:

@@ -24,6 +24,8 @@ class ActionHead(ABC):
 
     size: int
     """How many outputs the network needs."""
+    free: int = 0
+    """How many numbers, the same for every observation, are learned beside the outputs and stand after them."""
 
     def __init__(self, normaliser: Normaliser) -> None:
         self.normaliser = normaliser
@@ -31,7 +33,7 @@ class ActionHead(ABC):
 
     @abstractmethod
     def prediction(self, outputs: Tensor) -> Tensor:
-        """Outputs (..., size) as `error` and `action` take them, in at least float32."""
+        """Outputs (..., size + free) as the other methods take them, in at least float32."""
 
     @abstractmethod
     def error(self, prediction: Tensor, actions: Tensor) -> Tensor:
@@ -39,7 +41,17 @@ class ActionHead(ABC):
 
     @abstractmethod
     def action(self, prediction: Tensor) -> Tensor:
-        """The raw action (..., action size) to play; not finite where its prediction is not finite."""
+        """The raw action (..., action size) to play; NaN where what it is taken from is NaN."""
+
+    @abstractmethod
+    def sample(self, prediction: Tensor, noise: Tensor) -> Tensor:
+        """An action (..., action size) for a critic to judge, drawn by `noise`, with gradients to the prediction.
+
+        It is raw and within its bounds; of discrete actions it is their probabilities.
+
+        Args:
+            noise: (..., action size) in units of scaled actions; of a Gaussian, in its standard deviations.
+        """
 
 
 class TanhHead(ActionHead):
@@ -55,13 +67,22 @@ class TanhHead(ActionHead):
     def action(self, prediction: Tensor) -> Tensor:
         return prediction
 
+    def sample(self, prediction: Tensor, noise: Tensor) -> Tensor:
+        """The action with the noise added, clipped to the bounds."""
+        return self.normaliser.raw_actions((self.normaliser.actions(prediction) + noise).clamp(-1.0, 1.0))
+
 
 class GaussianHead(ActionHead):
-    """A Gaussian around a mean that a tanh keeps within the bounds; a prediction is (mean, log std), both scaled."""
+    """A Gaussian around a mean that a tanh keeps within the bounds; a prediction is (mean, log std), both scaled.
 
-    def __init__(self, normaliser: Normaliser) -> None:
+    Args:
+        shared_std: the standard deviation is the same for every observation, as in IQL's and AWAC's releases.
+    """
+
+    def __init__(self, normaliser: Normaliser, *, shared_std: bool = False) -> None:
         super().__init__(normaliser)
-        self.size = 2 * normaliser.action_size
+        self.free = normaliser.action_size if shared_std else 0
+        self.size = 2 * normaliser.action_size - self.free
 
     def prediction(self, outputs: Tensor) -> Tensor:
         mean, log_std = outputs.float().chunk(2, dim=-1)
@@ -77,15 +98,54 @@ class GaussianHead(ActionHead):
         z = (self.normaliser.actions(actions) - mean) * torch.exp(-log_std)
         return (-0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
 
-    def sample(self, prediction: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A raw action (..., action size), clipped to the bounds, with gradients to mean and std."""
-        mean, log_std = prediction.chunk(2, dim=-1)
-        noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
-        return self.normaliser.raw_actions((mean + log_std.exp() * noise).clamp(-1.0, 1.0))
-
     def action(self, prediction: Tensor) -> Tensor:
         """The mean."""
         return self.normaliser.raw_actions(prediction.chunk(2, dim=-1)[0])
+
+    def sample(self, prediction: Tensor, noise: Tensor) -> Tensor:
+        mean, log_std = prediction.chunk(2, dim=-1)
+        return self.normaliser.raw_actions((mean + log_std.exp() * noise).clamp(-1.0, 1.0))
+
+
+class TanhGaussianHead(ActionHead):
+    """A Gaussian squashed into the bounds by a tanh, as in SAC; a prediction is its (mean, log std) before the tanh."""
+
+    def __init__(self, normaliser: Normaliser) -> None:
+        super().__init__(normaliser)
+        self.size = 2 * normaliser.action_size
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        mean, log_std = outputs.float().chunk(2, dim=-1)
+        return torch.cat([mean, log_std.clamp(LOG_STD_LOW, LOG_STD_HIGH)], dim=-1)
+
+    def error(self, prediction: Tensor, actions: Tensor) -> Tensor:
+        """(..., 1) negative log density of the scaled actions, in nats; actions at the bounds count as just inside."""
+        inside = self.normaliser.actions(actions).clamp(-0.999, 0.999)
+        return -_squashed_log_density(prediction, torch.atanh(inside))[..., None]
+
+    def action(self, prediction: Tensor) -> Tensor:
+        """The squashed mean."""
+        return self.normaliser.raw_actions(torch.tanh(prediction.chunk(2, dim=-1)[0]))
+
+    def sample(self, prediction: Tensor, noise: Tensor) -> Tensor:
+        return self.sample_with_log_density(prediction, noise)[0]
+
+    def sample_with_log_density(self, prediction: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The raw action (..., action size) of `sample`, and its log density (...) as an action scaled to [-1, 1]."""
+        mean, log_std = prediction.chunk(2, dim=-1)
+        unsquashed = mean + log_std.exp() * noise
+        action = self.normaliser.raw_actions(torch.tanh(unsquashed))
+        return action, _squashed_log_density(prediction, unsquashed)
+
+
+def _squashed_log_density(prediction: Tensor, unsquashed: Tensor) -> Tensor:
+    """(...) log density of tanh(unsquashed), where unsquashed is Gaussian."""
+    mean, log_std = prediction.chunk(2, dim=-1)
+    z = (unsquashed - mean) * torch.exp(-log_std)
+    gaussian = -0.5 * z.square() - log_std - 0.5 * math.log(2 * math.pi)
+    # log(1 - tanh(x)^2), without its cancellation
+    slope = 2 * (math.log(2) - unsquashed - F.softplus(-2 * unsquashed))
+    return (gaussian - slope).sum(-1)
 
 
 class CategoricalHead(ActionHead):
@@ -106,6 +166,11 @@ class CategoricalHead(ActionHead):
         """The one-hot row of the likeliest action."""
         likeliest = F.one_hot(prediction.argmax(-1), self.size).to(prediction.dtype)
         return likeliest.masked_fill(~prediction.isfinite().all(-1, keepdim=True), torch.nan)
+
+    def sample(self, prediction: Tensor, noise: Tensor) -> Tensor:
+        """The probabilities (..., action size) in place of a draw, whatever the noise: a critic's value of them is the
+        exact expectation over the policy."""
+        return F.softmax(prediction, dim=-1)
 
 
 def deterministic_head(normaliser: Normaliser) -> ActionHead:

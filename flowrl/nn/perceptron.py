@@ -1,25 +1,38 @@
 """A perceptron of the present observation, and the actor that acts by one."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flowrl.data.samplers import Batch
 from flowrl.nn.heads import ActionHead, deterministic_head
 from flowrl.nn.normaliser import Normaliser
 
+RELU = partial(nn.ReLU, inplace=True)
 
-def perceptron(inputs: int, outputs: int, *, width: int, layers: int, dropout: float = 0.0) -> nn.Sequential:
-    """(..., inputs) to (..., outputs) by `layers` hidden layers of `width` features with ReLU and dropout."""
+
+def perceptron(
+    inputs: int,
+    outputs: int,
+    *,
+    width: int,
+    layers: int,
+    dropout: float = 0.0,
+    activation: Callable[[], nn.Module] = RELU,
+) -> nn.Sequential:
+    """(..., inputs) to (..., outputs) by `layers` hidden layers of `width` features with activation and dropout."""
     modules: list[nn.Module] = []
     for _ in range(layers):
-        modules += [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout)]
+        modules += [nn.Linear(inputs, width), activation(), nn.Dropout(dropout)]
         inputs = width
     return nn.Sequential(*modules, nn.Linear(inputs, outputs))
 
 
 class MemorylessActor(nn.Module):
-    """Acts on the present observation alone, whatever the target: a base class of actors without a carry."""
+    """Acts on the present observation alone, whatever the target: a base class of actors without memory."""
 
     conditioned = False
     rollout = "memoryless"
@@ -60,10 +73,14 @@ class PerceptronActor(MemorylessActor):
         self.normaliser = normaliser
         self.head = head or deterministic_head(normaliser)
         self.network = perceptron(normaliser.input_size, self.head.size, width=width, layers=layers, dropout=dropout)
+        self.free = nn.Parameter(torch.zeros(self.head.free)) if self.head.free else None
 
     def forward(self, observations: Tensor) -> Tensor:
         """The prediction for raw observations (..., observation size), as `head` takes it."""
-        return self.head.prediction(self.network(self.normaliser.observations(observations)))
+        outputs = self.network(self.normaliser.observations(observations))
+        if self.free is not None:
+            outputs = torch.cat([outputs.float(), self.free.expand(*outputs.shape[:-1], -1)], dim=-1)
+        return self.head.prediction(outputs)
 
     def predict(self, batch: Batch) -> Tensor:
         """The prediction of every step of a batch."""

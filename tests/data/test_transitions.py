@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Part
-from flowrl.data.transitions import TransitionSampler, discounted_returns
+from flowrl.data.transitions import Transitions, TransitionSampler, discounted_returns
 from flowrl.errors import InputError
 
 # Three episodes of 3, 1 and 2 steps: the task ends the first, a time limit the others. Of the last one the true last
@@ -30,31 +30,88 @@ def of(observations, actions, rewards, terminations):
     return TrajectoryDataset.from_arrays(*columns, [np.array(row) for row in rewards], terminations)
 
 
-def rows_of(sampler, draws, seed=0):
-    """The rows that a sampler draws; each row's observation becomes its number."""
-    numbers = torch.arange(sampler.dataset.steps, dtype=torch.float32)[:, None]
-    sampler.dataset = replace(sampler.dataset, observations=numbers)
-    assert sampler.batch_size == draws
+def drawn_rows(dataset, draws, seed=0, **options):
+    """The rows that a sampler draws: every observation is made its row's number."""
+    numbers = torch.arange(dataset.steps, dtype=torch.float32)[:, None]
+    sampler = TransitionSampler(replace(dataset, observations=numbers), draws, **options)
     return sampler.draw(torch.Generator().manual_seed(seed)).observations[:, 0].long()
 
 
 def test_every_field_by_hand(by_hand):
     assert by_hand.next_known.tolist() == [True, True, False]
-    batch = TransitionSampler(by_hand, 1, gamma=0.5).at(torch.arange(6))
-    assert batch.observations[:, 0].tolist() == [10, 11, 12, 20, 30, 31]
+    batch = TransitionSampler(by_hand, 1, gamma=0.5).at(torch.arange(5))
+    assert batch.observations[:, 0].tolist() == [10, 11, 12, 20, 30]
     # The last observation of an episode is the true one, and never the next episode's first.
-    assert batch.next_observations[:, 0].tolist() == [11, 12, 13, 21, 31, 31]
-    torch.testing.assert_close(batch.actions[:, 0], torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-    torch.testing.assert_close(batch.next_actions[:, 0], torch.tensor([0.2, 0.3, 0, 0, 0.6, 0]))
-    assert batch.has_next_action.tolist() == [True, True, False, False, True, False]
-    assert batch.rewards.tolist() == [1, 2, 4, 8, 16, 32]
-    assert batch.terminated.tolist() == [False, False, True, False, False, False], "a time limit is no end of the task"
-    assert batch.discounted_returns.tolist() == [1 + 1 + 1, 2 + 2, 4, 8, 16 + 16, 32]
-    assert {column.dtype for column in batch} == {torch.float32, torch.bool}
+    assert batch.next_observations[:, 0].tolist() == [11, 12, 13, 21, 31]
+    torch.testing.assert_close(batch.actions[:, 0], torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5]))
+    torch.testing.assert_close(batch.next_actions[:, 0], torch.tensor([0.2, 0.3, 0, 0, 0.6]))
+    assert batch.has_next_action.tolist() == [True, True, False, False, True]
+    assert batch.rewards.tolist() == [1, 2, 4, 8, 16]
+    assert batch.terminated.tolist() == [False, False, True, False, False], "a time limit is no end of the task"
+    assert batch.discounts.tolist() == [0.5, 0.5, 0, 0.5, 0.5]
+    assert batch.discounted_returns.tolist() == [1 + 1 + 1, 2 + 2, 4, 8, 16 + 16]
+
+
+@pytest.mark.parametrize("n_step", [2, 3, 1_000])
+def test_several_steps_by_hand(by_hand, n_step):
+    batch = TransitionSampler(by_hand, 1, gamma=0.5, n_step=n_step).at(torch.arange(5))
+    long = n_step > 2
+    assert batch.rewards.tolist() == [3 if long else 2, 4, 4, 8, 16]
+    assert batch.next_observations[:, 0].tolist() == [13 if long else 12, 13, 13, 21, 31]
+    assert batch.terminated.tolist() == [long, True, True, False, False]
+    # The last known observation of the third episode is that of its last step, one step after its first.
+    assert batch.discounts.tolist() == [0 if long else 0.25, 0, 0, 0.5, 0.5]
+    torch.testing.assert_close(batch.next_actions[:, 0], torch.tensor([0 if long else 0.3, 0, 0, 0, 0.6]))
+    assert batch.has_next_action.tolist() == [not long, False, False, False, True]
+    assert batch.discounted_returns.tolist() == [3, 4, 4, 8, 32]
+    assert set(drawn_rows(by_hand, 200, n_step=n_step).tolist()) == {0, 1, 2, 3, 4}
+
+
+def test_rewards_and_returns_are_scaled_and_nothing_else(by_hand):
+    plain, scaled = (
+        TransitionSampler(by_hand, 1, gamma=0.5, n_step=2, reward_scale=scale).at(torch.arange(5)) for scale in (1, -3)
+    )
+    for name, column in plain._asdict().items():
+        factor = -3 if name in ("rewards", "discounted_returns") else 1
+        assert torch.equal(scaled._asdict()[name], factor * column), name
+
+
+def test_one_step_is_all_that_there_is():
+    for terminated, discount in [(True, 0), (False, 0.5)]:
+        batch = TransitionSampler(of([[1.0, 2]], [[0.1]], [[3.0]], [terminated]), 4, gamma=0.5, n_step=5).draw(
+            torch.Generator().manual_seed(0)
+        )
+        assert [column.flatten().tolist() for column in (batch.observations, batch.next_observations)] == [
+            [1] * 4,
+            [2] * 4,
+        ]
+        assert batch.rewards.tolist() == batch.discounted_returns.tolist() == [3] * 4
+        assert batch.discounts.tolist() == [discount] * 4
+        assert batch.terminated.tolist() == [terminated] * 4
+        assert not batch.has_next_action.any()
+        assert batch.next_actions.abs().max() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_columns_are_float32_whatever_the_data(by_hand, dtype):
+    names = ("observations", "actions", "rewards", "final_observations")
+    other = replace(by_hand, **{name: getattr(by_hand, name).to(dtype) for name in names})
+    batches = [TransitionSampler(data, 1, gamma=0.5, n_step=2).at(torch.arange(5)) for data in (by_hand, other)]
+    for name, mine, its in zip(batches[0]._fields, *batches, strict=True):
+        assert its.dtype == (torch.bool if name in ("has_next_action", "terminated") else torch.float32), name
+        torch.testing.assert_close(its, mine, rtol=2e-3, atol=0)
+
+
+def test_a_batch_may_be_changed(by_hand):
+    sampler = TransitionSampler(by_hand, 1)
+    changed, before = (sampler.at(torch.arange(5)) for _ in range(2))
+    for column in changed:
+        column.zero_()
+    assert all(torch.equal(*columns) for columns in zip(sampler.at(torch.arange(5)), before, strict=True))
 
 
 def test_a_step_whose_next_observation_is_not_known_is_never_drawn_and_the_others_alike(by_hand):
-    counts = torch.bincount(rows_of(TransitionSampler(by_hand, 50_000), 50_000), minlength=6).double()
+    counts = torch.bincount(drawn_rows(by_hand, 50_000), minlength=6).double()
     assert counts[5] == 0
     chi_square = float(((counts[:5] - 10_000) ** 2 / 10_000).sum())
     assert chi_square < 18.5  # 4 degrees of freedom: passed once in a thousand
@@ -62,7 +119,7 @@ def test_a_step_whose_next_observation_is_not_known_is_never_drawn_and_the_other
 
 def test_weights_decide_how_often_a_known_step_is_drawn(by_hand):
     weighted = replace(by_hand, weights=torch.tensor([1.0, 3.0, 6.0], dtype=torch.float64))
-    counts = torch.bincount(rows_of(TransitionSampler(weighted, 60_000), 60_000), minlength=6).double()
+    counts = torch.bincount(drawn_rows(weighted, 60_000), minlength=6).double()
     assert counts[5] == 0
     expected = 60_000 * torch.tensor([1.0, 1, 1, 3, 6], dtype=torch.float64) / 12
     assert float(((counts[:5] - expected) ** 2 / expected).sum()) < 18.5
@@ -70,7 +127,13 @@ def test_weights_decide_how_often_a_known_step_is_drawn(by_hand):
 
 def test_a_terminated_episode_needs_no_last_observation():
     dataset = of([[1.0, 2, 2]], [[0.1, 0.2]], [[1.0, 1]], [True])
-    assert set(rows_of(TransitionSampler(dataset, 100), 100).tolist()) == {0, 1}
+    assert set(drawn_rows(dataset, 100).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("n_step", [0, -1])
+def test_no_step_is_refused(by_hand, n_step):
+    with pytest.raises(ValueError, match=f"n_step is {n_step}"):
+        TransitionSampler(by_hand, 4, n_step=n_step)
 
 
 def test_data_without_any_known_next_observation_are_refused():
@@ -95,7 +158,7 @@ def test_the_parts_of_the_ranks_are_the_batch_of_one_process(by_hand, weights):
 
 def test_the_generator_is_the_only_source_of_randomness(by_hand):
     before = torch.get_rng_state()
-    one, two, other = (rows_of(TransitionSampler(by_hand, 20), 20, seed) for seed in (1, 1, 2))
+    one, two, other = (drawn_rows(by_hand, 20, seed) for seed in (1, 1, 2))
     assert torch.equal(one, two)
     assert not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), before)
@@ -122,31 +185,62 @@ def test_discounted_returns_are_those_of_a_plain_loop(rewards, gamma):
     np.testing.assert_allclose(discounted_returns(dataset, gamma), expected, rtol=1e-6, atol=1e-5)
 
 
-@settings(max_examples=50)
+@st.composite
+def episodes(draw):
+    """(lengths, terminated, whether the last observation is repeated, rewards) of some episodes."""
+    lengths = draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+    flags = [[draw(st.booleans()) for _ in lengths] for _ in range(2)]
+    amounts = st.floats(-100, 100, width=32)
+    return lengths, *flags, [draw(st.lists(amounts, min_size=length, max_size=length)) for length in lengths]
+
+
+@settings(max_examples=150, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 7), min_size=1, max_size=6),
-    terminated=st.lists(st.booleans(), min_size=6, max_size=6),
-    repeated=st.lists(st.booleans(), min_size=6, max_size=6),
-    seed=st.integers(0, 99),
+    data=episodes(),
+    n_step=st.integers(1, 9),
+    gamma=st.sampled_from([0.0, 0.5, 0.99, 1.0]),
+    scale=st.sampled_from([1.0, 0.01]),
 )
-def test_whatever_is_drawn_is_a_transition_of_one_episode(lengths, terminated, repeated, seed):
-    ends = terminated[: len(lengths)]
-    observations = [100.0 * episode + np.arange(length + 1) for episode, length in enumerate(lengths)]
-    for row, repeat in zip(observations, repeated, strict=False):
+def test_transitions_are_those_of_a_plain_loop(data, n_step, gamma, scale):
+    lengths, terminated, repeated, rewards = data
+    # The numbers name episode and step.
+    seen = [1000.0 * episode + 10 * np.arange(length + 1) for episode, length in enumerate(lengths)]
+    for row, repeat in zip(seen, repeated, strict=True):
         row[-1] = row[-2] if repeat else row[-1]
-    dataset = of(observations, [row[:-1] + 0.5 for row in observations], [row[:-1] for row in observations], ends)
-    drawable = [length - (not end and repeat) for length, end, repeat in zip(lengths, ends, repeated, strict=False)]
-    if not any(drawable):
+    acted = [row[:-1] + 5 for row in seen]
+    dataset = of(seen, acted, rewards, terminated)
+    known, expected = [], []
+    for episode, length in enumerate(lengths):
+        last_known = length if terminated[episode] or not repeated[episode] else length - 1
+        for step in range(length):
+            row = len(known)
+            known.append(step < last_known)
+            if not known[row]:
+                continue
+            total, now = 0.0, step
+            while now < last_known and now - step < n_step:
+                total += gamma ** (now - step) * rewards[episode][now]
+                now += 1
+            over = terminated[episode] and now == length
+            expected.append(
+                (
+                    [seen[episode][step]],
+                    [acted[episode][step]],
+                    total * scale,
+                    [seen[episode][now]],
+                    [acted[episode][now] if now < length else 0],
+                    now < length,
+                    over,
+                    0.0 if over else gamma ** (now - step),
+                    sum(gamma**later * reward for later, reward in enumerate(rewards[episode][step:])) * scale,
+                )
+            )
+    if not expected:
         with pytest.raises(InputError, match="known next observation"):
-            TransitionSampler(dataset, 32)
+            TransitionSampler(dataset, 32, n_step=n_step)
         return
-    for now, action, _, after, following, has, over, _ in zip(
-        *TransitionSampler(dataset, 32).draw(torch.Generator().manual_seed(seed)), strict=True
-    ):
-        episode, step = divmod(int(now), 100)
-        last = step == lengths[episode] - 1
-        assert action == now + 0.5
-        assert over == (last and ends[episode])
-        assert has == (not last)
-        assert following == (0 if last else now + 1.5)
-        assert over or after == now + 1
+    sampler = TransitionSampler(dataset, 32, gamma=gamma, n_step=n_step, reward_scale=scale)
+    drawable = torch.nonzero(torch.tensor(known))[:, 0]
+    for name, column, plain in zip(Transitions._fields, sampler.at(drawable), zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(column, torch.tensor(plain, dtype=column.dtype), rtol=1e-6, atol=1e-5, msg=name)
+    assert set(drawn_rows(dataset, 32, n_step=n_step).tolist()) <= set(drawable.tolist())

@@ -80,7 +80,7 @@ class ActorCritic:
         with torch.no_grad():
             following = self.target_actor(batch.next_observations)
             value = torch.minimum(*self.target_critics(batch.next_observations, following))
-            target = batch.rewards + self.config.gamma * value * (~batch.terminated)
+            target = batch.rewards + batch.discounts * value
             target = target.maximum(
                 batch.discounted_returns
             )  # Reach is deterministic, and its rewards are not negative
