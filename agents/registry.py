@@ -1,11 +1,17 @@
 """`AGENTS`: every agent by name, and agents of other packages by ``module:Name``."""
 
 import importlib
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 
+from flowrl.agents.awac import AWAC_PAPER, AWAC_SHORT
 from flowrl.agents.bc import BCConfig
+from flowrl.agents.cql import CQL_PAPER, CQL_SHORT
 from flowrl.agents.dt import DT, DT_PAPER
 from flowrl.agents.flow import FLOW, FLOW_PAPER, PAPER_TRAINING
+from flowrl.agents.fql import FQL_PAPER, FQL_SHORT
+from flowrl.agents.iql import IQL_PAPER, IQL_SHORT
+from flowrl.agents.rebrac import REBRAC_PAPER, REBRAC_SHORT
+from flowrl.agents.td3_bc import TD3_BC_PAPER, TD3_BC_SHORT
 from flowrl.errors import InputError, cause
 from flowrl.training.config import AgentConfig, TrainingConfig
 
@@ -19,12 +25,29 @@ class Preset:
     training: TrainingConfig = TrainingConfig()
 
 
+SHORT_TRAINING = TrainingConfig(steps=20_000, batch_size=256, checkpoint_every=2_000)
+PAPER_VALUE_TRAINING = TrainingConfig(steps=1_000_000, batch_size=256, log_every=1_000, checkpoint_every=10_000)
+
 AGENTS: dict[str, Preset] = {
     "flow": Preset("Decision Flowformer: causal Flow-Attention", FLOW),
     "dt": Preset("Decision Transformer: softmax attention, else as flow", DT),
     "bc": Preset("behaviour cloning: a perceptron from observation to action", BCConfig()),
+    "awac": Preset("advantage-weighted actor critic", AWAC_SHORT, SHORT_TRAINING),
+    "iql": Preset("implicit Q-learning", IQL_SHORT, SHORT_TRAINING),
+    "td3-bc": Preset("TD3 with behaviour cloning", TD3_BC_SHORT, SHORT_TRAINING),
+    "rebrac": Preset("TD3 with behaviour cloning in actor and critics", REBRAC_SHORT, SHORT_TRAINING),
+    "cql": Preset("conservative Q-learning", CQL_SHORT, SHORT_TRAINING),
+    "fql": Preset("flow Q-learning", FQL_SHORT, SHORT_TRAINING),
     "flow-paper": Preset("flow with the settings of the Flowformer authors' release", FLOW_PAPER, PAPER_TRAINING),
     "dt-paper": Preset("dt with the settings of the Flowformer authors' release", DT_PAPER, PAPER_TRAINING),
+    "awac-paper": Preset("awac with the settings of the paper", AWAC_PAPER, PAPER_VALUE_TRAINING),
+    "iql-paper": Preset("iql with the settings of the paper", IQL_PAPER, PAPER_VALUE_TRAINING),
+    "td3-bc-paper": Preset("td3-bc with the settings of the paper", TD3_BC_PAPER, PAPER_VALUE_TRAINING),
+    "rebrac-paper": Preset(
+        "rebrac with the settings of the paper", REBRAC_PAPER, replace(PAPER_VALUE_TRAINING, batch_size=1_024)
+    ),
+    "cql-paper": Preset("cql with the settings of the paper", CQL_PAPER, PAPER_VALUE_TRAINING),
+    "fql-paper": Preset("fql with the settings of the paper", FQL_PAPER, PAPER_VALUE_TRAINING),
 }
 
 

@@ -49,8 +49,8 @@ class Args:
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Of the training, as of `train`: bf16 trains under bfloat16 autocast; auto: where the device is fast at it."""
     evaluation: EvaluationConfig = EvaluationConfig(targets=("r0", "r25", "r50", "r75", "p90", "best", "r125"))
-    evaluate_every: int = 1_000
-    """Training steps between the evaluations of the learning curves; 0 for none."""
+    evaluate_every: int | None = None
+    """Training steps between the evaluations of the learning curves; 0 for none; by default as of `train`."""
     evaluate_episodes: int = 5
     """Episodes per target in them."""
     study: bool = True

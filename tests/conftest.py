@@ -241,7 +241,7 @@ def assert_same_run(one: Path, two: Path) -> None:
     checkpoints = [torch.load(run / "checkpoint.pt", weights_only=True) for run in (one, two)]
     compare(*checkpoints, "checkpoint")
     assert read_rows(one / "evaluations.jsonl") == read_rows(two / "evaluations.jsonl")
-    of_the_machine = {"steps_per_second", "eval/seconds", "memory/peak_bytes"}
+    of_the_machine = {"steps_per_second", "cpu_seconds", "eval/seconds", "memory/peak_bytes"}
     metrics = [
         [{k: v for k, v in row.items() if k not in of_the_machine} for row in read_rows(run / "metrics.jsonl")]
         for run in (one, two)

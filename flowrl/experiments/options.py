@@ -35,8 +35,8 @@ class RunOptions(Generic[C]):
     env_kwargs: tuple[str, ...] = ()
     """Keywords for the environment's constructor, as NAME=VALUE: length=300. They add to the dataset's or replace them.
     The reference scores stay the same."""
-    evaluate_every: int = 1_000
-    """Training steps between evaluations; 0 for only one, at the end."""
+    evaluate_every: int | None = None
+    """Training steps between evaluations; 0 for only one, at the end; by default a tenth of all, and at least 1,000."""
     evaluate_episodes: int = 5
     """Episodes per target in the evaluations before the last."""
     seed: int = 0
@@ -60,10 +60,15 @@ class RunOptions(Generic[C]):
         """What the run is called on the console."""
         return f"{self.agent} seed {self.seed}"
 
+    @property
+    def steps_between_evaluations(self) -> int:
+        """`evaluate_every`, after its default; 0 for no evaluation before the last."""
+        return max(1_000, self.training.steps // 10) if self.evaluate_every is None else self.evaluate_every
+
     def check(self) -> None:
         """Raise InputError where a number is out of range."""
         for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
-            if not least <= (value := getattr(self, name)) < 2**31:
+            if (value := getattr(self, name)) is not None and not least <= value < 2**31:
                 raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
 
 

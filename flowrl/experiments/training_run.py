@@ -40,6 +40,7 @@ class Prepared(NamedTuple):
     env: EnvSpec
     targets: list[float]
     returns: dict[str, Any]  # see `summarise_returns`
+    config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
 
@@ -72,7 +73,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
             training, device = prepared.training, prepared.device
             dataset = prepared.dataset.to(device)
             held.enter_context(isolated_rng(options.seed, device))
-            learner = options.config.build(Normaliser.of(dataset, prepared.columns), training, device)
+            learner = prepared.config.build(Normaliser.of(dataset, prepared.columns), training, device)
             if distributed.rank() == 0:
                 _introduce(options, prepared, conditioned=learner.actor.conditioned)
 
@@ -85,7 +86,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
 
             train(
                 learner, dataset, training, folder,
-                seed=options.seed, name=name, evaluate=evaluate, evaluate_every=options.evaluate_every,
+                seed=options.seed, name=name, evaluate=evaluate, evaluate_every=options.steps_between_evaluations,
             )  # fmt: skip
         if distributed.rank() > 0:  # the rest needs one process
             return folder.path
@@ -118,14 +119,18 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     distributed.share(options.training.batch_size)
     training = replace(options.training, precision=choose_precision(options.training.precision, device))
     if like is not None:
-        return like._replace(training=training, device=device)
+        config = options.config.for_dataset(like.dataset)
+        config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
+        return like._replace(config=config, training=training, device=device)
     dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
     env = choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
-    check_record(options.agent, options.config)
+    config = options.config.for_dataset(selected)
+    config.check_memory(Normaliser.of(selected, columns), training, device)
+    check_record(options.agent, config)
     returns = summarise_returns(dataset, selected, env)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, training, device)
+    return Prepared(selected, columns, env, targets, returns, config, training, device)
 
 
 def check_record(agent: str, config: AgentConfig) -> None:
@@ -179,10 +184,10 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
     dataset = prepared.dataset
     return {
         "agent": options.agent,
-        "agent_config": options.config.record(),
+        "agent_config": prepared.config.record(),
         "training": asdict(prepared.training),
         "evaluation": asdict(options.evaluation) | {"targets": prepared.targets},
-        "evaluate_every": options.evaluate_every,
+        "evaluate_every": options.steps_between_evaluations,
         "evaluate_episodes": options.evaluate_episodes,
         "seed": options.seed,
         "dataset": dataset.id,
@@ -218,7 +223,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
-    warn(*options.config.cautions(dataset, mine, device))
+    warn(*prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":

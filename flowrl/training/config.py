@@ -66,6 +66,18 @@ class AgentConfig(ABC):
             raise TypeError(f"the agent's settings are {record!r}: they must be a dict")
         return _rebuilt(cls, record)
 
+    def for_dataset(self, dataset: TrajectoryDataset) -> Self:
+        """The same settings, with those filled in that depend on the data, before the run is recorded; the result asked
+        again is the same.
+
+        Raises:
+            InputError: the agent cannot learn from these data.
+        """
+        return self
+
+    def check_memory(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> None:  # noqa: B027
+        """Raise InputError where the networks and a batch are sure not to fit the device's memory."""
+
     def cautions(self, dataset: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> list[str]:
         """What is allowed and probably not meant when training on `dataset`, in sentences.
 

@@ -27,7 +27,7 @@ class Tracker:
     def __init__(self, run: RunFolder, name: str, first_step: int, last_step: int) -> None:
         self.run, self.name, self.last_step = run, name, last_step
         self._first_step = self._step = first_step
-        self._time = time.perf_counter()
+        self._time, self._cpu_time = time.perf_counter(), time.process_time()
 
     @cached_property
     def _writer(self) -> SummaryWriter:
@@ -43,11 +43,11 @@ class Tracker:
             self._writer.close()
 
     def progress(self, step: int, metrics: dict[str, float]) -> None:
-        """Record training metrics at `step`, with the speed since the last call."""
-        now = time.perf_counter()
-        speed = (step - self._step) / (now - self._time)
-        self._step, self._time = step, now
-        self._write(step, metrics | {"steps_per_second": speed})
+        """Record training metrics at `step`, with the speed and the CPU seconds of this process since the last call."""
+        now, cpu_now = time.perf_counter(), time.process_time()
+        speed, cpu_seconds = (step - self._step) / (now - self._time), cpu_now - self._cpu_time
+        self._step, self._time, self._cpu_time = step, now, cpu_now
+        self._write(step, metrics | {"steps_per_second": speed, "cpu_seconds": cpu_seconds})
         values = "  ".join(f"{name.rpartition('/')[2]} {value:.4g}" for name, value in metrics.items())
         left = duration((self.last_step - step) / speed)
         self.say(f"step {step:,}/{self.last_step:,}  {values}  {speed:.1f} steps/s  {left} left")
@@ -60,11 +60,12 @@ class Tracker:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """The time inside is not counted as training."""
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         try:
             yield
         finally:
             self._time += time.perf_counter() - began
+            self._cpu_time += time.process_time() - cpu_began
 
     def say(self, line: str) -> None:
         """A line on the console."""

@@ -3,7 +3,7 @@
 import inspect
 import re
 import textwrap
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 
 import pytest
 import torch
@@ -44,8 +44,10 @@ def test_every_agent_comes_back_from_its_record(name):
 
 
 @pytest.mark.parametrize("name", AGENTS)
-def test_every_agent_is_built_for_any_data(name, random_dataset):
-    learner = AGENTS[name].config.build(Normaliser.of(random_dataset([9])), TrainingConfig(), torch.device("cpu"))
+def test_every_agent_is_built_for_data_of_a_task_of_the_papers(name, random_dataset):
+    dataset = replace(random_dataset([9, 4]), id="flowrl/hopper/medium-v0")
+    config = AGENTS[name].config.for_dataset(dataset)
+    learner = config.build(Normaliser.of(dataset), TrainingConfig(), torch.device("cpu"))
     assert isinstance(learner.actor.conditioned, bool)
     assert learner.state_dict()["actor"].keys() == learner.actor.state_dict().keys()
 

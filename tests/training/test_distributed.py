@@ -123,7 +123,7 @@ def trained(arrays, agent, config, folder, double=False, at=0, happens=die):
 def metrics(folder):
     """(rows, metrics) of metrics.jsonl without the speeds."""
     return np.array([
-        [value for name, value in row.items() if name != "steps_per_second"]
+        [value for name, value in row.items() if name not in ("steps_per_second", "cpu_seconds")]
         for row in RunFolder(folder).rows("metrics.jsonl")
     ])  # fmt: skip
 

@@ -64,7 +64,7 @@ def weights(learner):
 def metrics(folder):
     """The rows of metrics.jsonl without the speeds."""
     return [
-        {name: value for name, value in row.items() if name != "steps_per_second"}
+        {name: value for name, value in row.items() if name not in ("steps_per_second", "cpu_seconds")}
         for row in RunFolder(folder).rows("metrics.jsonl")
     ]
 

@@ -17,6 +17,7 @@ def clock(monkeypatch):
         now = 100.0
 
     monkeypatch.setattr(tracking.time, "perf_counter", lambda: Clock.now)
+    monkeypatch.setattr(tracking.time, "process_time", lambda: 2 * Clock.now)
     # Event files of the same second are read in the order of a counter as text, the 10th before the 9th.
     monkeypatch.setattr(tracking.time, "time", lambda: 1e9 + Clock.now)
     return Clock
@@ -41,8 +42,8 @@ def test_metrics_go_to_all_three(run, clock, capsys):
         tracker.progress(20, {"train/loss": 0.25})
         tracker.record(20, {"eval/return@best": 7.0}, "evaluation: well")
     assert run.rows("metrics.jsonl") == [
-        {"step": 10, "train/loss": 0.5, "steps_per_second": 2.0},
-        {"step": 20, "train/loss": 0.25, "steps_per_second": 5.0},
+        {"step": 10, "train/loss": 0.5, "steps_per_second": 2.0, "cpu_seconds": 10.0},
+        {"step": 20, "train/loss": 0.25, "steps_per_second": 5.0, "cpu_seconds": 4.0},
         {"step": 20, "eval/return@best": 7.0},
     ]
     assert points(run, "train/loss") == [(10, 0.5), (20, 0.25)]
@@ -78,6 +79,7 @@ def test_the_time_of_an_evaluation_is_not_counted_as_training(run, clock):
         tracker.progress(200, {})
     speeds = [row["steps_per_second"] for row in run.rows("metrics.jsonl") if "steps_per_second" in row]
     assert speeds == [20.0, 20.0]
+    assert [row["cpu_seconds"] for row in run.rows("metrics.jsonl") if "cpu_seconds" in row] == [10.0, 10.0]
 
 
 def test_the_writer_is_closed_when_training_fails(run):

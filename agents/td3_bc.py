@@ -1,0 +1,64 @@
+"""TD3+BC (Fujimoto and Gu 2021): TD3 whose actor also stays near the data's actions."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowrl.agents.actor_critic import regression
+from flowrl.agents.actor_critic_config import SHORT_CRITIC, SHORT_NETWORK, CriticConfig, NetworkConfig
+from flowrl.agents.td3 import TD3, TD3Config
+from flowrl.data.transitions import Transitions
+from flowrl.nn.normaliser import Normaliser
+from flowrl.training import distributed
+from flowrl.training.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TD3BCConfig(TD3Config):
+    """TD3 with behaviour cloning."""
+
+    alpha: float = 2.5
+    """Weight of the value, over its mean magnitude, beside the cloning error; 0 only clones."""
+    critic: CriticConfig = CriticConfig()
+    network: NetworkConfig = NetworkConfig()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_least_zero("alpha")
+
+    def learner(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> "TD3BC":
+        """See `ActorCriticConfig`."""
+        return TD3BC(self, normaliser, training, device)
+
+
+class TD3BC(TD3):
+    """The critics Q(s, a), a deterministic actor, and the targets of both."""
+
+    def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
+        """Q by TD3's target; at every second step the actor by -lambda Q + (pi - a)^2, lambda = alpha / mean |Q|."""
+        observations, actions = batch.observations, batch.actions
+        with self.precision():
+            with torch.no_grad():
+                next_actions = self.target_actions(batch.next_observations)
+                target = self.target(batch, self.target_critics(batch.next_observations, next_actions).amin(0))
+            action_values = self.critics(observations, actions)
+            critic_loss = regression(action_values, target)
+        self.descend(critic_loss, self.critic_optimiser)
+        metrics = {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
+        if step % self.config.actor_every:
+            return metrics
+
+        with self.precision():
+            own_actions = self.policy(observations)
+            own_values = self.critics(observations, own_actions, members=1)[0]
+            weight = self.config.alpha / distributed.mean(own_values.detach().abs().mean())
+            cloning_error = self.policy.head.error(own_actions, actions).mean()
+            actor_loss = cloning_error - weight * own_values.mean()
+        self.descend(actor_loss, self.actor_optimiser)
+        self.follow()
+        return metrics | {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
+
+
+TD3_BC_PAPER = TD3BCConfig()
+TD3_BC_SHORT = TD3BCConfig(alpha=5.0, critic=SHORT_CRITIC, network=SHORT_NETWORK)
