@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +128,10 @@ def _played(recipe: Mixture, steps: int, seed: int, jobs: int, progress: bool) -
     with tqdm(
         total=steps, unit=" steps", unit_scale=True, mininterval=interval, dynamic_ncols=True, disable=not progress
     ) as bar:
-        for episode in play_episodes(recipe.env, recipe.policies, steps, seed, jobs):
+        for episode in play_episodes(recipe.played or recipe.env, recipe.policies, steps, seed, jobs):
             bar.update(min(len(episode.rewards), steps - bar.n))
-            episodes.append(episode)
+            # A seed that is stored resets the environment of evaluation, which may start elsewhere.
+            episodes.append(replace(episode, seed=None) if recipe.played else episode)
     return episodes
 
 
@@ -145,7 +146,7 @@ def _write(
     author: str | None,
     force: bool,
 ) -> None:
-    versions = [f"{package}=={importlib.metadata.version(package)}" for package in ("gymnasium", "mujoco", "numpy")]
+    versions = [f"{package}=={importlib.metadata.version(package)}" for package in recipe.packages]
     made = f"Made by `{command}`" if command else f"Collected for {steps:,} steps with seed {seed}"
     references = reference_scores(recipe.env.id)
     env = make_env(recipe.env)

@@ -10,6 +10,9 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.envs.behavior import POLICIES, BehaviorPolicy, policy_records, read_policy, snapshot_path
 from flowrl.envs.corridor import CorridorPolicy, corridor_spec
+from flowrl.envs.detour import HORIZON as DETOUR_HORIZON
+from flowrl.envs.detour import STRETCH_STEPS, detour_controller, detour_played
+from flowrl.envs.pointmaze import pointmaze_controller, pointmaze_played
 from flowrl.envs.tiny import ReachPolicy
 from flowrl.errors import InputError
 
@@ -25,6 +28,26 @@ REACH_LEVELS = {
     "good": ("policies that arrive, half of the steps each", (0.75, 1.0)),
 }
 """Level → what it is, and how fast its policies go."""
+DETOUR_STEPS = 10_000
+DETOUR_REACH = 2  # cells
+DETOUR_LEVELS = {
+    "stretches": ("short stretches between random places", STRETCH_STEPS, (DETOUR_REACH,)),
+    "whole": (
+        "short stretches between random places, and ways from random places to the goal, half of the steps each",
+        DETOUR_HORIZON,
+        (DETOUR_REACH, None),
+    ),
+}
+"""Level → what it is, steps of an episode at most, and how far its policies go at most (None: to the goal)."""
+POINTMAZE_LEVELS = {
+    "umaze": ("flowrl/PointMazeUMaze-v0", 200_000),
+    "umaze-dense": ("flowrl/PointMazeUMazeDense-v0", 200_000),
+    "medium": ("flowrl/PointMazeMedium-v0", 400_000),
+    "medium-dense": ("flowrl/PointMazeMediumDense-v0", 400_000),
+}
+"""Level → its environment and its default number of steps."""
+POINTMAZE_STRETCHES = {"umaze": (2, 80), "medium": (3, 120)}
+"""Maze → how many cells an episode goes at most, and how many steps it takes."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +63,10 @@ class Mixture:
     """What the dataset is, likewise."""
     steps: int
     """The dataset's default number of steps."""
+    played: EnvSpec | None = None
+    """What the data are played in, where they start elsewhere or end sooner than an evaluation; None: `env`."""
+    packages: tuple[str, ...] = ("gymnasium", "mujoco", "numpy")
+    """Whose versions are recorded."""
 
 
 def dataset_ids() -> list[str]:
@@ -64,13 +91,19 @@ def mixture(dataset_id: str) -> Mixture:
         return _reach(level)
     if name == "corridor":
         return _corridor(int(level.removeprefix("length-")))
+    if name == "detour":
+        return _detour(level)
+    if name == "pointmaze":
+        return _pointmaze(level)
     return _mujoco(name, level)
 
 
 def _levels() -> dict[str, list[str]]:
     """Environment → the levels of its datasets."""
     mujoco = {name: list(_mujoco_levels(record)) for name, record in policy_records().items()}
-    return mujoco | {"reach": list(REACH_LEVELS), "corridor": [f"length-{length}" for length in CORRIDOR_LENGTHS]}
+    corridor = [f"length-{length}" for length in CORRIDOR_LENGTHS]
+    own = {"reach": list(REACH_LEVELS), "corridor": corridor, "detour": list(DETOUR_LEVELS)}
+    return mujoco | own | {"pointmaze": list(POINTMAZE_LEVELS)}
 
 
 def _reach(level: str) -> Mixture:
@@ -86,6 +119,30 @@ def _corridor(length: int) -> Mixture:
     description = f"Corridor of {length:,} steps: {about}."
     policies = CorridorPolicy(right=True), CorridorPolicy(right=False)
     return Mixture(corridor_spec(length), policies, how, description, CORRIDOR_EPISODES * length)
+
+
+def _detour(level: str) -> Mixture:
+    about, steps, reaches = DETOUR_LEVELS[level]
+    policies = tuple(detour_controller(noise=0.5, reach=reach) for reach in reaches)
+    how = "scripted: a waypoint controller, noise 0.5"
+    env = gym.spec("flowrl/Detour-v0")
+    return Mixture(env, policies, how, f"Detour: {about}.", DETOUR_STEPS, played=detour_played(steps))
+
+
+def _pointmaze(level: str) -> Mixture:
+    env_id, steps = POINTMAZE_LEVELS[level]
+    env = gym.spec(env_id)
+    maze = env.kwargs["maze"]
+    reach, length = POINTMAZE_STRETCHES[maze]
+    return Mixture(
+        env,
+        (pointmaze_controller(maze, noise=0.5, reach=reach),),
+        "scripted: a waypoint controller, noise 0.5",
+        f"PointMaze {maze}, {env.kwargs['reward']} reward: short stretches between random places.",
+        steps,
+        played=pointmaze_played(env_id, length),
+        packages=("gymnasium", "gymnasium-robotics", "mujoco", "numpy"),
+    )
 
 
 def _mujoco(name: str, level: str) -> Mixture:

@@ -23,13 +23,20 @@ from flowrl.envs.behavior import (
     snapshot_path,
 )
 from flowrl.envs.playing import EpisodePlayer
+from flowrl.envs.pointmaze import pointmaze_controller
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 from flowrl.evaluation.reference_scores import REFERENCES
 from flowrl.files import write_atomically
 
-__all__ = ["SEED", "digest", "measure", "measure_references", "summary"]
+__all__ = ["SCRIPTED", "SEED", "digest", "measure", "measure_references", "summary"]
 
+SCRIPTED = {
+    f"pointmaze-{maze}{suffix}": (f"flowrl/PointMaze{name}{suffix.title().replace('-', '')}-v0", maze)
+    for maze, name in (("umaze", "UMaze"), ("medium", "Medium"))
+    for suffix in ("", "-dense")
+}
+"""Name → environment id and maze, where the expert is the waypoint controller, all the way to the goal."""
 SEED = 2_000_003  # not the one by which the expert was chosen
 REPORT_EVERY = 10.0  # seconds
 
@@ -43,11 +50,11 @@ def measure_references(
     out: Path = REFERENCES,
     report: Callable[[str], None] = print,
 ) -> None:
-    """Measure the references of environments with shipped policies and write the table, all of it or nothing.
+    """Measure the references of environments with an expert of ours and write the table, all of it or nothing.
 
     Args:
-        names: environments, as their folders of policies are named; the rows of the others are kept. If empty: all,
-            and no other row is kept.
+        names: environments, as their folders of policies or `SCRIPTED` name them; the rows of the others are kept. If
+            empty: all, and no other row is kept.
         episodes_random: of uniformly random actions.
         episodes_expert: of the expert, its actions sampled.
         seed: episode i depends on this seed and i alone.
@@ -56,7 +63,7 @@ def measure_references(
     Raises:
         InputError: unknown environment, a number out of range, or a table that cannot be read.
     """
-    records = {name: policy_record(name) for name in names or policy_records()}
+    env_ids = {name: _env_id(name) for name in names or (*policy_records(), *SCRIPTED)}
     for name, value, least in [
         ("episodes_random", episodes_random, 2),
         ("episodes_expert", episodes_expert, 2),
@@ -66,29 +73,27 @@ def measure_references(
             raise InputError(f"{name} is {value}: it must be at least {least}")
     out.parent.mkdir(parents=True, exist_ok=True)
     table = _read(out) if names else {}
-    for name, record in records.items():
-        table[record["env_id"]] = measure(name, episodes_random, episodes_expert, seed, report)
+    for name, env_id in env_ids.items():
+        table[env_id] = measure(name, episodes_random, episodes_expert, seed, report)
     write_atomically(out, (json.dumps(dict(sorted(table.items())), indent=1) + "\n").encode())
 
 
 def measure(
     name: str, episodes_random: int, episodes_expert: int, seed: int, report: Callable[[str], None] = print
 ) -> dict[str, Any]:
-    """The row of one environment, as its folder of policies is named."""
-    record = policy_record(name)
-    env = make_env(record["env_id"])
+    """The row of one environment, as its folder of policies or `SCRIPTED` names it."""
+    env_id = _env_id(name)
+    env = make_env(env_id)
     assert isinstance(env.action_space, gym.spaces.Box)
-    expert = snapshot_path(POLICIES / name, record["stages"]["expert"])
+    expert, about = _expert(name)
     player, uniform = EpisodePlayer(env), UniformPolicy(env.action_space.low, env.action_space.high)
 
     def returns(policy: BehaviorPolicy, episodes: int, who: str) -> np.ndarray:
-        return _returns(player, policy, episodes, seed, f"{record['env_id']} {who}", report)
+        return _returns(player, policy, episodes, seed, f"{env_id} {who}", report)
 
     row = {
         "random": {"policy": "uniformly random actions"} | summary(returns(uniform, episodes_random, "random")),
-        "expert": {"policy": f"{expert.relative_to(POLICIES.parent.parent).as_posix()}, sampled"}
-        | {"sha256": digest(expert)}
-        | summary(returns(read_policy(expert), episodes_expert, "expert")),
+        "expert": about | summary(returns(expert, episodes_expert, "expert")),
         "interval": "95 %, of the mean, normal approximation",
         "seed": seed,
         "versions": {package: importlib.metadata.version(package) for package in ("gymnasium", "mujoco", "numpy")},
@@ -96,6 +101,19 @@ def measure(
     }
     env.close()
     return row
+
+
+def _env_id(name: str) -> str:
+    return SCRIPTED[name][0] if name in SCRIPTED else policy_record(name)["env_id"]
+
+
+def _expert(name: str) -> tuple[BehaviorPolicy, dict[str, str]]:
+    """The expert, and what the table says of it."""
+    if name in SCRIPTED:
+        return pointmaze_controller(SCRIPTED[name][1]), {"policy": "flowrl.envs.pointmaze:pointmaze_controller"}
+    path = snapshot_path(POLICIES / name, policy_record(name)["stages"]["expert"])
+    about = {"policy": f"{path.relative_to(POLICIES.parent.parent).as_posix()}, sampled", "sha256": digest(path)}
+    return read_policy(path), about
 
 
 def summary(returns: np.ndarray) -> dict[str, Any]:

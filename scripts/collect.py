@@ -29,8 +29,10 @@ class Args:
 
     dataset_id: Annotated[str, tyro.conf.Positional]
     """Which dataset. Ours are flowrl/{hopper,walker2d,halfcheetah}/{random,medium,medium-replay,medium-expert,
-    expert}-v0, flowrl/reach/{poor,mixed,good}-v0 (a tiny task for first tries) and flowrl/corridor/length-N-v0 (a task
-    that only memory solves); `list datasets` lists them all. Yours may have any other name."""
+    expert}-v0, flowrl/reach/{poor,mixed,good}-v0 (a tiny task for first tries), flowrl/corridor/length-N-v0 (a task
+    that only memory solves), flowrl/detour/{stretches,whole}-v0 and flowrl/pointmaze/{umaze,medium}[-dense]-v0 (tasks
+    that need stitching; the latter need the extra maze); `list datasets` lists them all. Yours may have any other
+    name."""
     env: str | None = None
     """Yours: the environment, any Gymnasium id with Box spaces and a time limit."""
     policy: tuple[str, ...] = ()
@@ -41,7 +43,8 @@ class Args:
     """The file that VecNormalize saved beside the models of Stable-Baselines3, if any; loading it runs code in it."""
     steps: int | None = None
     """How many steps, in equal shares for each of the policies; the last episode of each is played to its end. If not
-    given: 200,000 for MuJoCo and for yours, 2,000 for Reach, 400 episodes for Corridor."""
+    given: 200,000 for MuJoCo and for yours, 2,000 for Reach, 400 episodes for Corridor, 10,000 for Detour, 200,000 or
+    400,000 for PointMaze."""
     seed: int = 0
     """Episode i depends on this seed, on i and on its policy alone."""
     jobs: int = 1

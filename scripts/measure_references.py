@@ -17,11 +17,12 @@ from flowrl.scripts.cli import parse, run
 
 @dataclass(frozen=True)
 class Args:
-    """Measure the returns of uniformly random actions and of the shipped expert, per environment with policies."""
+    """Measure the returns of uniformly random actions and of the expert, per environment that has one."""
 
     envs: tuple[str, ...] = ()
-    """Which environments, as their folders in envs/policies are named; the rows of the others are kept. If not given:
-    all, and no other row is kept."""
+    """Which environments, as their folders in envs/policies are named, or pointmaze-umaze, pointmaze-medium,
+    pointmaze-umaze-dense or pointmaze-medium-dense; the rows of the others are kept. If not given: all, and no other
+    row is kept."""
     episodes_random: int = 1_000
     """Episodes of uniformly random actions."""
     episodes_expert: int = 200

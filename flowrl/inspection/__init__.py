@@ -1,8 +1,8 @@
 """What is in a dataset: statistics of its episodes, returns and columns, and what is wrong with it.
 
-Three questions get an answer in a sentence: what training would refuse (`refusals`), whether transitions follow from
-their actions (`simulator` gathers errors, `alignment_verdict` judges them), and whether returns can steer a policy
-(`steering`).
+Four questions get an answer in a sentence: what training would refuse (`refusals`), whether transitions follow from
+their actions (`simulator` gathers errors, `alignment_verdict` judges them), whether returns can steer a policy
+(`steering`), and whether the best that the data allow needs parts of several episodes (`stitching`).
 """
 
 from flowrl.inspection.inspecting import inspect_dataset

@@ -1,4 +1,4 @@
-"""The four questions of someone who is new to a dataset, and their answers."""
+"""The questions of someone who is new to a dataset, and their answers."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -26,13 +26,16 @@ class Answer:
 
 
 def answers(inspection: Inspection) -> list[Answer]:
-    """What it is, what training would refuse, whether it is sound, and whether returns can steer."""
+    """What it is, what training would refuse, whether it is sound, can be steered by returns, and needs stitching."""
     result = [_identity(inspection), _refusal(inspection)]
     if inspection.statistics is not None:
         result.append(_soundness(inspection, inspection.statistics))
     if (steering := inspection.steering) is not None:
         tone: Tone = "good" if steering.verdict == "yes" else "mild"
         result.append(Answer("Can returns steer it?", tone, steering.sentence, list(steering.detail)))
+    if (stitching := inspection.stitching) is not None:
+        tone = "good" if stitching.verdict == "no" else "mild"
+        result.append(Answer("Does its best need stitching?", tone, stitching.sentence, list(stitching.detail)))
     return result
 
 

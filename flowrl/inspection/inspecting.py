@@ -1,20 +1,24 @@
-"""What is in a dataset, whether it is sound, and whether returns can steer what is trained on it."""
+"""What is in a dataset, whether it is sound, whether returns can steer an agent, and whether it needs stitching."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import minari
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
+from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 from flowrl.inspection.features import Layout
-from flowrl.inspection.references import TRUSTED, dataset_references
+from flowrl.inspection.references import TRUSTED, References, dataset_references
 from flowrl.inspection.refusals import load
 from flowrl.inspection.result import Inspection, metadata
 from flowrl.inspection.simulator import check_alignment
 from flowrl.inspection.statistics import summarise
 from flowrl.inspection.steering import judge_steering
+from flowrl.inspection.stitching import Stitching, evaluation_starts, judge_stitching
 from flowrl.inspection.warnings import find_warnings
 
 __all__ = ["inspect_dataset"]
@@ -33,7 +37,8 @@ def inspect_dataset(
     Args:
         dataset: opened, or its Minari id or folder.
         env: the environment to check the transitions against; None takes the one that the dataset names.
-        transitions: how many stored transitions to check against the simulator, about; 0 leaves the simulator out.
+        transitions: how many stored transitions to check against the simulator, about; 0 leaves the simulator out, and
+            stitching is judged from where the data start.
         seed: of what is drawn: which transitions, which steps.
         say: called with the name of each step before it begins.
 
@@ -49,7 +54,7 @@ def inspect_dataset(
     arrays, loaded, refused = load(dataset)
     # References belong to the environment that the returns are from, whatever simulator checks them.
     references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)
-    statistics = alignment = steering = None
+    statistics = alignment = steering = stitching = None
     if arrays is not None:
         say("summarising the arrays")
         statistics = summarise(arrays, dataset.episode_indices.tolist(), Layout.of(dataset), references)
@@ -60,6 +65,9 @@ def inspect_dataset(
         say("judging whether returns can steer")
         by_trust = {name: references[name] for name in TRUSTED}
         steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
+        say("judging whether it needs stitching")
+        playing = (env or loaded.env_spec) if transitions else None
+        stitching = _stitching(loaded, playing, by_trust, seed)
     return Inspection(
         id=dataset.id,
         fingerprint=None if loaded is None else loaded.fingerprint,
@@ -70,7 +78,18 @@ def inspect_dataset(
         statistics=statistics,
         alignment=alignment,
         steering=steering,
+        stitching=stitching,
     )
+
+
+def _stitching(dataset: TrajectoryDataset, env: str | EnvSpec | None, references: References, seed: int) -> Stitching:
+    """Judged from where `env` starts, or where that cannot be made here from where the data do."""
+    starts = None
+    if env is not None:
+        with suppress(ValueError):  # the alignment says why
+            starts = evaluation_starts(env, seed)
+    horizon = None if dataset.env_spec is None else dataset.env_spec.max_episode_steps
+    return judge_stitching(dataset, starts, horizon, references, np.random.default_rng((seed, 3)))
 
 
 def _check_env(env_id: str) -> None:

@@ -11,6 +11,7 @@ from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.references import References
 from flowrl.inspection.statistics import Statistics
 from flowrl.inspection.steering import Steering
+from flowrl.inspection.stitching import Stitching
 
 __all__ = ["Inspection", "as_json", "metadata"]
 
@@ -29,6 +30,7 @@ class Inspection:
     statistics: Statistics | None
     alignment: Alignment | None
     steering: Steering | None
+    stitching: Stitching | None = None
 
 
 def metadata(dataset: minari.MinariDataset) -> dict[str, str]:

@@ -9,7 +9,7 @@ __all__ = ["screen"]
 
 
 def screen(inspection: Inspection) -> str:
-    """The tables of returns and the four answers."""
+    """The tables of returns and the answers."""
     statistics = inspection.statistics
     lines = [inspection.id, ""]
     if statistics is not None:

@@ -15,13 +15,14 @@ from flowrl.inspection.page import page
 def test_collected_data_are_sound(reach_dataset):
     steps = []
     inspection = inspect_dataset(reach_dataset, say=steps.append)
-    assert len(steps) == 3
+    assert len(steps) == 4
     assert inspection.alignment.verdict == "aligned"
     assert inspection.alignment.seeded.maximum == 0
     assert inspection.alignment.seeded.diverged is None
     assert inspection.refused == []
     assert inspection.statistics.non_finite == inspection.statistics.repeated == inspection.statistics.neither_flag == 0
     assert inspection.steering.verdict in ("yes", "weakly")
+    assert inspection.stitching.verdict == "no"
     assert inspection.references["flowrl"] == inspection.references["dataset"]
     assert [answer.tone for answer in answers(inspection)[:2]] == ["plain", "good"]
     assert inspect_dataset(open_dataset(reach_dataset)) == inspection, "the same seed says the same"
@@ -64,7 +65,7 @@ def test_what_training_would_refuse_has_a_page_that_says_so(broken, reach_datase
         file[f"episode_3/{name}"] = change(array)
     inspection = inspect_dataset(reach_dataset)
     assert part in inspection.refused[0]
-    assert inspection.steering is None
+    assert inspection.steering is inspection.stitching is None
     assert answers(inspection)[1].tone == "bad"
     assert "REFUSED" in page(inspection)
 

@@ -14,6 +14,7 @@ from flowrl.inspection.page import page
 from flowrl.inspection.pictures import returns_picture
 from flowrl.inspection.result import as_json
 from flowrl.inspection.steering import Steering
+from flowrl.inspection.stitching import Stitching
 
 NONE = {"flowrl": None, "dataset": None, "D4RL": None}
 
@@ -31,6 +32,7 @@ def test_text_from_the_data_is_escaped_everywhere(tiny_statistics):
     inspection = inspected(
         id=evil, metadata={evil: evil, "environment": evil}, refused=[evil], warnings=[evil, evil], fingerprint=evil,
         alignment=Alignment("unknown", evil, env_id=evil), steering=Steering("no", evil),
+        stitching=Stitching("no", evil, (evil,)),
         statistics=tiny_statistics(references={evil: (0.0, 1.0)}), references={evil: (0.0, 1.0)},
     )  # fmt: skip
     html = page(inspection)
