@@ -26,7 +26,9 @@ from flowrl.files import write_atomically
 from flowrl.scripts.benchmarks.agents import acting, evaluation, step
 from flowrl.scripts.benchmarks.attention import core, exactness, layers
 from flowrl.scripts.benchmarks.data import loading
+from flowrl.scripts.benchmarks.gpu import gpu
 from flowrl.scripts.benchmarks.timing import Row, rows_table
+from flowrl.scripts.benchmarks.values import values
 from flowrl.scripts.cli import parse, run
 from flowrl.training.device import choose_device, isolated_rng
 
@@ -35,9 +37,11 @@ SECTIONS: dict[str, Callable[[torch.device, int, bool], list[Row]]] = {
     "layers": layers,
     "step": step,
     "acting": acting,
+    "values": values,
     "evaluation": evaluation,
     "loading": loading,
     "exactness": exactness,
+    "gpu": gpu,
 }
 
 
@@ -45,13 +49,13 @@ SECTIONS: dict[str, Callable[[torch.device, int, bool], list[Row]]] = {
 class Args:
     """Measure speed and exactness against what people use, and print a table a section."""
 
-    sections: tuple[str, ...] = tuple(SECTIONS)
-    """What is measured: core and layers (attention alone), step (of training), acting, evaluation, loading,
-    exactness."""
+    sections: tuple[str, ...] = tuple(name for name in SECTIONS if name != "gpu")
+    """What is measured: core and layers (attention alone), step (of training), acting, values (updates of value-based
+    agents), evaluation, loading, exactness; gpu, only if it is named: all that a GPU does, in 6 minutes at most."""
     quick: bool = False
     """Smaller sizes and fewer repetitions, to see that it runs; the numbers mean little."""
-    device: str = "cpu"
-    """cpu, cuda, or auto for a GPU where there is one."""
+    device: str | None = None
+    """cpu, cuda, or auto for a GPU where there is one; by default cpu, or auto where the section gpu is named."""
     threads: int = 1
     """CPU threads of torch."""
     repetitions: int | None = None
@@ -68,7 +72,7 @@ def main(args: Args) -> list[Row]:
     """
     repetitions = (3 if args.quick else 11) if args.repetitions is None else args.repetitions
     _check(args, repetitions)
-    device = choose_device(args.device)
+    device = choose_device(args.device or ("auto" if "gpu" in args.sections else "cpu"))
     if device.index:
         torch.cuda.set_device(device)  # the one that the timing waits for
     header = _header(args, device, repetitions)

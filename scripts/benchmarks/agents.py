@@ -5,9 +5,12 @@ from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
+from unittest.mock import patch
 
 import gymnasium as gym
 import torch
+from gymnasium.envs.registration import EnvSpec
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowrl.agents import AGENTS
@@ -22,7 +25,7 @@ from flowrl.nn.trajectory_actor import TrajectoryActor
 from flowrl.scripts.benchmarks.data import ACTION_SIZE, OBSERVATION_SIZE, random_dataset
 from flowrl.scripts.benchmarks.textbook import textbook_step
 from flowrl.scripts.benchmarks.timing import Row, alternate, compared, precisions
-from flowrl.training.config import TrainingConfig
+from flowrl.training.config import AgentConfig, TrainingConfig
 
 STEPS = 1_000_000  # of a training that is never finished here
 EARLY = 10  # an early step of an episode
@@ -63,12 +66,12 @@ def step(device: torch.device, repetitions: int, quick: bool) -> list[Row]:
     return rows
 
 
-def training_step(config: SequenceConfig, training: TrainingConfig, data: TrajectoryDataset) -> Callable[[], object]:
+def training_step(config: AgentConfig, training: TrainingConfig, data: TrajectoryDataset) -> Callable[[], object]:
     """One step of the training loop; each call is the next one."""
     learner = config.build(Normaliser.of(data).cpu(), training, data.rewards.device)
     sampler = learner.sampler(data, training.batch_size, WHOLE)
     generator, steps = torch.Generator().manual_seed(0), count(1)
-    learner.actor.train()
+    learner.actor.train(True)
     return lambda: learner.update(sampler.draw(generator), next(steps))
 
 
@@ -143,4 +146,29 @@ def evaluation(device: torch.device, repetitions: int, quick: bool) -> list[Row]
     for envs in (together, alone):
         envs.close()
     each = {name: [value / steps[name] for value in values] for name, values in seconds.items()}
-    return compared(f"an environment's step, {episodes} episodes × {len(TARGETS)} targets", each)
+    rows = compared(f"an environment's step, {episodes} episodes × {len(TARGETS)} targets", each)
+    return rows + _simulator_alone(spec, episodes, horizon, device, repetitions)
+
+
+def _simulator_alone(spec: EnvSpec, episodes: int, horizon: int, device: torch.device, repetitions: int) -> list[Row]:
+    """An environment's step in an evaluation by a perceptron, and without it: the same actions, given in advance."""
+    actor = AGENTS["bc"].config.build(Normaliser(OBSERVATION_SIZE, ACTION_SIZE), TrainingConfig(), device).actor
+    envs = make_vector_env(spec, episodes)
+    taken: list[NDArray] = []
+
+    def note(actions: NDArray) -> Any:
+        taken.append(actions.copy())
+        return step(actions)
+
+    def replay() -> None:
+        envs.reset(seed=list(range(episodes)))  # pyright: ignore[reportArgumentType]
+        for actions in taken:
+            envs.step(actions)
+
+    play, step = partial(rollout, actor, envs, [None], range(episodes), device), envs.step
+    with patch.object(envs, "step", note):
+        play()
+    seconds = alternate({"simulator alone": replay, "perceptron": play}, repetitions)
+    envs.close()
+    each = {name: [value / (episodes * horizon) for value in values] for name, values in seconds.items()}
+    return compared(f"an environment's step, {episodes} episodes", each)

@@ -44,6 +44,7 @@ def random_dataset(episodes: int) -> TrajectoryDataset:
         [part.actions for part in parts],
         [part.rewards for part in parts],
         [False] * episodes,
+        id="random/hopper/medium-v0",  # so that agents take the papers' settings of this task
         action_low=-1.0,
         action_high=1.0,
     )

@@ -113,19 +113,46 @@ def test_calls_are_timed_in_turn_and_short_ones_repeated(monkeypatch):
     assert timing.alternate({"a": lambda: call("a", 0.25), "long": lambda: call("long", 3.0)}, 4)["a"] == [0.25]
     first, second = timing.compared("x", {"a": [1.0, 2.0, 9.0], "b": [3.0, 3.0, 30.0]})
     assert (first["ratio"], second["ratio"], first["low"], first["high"]) == (1.0, 1.5, 1.5, 5.5)
+    monkeypatch.setattr(timing.time, "process_time", lambda: 3 * now[0])
+    assert timing.alternate({"a": lambda: call("a", 0.25)}, 2, cpu=True) == {"a": [0.75, 0.75]}
     calls.clear()
     assert timing.alternate({"c": lambda: call("c", 0.001)}, 3)["c"] == pytest.approx([0.001] * 3)
     assert len(calls) >= 3 * timing.SHORTEST / 0.001
 
 
+def test_a_contender_without_values_has_its_reason_in_the_table():
+    rows = [*timing.compared("x", {"a": [2.0], "b": [4.0]}, "/s"), timing.untimed("x", "c", "no compiler")]
+    first, second, third = timing.rows_table(rows).splitlines()[-3:]
+    assert first.split() == ["x", "a", "2", "/s", "[2,", "2]", "1"]
+    assert second.split() == ["b", "4", "/s", "[4,", "4]", "2"]
+    assert "no compiler" in third
+
+
+def test_the_gpu_is_measured_only_if_it_is_named(monkeypatch):
+    measured = []
+    for name in bench.SECTIONS:
+        monkeypatch.setitem(bench.SECTIONS, name, lambda device, *_, name=name: measured.append((name, device)) or [])
+    monkeypatch.setattr(bench, "choose_device", lambda name: torch.device("meta" if name == "auto" else name))
+    bench.main(bench.Args())
+    assert [device.type for _, device in measured] == ["cpu"] * (len(bench.SECTIONS) - 1)
+    measured.clear()
+    bench.main(bench.Args(sections=("gpu",)))
+    assert [(name, device.type) for name, device in measured] == [("gpu", "meta")]
+
+
 @pytest.mark.parametrize("name", bench.SECTIONS)
-def test_a_section(name, tmp_path, minari_root):
+def test_a_section(name, tmp_path, minari_root, monkeypatch):
+    if name == "gpu":
+        monkeypatch.setattr(torch, "compile", lambda loss: loss)  # a compilation takes half a minute
     out = tmp_path / "bench.json"
-    rows = bench.main(bench.Args(sections=(name,), quick=True, repetitions=2, out=out))
+    rows = bench.main(bench.Args(sections=(name,), quick=True, repetitions=2, out=out, device="cpu"))
     assert json.loads(out.read_text())["rows"] == rows
     assert len(rows) > 1
     for row in rows:
         assert row["section"] == name
+        if "CUDA graph" in row["name"]:
+            assert row["note"] == "a CUDA graph needs a GPU"
+            continue
         assert all(row[key] > 0 and math.isfinite(row[key]) for key in ("median", "ratio"))
         assert row["low"] <= row["median"] <= row["high"]
         if name == "exactness":
