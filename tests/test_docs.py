@@ -23,7 +23,7 @@ OF_THE_SITE = [page for page in PAGES if page not in AT_THE_TOP]
 # Programs that pages show beside our own.
 OTHERS = ("pip ", "make ", "tensorboard ", ". ")
 # Blocks that show a line of a file of ours.
-LINES_OF_FILES = ('AGENTS["mine"]', "ATTENTION: dict")
+LINES_OF_FILES = ("ATTENTION: dict",)
 
 
 def name(page: Path) -> str:
@@ -127,7 +127,7 @@ def test_the_agent_of_the_page_trains_and_compares(tmp_path):
     programs = [text for language, text in shown if language == "python" and not text.startswith(LINES_OF_FILES)]
     (tmp_path / "my_module.py").write_text("\n".join(programs))
     typed = [command for language, text in shown if language == "bash" for command in commands(text)]
-    assert len(typed) == 3
+    assert len(typed) == 4
     shorter = {"collect": [], "train": ["--episodes", "2"], "compare": ["--episodes", "2", "--no-study"]}
     for command in typed:
         program, script, *words = shlex.split(command)

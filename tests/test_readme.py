@@ -25,6 +25,7 @@ NOT_RUN = {
 SHORTENED = {
     "flowrl collect flowrl/hopper/medium-replay-v0": "--steps 1000",
     "flowrl compare --datasets flowrl/hopper/medium-replay-v0": "--steps 2 --episodes 1 --batch-size 2",
+    "flowrl train iql --dataset flowrl/hopper/medium-replay-v0": "--steps 2 --episodes 1 --batch-size 2",
 }
 
 
