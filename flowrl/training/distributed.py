@@ -52,6 +52,7 @@ def group() -> Iterator[None]:
     dist.init_process_group(backend, timeout=timedelta(days=1))
     try:
         yield
+        dist.barrier()  # none leaves while another still receives
     finally:
         dist.destroy_process_group()
 
