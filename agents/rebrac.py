@@ -22,7 +22,7 @@ from flowrl.nn.normaliser import Normaliser
 from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
-# (actor_cloning, critic_cloning) of the paper's release
+# (actor_cloning, critic_cloning) of the authors' CORL
 PAPER = {
     "halfcheetah-medium": (0.001, 0.01),
     "halfcheetah-medium-replay": (0.01, 0.001),

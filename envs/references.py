@@ -71,6 +71,8 @@ def measure_references(
     ]:
         if value < least:
             raise InputError(f"{name} is {value}: it must be at least {least}")
+    for env_id in env_ids.values():  # one that cannot be made is found before hours of measuring
+        make_env(env_id).close()
     out.parent.mkdir(parents=True, exist_ok=True)
     table = _read(out) if names else {}
     for name, env_id in env_ids.items():
@@ -91,12 +93,13 @@ def measure(
     def returns(policy: BehaviorPolicy, episodes: int, who: str) -> np.ndarray:
         return _returns(player, policy, episodes, seed, f"{env_id} {who}", report)
 
+    packages = ["gymnasium", "mujoco", "numpy", *(["gymnasium-robotics"] if name in SCRIPTED else [])]
     row = {
         "random": {"policy": "uniformly random actions"} | summary(returns(uniform, episodes_random, "random")),
         "expert": about | summary(returns(expert, episodes_expert, "expert")),
         "interval": "95 %, of the mean, normal approximation",
         "seed": seed,
-        "versions": {package: importlib.metadata.version(package) for package in ("gymnasium", "mujoco", "numpy")},
+        "versions": {package: importlib.metadata.version(package) for package in packages},
         "date": datetime.date.today().isoformat(),
     }
     env.close()
