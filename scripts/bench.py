@@ -21,7 +21,7 @@ import torch
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import cores
 from flowrl.evaluation.episodes import versions
-from flowrl.experiments.training_run import commit
+from flowrl.experiments.preparation import commit
 from flowrl.files import write_atomically
 from flowrl.scripts.benchmarks.agents import acting, evaluation, step
 from flowrl.scripts.benchmarks.attention import core, exactness, layers

@@ -18,7 +18,7 @@ from flowrl.analysis.studies import stored_study
 from flowrl.data.selection import Selection, folder_name
 from flowrl.errors import InputError
 from flowrl.experiments.options import RunOptions, words_of
-from flowrl.experiments.training_run import Prepared, is_finished, prepare
+from flowrl.experiments.preparation import Prepared, is_finished, prepare
 from flowrl.report import Run
 from flowrl.training.rows import EVALUATIONS
 from flowrl.training.run_folder import RunFolder

@@ -1,48 +1,27 @@
 """One training run from its options: load the data, check everything, train, evaluate the last checkpoint."""
 
-import json
-import subprocess
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.envs.registration import EnvSpec
 
 from flowrl.data.dataset import TrajectoryDataset
-from flowrl.data.selection import Selection, load
-from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, choose_environment
-from flowrl.evaluation.episodes import episodes_table, play, versions
-from flowrl.evaluation.reference_scores import reference_scores
+from flowrl.data.selection import Selection
+from flowrl.evaluation.episodes import episodes_table, play
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.experiments.options import RunOptions
-from flowrl.inspection.steering import judge_steering
+from flowrl.experiments.preparation import Prepared, describe, prepare
 from flowrl.nn.normaliser import Normaliser
 from flowrl.text import duration
 from flowrl.training import distributed
-from flowrl.training.config import AgentConfig, TrainingConfig
-from flowrl.training.device import choose_device, choose_precision, isolated_rng, peak_memory
+from flowrl.training.device import isolated_rng, peak_memory
 from flowrl.training.loop import train
 from flowrl.training.rows import EVALUATIONS, Row
 from flowrl.training.run_folder import RunFolder
 from flowrl.training.tracking import Tracker, warn
-
-
-class Prepared(NamedTuple):
-    """What a run needs, loaded and checked before it begins."""
-
-    dataset: TrajectoryDataset  # the part that is trained on, on the CPU
-    columns: list[int] | None  # the features of an observation that the agent is shown; None for all
-    env: EnvSpec
-    targets: list[float]
-    returns: dict[str, Any]  # see `summarise_returns`
-    config: AgentConfig  # the agent's, for these data
-    training: TrainingConfig  # with a precision other than auto
-    device: torch.device
 
 
 def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) -> Path:
@@ -102,121 +81,6 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
         print(episodes_table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path
-
-
-def prepare(options: RunOptions, like: Prepared | None = None, in_memory: TrajectoryDataset | None = None) -> Prepared:
-    """Check the options and load the data; nothing is written.
-
-    Args:
-        like: of a run on the same data with the same targets, so that they need not be read again.
-        in_memory: the dataset, in place of the one that the options name.
-
-    Raises:
-        InputError: an option cannot be used.
-    """
-    options.check()
-    device = distributed.local_device(choose_device(options.device))
-    distributed.share(options.training.batch_size)
-    training = replace(options.training, precision=choose_precision(options.training.precision, device))
-    if like is not None:
-        config = options.config.for_dataset(like.dataset)
-        config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
-        return like._replace(config=config, training=training, device=device)
-    dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
-    env = choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
-    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
-    config = options.config.for_dataset(selected)
-    config.check_memory(Normaliser.of(selected, columns), training, device)
-    check_record(options.agent, config)
-    returns = summarise_returns(dataset, selected, env)
-    targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, config, training, device)
-
-
-def check_record(agent: str, config: AgentConfig) -> None:
-    """Raise InputError where a run folder cannot keep an agent's settings."""
-    for name, value in config.record().items():
-        try:
-            json.dumps(value, allow_nan=True)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"agent {agent}: a run folder cannot keep its {name}, which is {value!r}") from error
-
-
-def is_finished(options: RunOptions, prepared: Prepared) -> bool:
-    """Whether the run with these options is finished; nothing is written.
-
-    Raises:
-        InputError: the run folder's checkpoint is of a run with other options, or the folder is damaged.
-    """
-    folder = RunFolder(options.folder)
-    if folder.binding_config() is None:
-        return False
-    config = describe(options, prepared)
-    folder.begin(config)
-    return bool(folder.final_rows(config))
-
-
-def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
-    """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset.
-
-    Args:
-        selected: the part that is trained on; whether returns can steer is judged by it.
-    """
-    returns, lengths = dataset.returns.double(), dataset.lengths.double()
-    known = reference_scores(env.id)
-    references = {
-        "flowrl": None if known.flowrl is None else (known.flowrl.random, known.flowrl.expert),
-        "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
-    }
-    steering = judge_steering(selected, references, np.random.default_rng((0, 2)))  # as an inspection draws by default
-    return {
-        "steering": {"verdict": steering.verdict, "reason": steering.reason},
-        "percentiles": np.percentile(dataset.returns.numpy(), range(101)).tolist(),
-        "mean": float(returns.mean()),
-        "mean_by_step": float((returns * lengths).sum() / lengths.sum()),  # short failures are many, but few steps
-        "episodes": dataset.episodes,
-        "steps": dataset.steps,
-    }
-
-
-def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
-    """The run's `config.json`: all that decides its numbers, and what is needed to play it without its dataset."""
-    dataset = prepared.dataset
-    return {
-        "agent": options.agent,
-        "agent_config": prepared.config.record(),
-        "training": asdict(prepared.training),
-        "evaluation": asdict(options.evaluation) | {"targets": prepared.targets},
-        "evaluate_every": options.steps_between_evaluations,
-        "evaluate_episodes": options.evaluate_episodes,
-        "seed": options.seed,
-        "dataset": dataset.id,
-        "selection": asdict(options.selection),
-        "fingerprint": dataset.fingerprint,
-        "dataset_returns": prepared.returns,
-        "observation_size": dataset.observations.shape[1],
-        "observation_columns": prepared.columns,
-        "action_size": dataset.actions.shape[1],
-        "discrete_start": dataset.discrete_start,
-        "env_spec": prepared.env.to_json(),
-        "device": str(prepared.device),
-        "threads": torch.get_num_threads(),
-        "processes": distributed.world_size(),
-        "versions": versions(),
-        "commit": commit(),
-    }
-
-
-def commit() -> str | None:
-    """The git commit of the checkout that flowrl runs from, marked where files are changed; None outside of one."""
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return None
-    try:
-        git = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=40", "--dirty", "--exclude=*"]
-        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) -> None:
