@@ -54,6 +54,7 @@ class ActorCritic(ABC):
         if critic.tau is None:
             raise ValueError("tau is None: it must be a number, or come from `for_dataset`")
         self.critic, self.network, self.device, self.training = critic, network, device, training
+        self.compiled: dict[Any, Any] = {}  # by method, see `compilable`
         shape = {"width": network.width, "layers": network.layers, "layer_norm": critic.layer_norm} | critic_shape
         self.policy = policy.to(device)
         self.critics = ActionValues(policy.normaliser, critic.critics, **shape).to(device)

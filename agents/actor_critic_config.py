@@ -75,6 +75,8 @@ class NetworkConfig:
     """The actor's learning rate: constant, or falling to 0 by a cosine."""
     average_actor: bool = False
     """Act with the running average of the actor's weights, see tau, not with the last weights."""
+    compile: bool = False
+    """Compile the losses with torch.compile: faster updates in bf16, after up to a minute at the start."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers"):

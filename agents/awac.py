@@ -14,6 +14,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.heads import CategoricalHead, GaussianHead
 from flowrl.nn.normaliser import Normaliser
@@ -55,9 +56,16 @@ class AWAC(ActorCritic):
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """Q by r + gamma Q(s', a') with a' of the actor, then the actor by cloning weighted by exp(A / lambda)."""
+        loss, metrics = self.losses(batch, self.noise(2, self.policy.normaliser.action_size))
+        self.descend(loss, self.critic_optimiser, self.actor_optimiser)
+        self.follow()
+        return metrics
+
+    @compilable
+    def losses(self, batch: Transitions, noises: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of both losses, and the metrics; noises (B, 2, action size) draw the actions now and next."""
         config, observations, actions = self.config, batch.observations, batch.actions
-        size = self.policy.normaliser.action_size
-        noise, next_noise = self.noise(2, size).unbind(1)
+        noise, next_noise = noises.unbind(1)
         with self.precision():
             with torch.no_grad():
                 next_actions = self.policy.head.sample(self.policy(batch.next_observations), next_noise)
@@ -71,9 +79,7 @@ class AWAC(ActorCritic):
                 advantages = action_values.amin(0) - self.critics(observations, own_actions).amin(0)
                 weights = (advantages / config.temperature).exp().clamp(max=config.max_weight)
             actor_loss = (weights * self.policy.head.error(prediction, actions).sum(-1)).mean()
-        self.descend(critic_loss + actor_loss, self.critic_optimiser, self.actor_optimiser)
-        self.follow()
-        return {
+        return critic_loss + actor_loss, {
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "value": action_values.detach().mean(),

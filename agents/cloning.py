@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowrl.agents.compiling import compiled
 from flowrl.attention import CausalAttention
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Batch, Chunk, Chunks, Context, Episodes, Part, Windows
-from flowrl.errors import InputError, cause
 from flowrl.nn.state import map_state, tensors_of
 from flowrl.protocols import Sampler
 from flowrl.training import distributed
@@ -115,7 +115,7 @@ class CloningLearner:
         self._attentions = [module for module in actor.modules() if isinstance(module, CausalAttention)]
         self._loss: Callable[[Any], Tensor] = self.carried_loss if carries else self.loss
         if config.compile:
-            self._loss = _compiled(self._loss)
+            self._loss = compiled(self._loss)
 
     def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> Sampler:
         """See `flowrl.protocols.Learner`."""
@@ -174,25 +174,3 @@ class CloningLearner:
         if self.state is not None:
             own = iter(x.chunk(distributed.world_size())[distributed.rank()] for x in state["carried"])
             self.state = map_state(lambda x: next(own).to(x), self.state)
-
-
-def _compiled(loss: Callable[[Any], Tensor]) -> Callable[[Any], Tensor]:
-    """`loss`, compiled at its first call.
-
-    Raises:
-        InputError: at the first call, where there is no working compiler.
-    """
-    compiled, works = torch.compile(loss), False
-
-    def run(batch: Any) -> Tensor:
-        nonlocal works
-        try:
-            value = compiled(batch)
-        except Exception as error:  # without a compiler inductor raises classes of its own
-            if works:
-                raise
-            raise InputError(f"compile is True and torch.compile does not work here: {cause(error)}") from error
-        works = True
-        return value
-
-    return run

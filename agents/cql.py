@@ -15,6 +15,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.heads import CategoricalHead, TanhGaussianHead
 from flowrl.nn.normaliser import Normaliser
@@ -71,56 +72,76 @@ class CQL(ActorCritic):
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """The actor by SAC's loss; Q by r + gamma Q(s', a'), plus alpha (log-sum-exp of Q less Q of the data)."""
-        observations, actions, following = batch.observations, batch.actions, batch.next_observations
-        with self.precision():
-            own_values, log_density = self.judged(observations, self.critics)
-            entropy_weight = self.log_entropy_weight.detach().exp()
-            actor_loss = (entropy_weight * log_density - own_values).mean()
-            entropy_loss = -self.log_entropy_weight * (log_density.detach().mean() + self.target_entropy)
-
-            with torch.no_grad():
-                target = self.target(batch, self.judged(following, self.target_critics)[0])
-            action_values = self.critics(observations, actions)
-            critic_loss = regression(action_values, target)
-            penalty = (self.soft_maximum(observations, following) - action_values).mean(-1).sum()
+        size = self.policy.normaliser.action_size
+        actor_loss, metrics = self.actor_losses(batch.observations, self.noise(size))
+        entropy_loss = -self.log_entropy_weight * (self.target_entropy - metrics["entropy"])
+        noise, candidates = self.noise(size), self.candidate_noise()
+        critic_loss, more = self.critic_losses(batch, noise, *candidates)
         self.descend(actor_loss, self.actor_optimiser)
-        self.descend(critic_loss + self.config.alpha * penalty, self.critic_optimiser)
+        self.descend(critic_loss, self.critic_optimiser)
         self.descend(entropy_loss, self.entropy_optimiser)
         self.follow()
-        return {
-            "critic_loss": critic_loss.detach(),
-            "penalty": penalty.detach(),
-            "actor_loss": actor_loss.detach(),
-            "value": action_values.detach().mean(),
-            "entropy": -log_density.detach().mean(),
-        }
+        return metrics | more
 
-    def judged(self, observations: Tensor, critics: nn.Module) -> tuple[Tensor, Tensor]:
+    @compilable
+    def actor_losses(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """SAC's loss of the actor."""
+        with self.precision():
+            own_values, log_density = self.judged(observations, self.critics, noise)
+            entropy_weight = self.log_entropy_weight.detach().exp()
+            actor_loss = (entropy_weight * log_density - own_values).mean()
+        return actor_loss, {"actor_loss": actor_loss.detach(), "entropy": -log_density.detach().mean()}
+
+    @compilable
+    def critic_losses(self, batch: Transitions, noise: Tensor, *candidates: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Q by r + gamma Q(s', a'), plus alpha (log-sum-exp of Q less Q of the data)."""
+        observations, following = batch.observations, batch.next_observations
+        with self.precision():
+            with torch.no_grad():
+                target = self.target(batch, self.judged(following, self.target_critics, noise)[0])
+            action_values = self.critics(observations, batch.actions)
+            critic_loss = regression(action_values, target)
+            penalty = (self.soft_maximum(observations, following, *candidates) - action_values).mean(-1).sum()
+        metrics = {"critic_loss": critic_loss, "penalty": penalty, "value": action_values.mean()}
+        return critic_loss + self.config.alpha * penalty, {name: value.detach() for name, value in metrics.items()}
+
+    def candidate_noise(self) -> tuple[Tensor, ...]:
+        """What `soft_maximum` draws its actions by: uniform numbers, and noise for either observation."""
+        count, size = self.config.sampled_actions, self.policy.normaliser.action_size
+        if self.policy.normaliser.discrete:
+            return ()
+        return self.uniform(count, size), self.noise(count, size), self.noise(count, size)
+
+    def judged(self, observations: Tensor, critics: nn.Module, noise: Tensor) -> tuple[Tensor, Tensor]:
         """(B,) least values of the actor's actions, and their log densities (discrete: the means of both)."""
         prediction = self.policy(observations)
         if self.policy.normaliser.discrete:
             probabilities, logs = prediction.softmax(-1), prediction.log_softmax(-1)
             return critics(observations, probabilities).amin(0), (probabilities * logs).sum(-1)
-        noise = self.noise(self.policy.normaliser.action_size)
         drawn, log_density = self.head.sample_with_log_density(prediction, noise)
         return critics(observations, drawn).amin(0), log_density
 
-    def soft_maximum(self, observations: Tensor, following: Tensor) -> Tensor:
-        """(M, B) log-sum-exp of each critic's values over all actions, by importance sampling for real ones."""
+    def soft_maximum(self, observations: Tensor, following: Tensor, *candidates: Tensor) -> Tensor:
+        """(M, B) log-sum-exp of each critic's values over all actions, by importance sampling for real ones.
+
+        Args:
+            candidates: of `candidate_noise`.
+        """
         if self.policy.normaliser.discrete:
             return self.critics.of_all(observations).logsumexp(-1)
         count, size = self.config.sampled_actions, self.policy.normaliser.action_size
         with torch.no_grad():
-            uniform = self.policy.normaliser.raw_actions(2 * self.uniform(count, size) - 1)
+            numbers, *noises = candidates
+            uniform = self.policy.normaliser.raw_actions(2 * numbers - 1)
             drawn, densities = [uniform], [torch.full_like(uniform[..., 0], -size * math.log(2))]
-            for seen in (observations, following):
+            for seen, noise in zip((observations, following), noises, strict=True):
                 prediction = self.policy(seen)[:, None].expand(-1, count, -1)
-                sample, density = self.head.sample_with_log_density(prediction, self.noise(count, size))
+                sample, density = self.head.sample_with_log_density(prediction, noise)
                 drawn.append(sample)
                 densities.append(density)
-            candidates, log_densities = torch.cat(drawn, 1), torch.cat(densities, 1)
+            judged, log_densities = torch.cat(drawn, 1), torch.cat(densities, 1)
         repeated = observations.repeat_interleave(3 * count, 0)
-        values = self.critics(repeated, candidates.flatten(0, 1)).unflatten(1, (-1, 3 * count))
+        values = self.critics(repeated, judged.flatten(0, 1)).unflatten(1, (-1, 3 * count))
         return (values - log_densities).logsumexp(-1) - math.log(3 * count)
 
     def parts(self) -> Any:

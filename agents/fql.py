@@ -16,6 +16,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
 from flowrl.nn.perceptron import MemorylessActor, perceptron
@@ -93,16 +94,31 @@ class FQL(ActorCritic):
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """Q by r + gamma Q(s', a'); the flow by flow matching; the actor by alpha (a - flow)^2 - Q / mean |Q|."""
-        observations, actions = batch.observations, batch.actions
         next_noise, start, noise = self.noise(3, self.size).unbind(1)
-        time = self.uniform(1)
+        critic_loss, metrics = self.critic_losses(batch, next_noise)
+        actor_loss, more = self.actor_losses(batch.observations, batch.actions, start, noise, self.uniform(1))
+        self.descend(actor_loss, self.actor_optimiser)
+        self.descend(critic_loss, self.critic_optimiser)
+        self.follow()
+        return metrics | more
+
+    @compilable
+    def critic_losses(self, batch: Transitions, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Q by r + gamma Q(s', a'), where noise (B, action size) draws a'."""
         with self.precision():
             with torch.no_grad():
-                next_actions = self.raw(self.policy(batch.next_observations, next_noise))
+                next_actions = self.raw(self.policy(batch.next_observations, noise))
                 target = self.target(batch, self.target_critics(batch.next_observations, next_actions).mean(0))
-            action_values = self.critics(observations, actions)
+            action_values = self.critics(batch.observations, batch.actions)
             critic_loss = regression(action_values, target)
+        return critic_loss, {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
 
+    @compilable
+    def actor_losses(
+        self, observations: Tensor, actions: Tensor, start: Tensor, noise: Tensor, time: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Flow matching from start (B, action size) at times (B, 1), and the one-step actor's loss on the noise."""
+        with self.precision():
             end = self.normaliser.actions(actions)
             flow_error = self.flow(observations, (1 - time) * start + time * end, time) - (end - start)
             flow_loss = flow_error.square().mean()
@@ -111,15 +127,10 @@ class FQL(ActorCritic):
             own_values = self.critics(observations, self.raw(drawn)).mean(0)
             weight = 1 / distributed.mean(own_values.detach().abs().mean())
             actor_loss = flow_loss + self.config.alpha * distance - weight * own_values.mean()
-        self.descend(actor_loss, self.actor_optimiser)
-        self.descend(critic_loss, self.critic_optimiser)
-        self.follow()
-        return {
-            "critic_loss": critic_loss.detach(),
+        return actor_loss, {
             "flow_loss": flow_loss.detach(),
             "actor_loss": actor_loss.detach(),
             "distance": distance.detach(),
-            "value": action_values.detach().mean(),
         }
 
     def flow(self, observations: Tensor, points: Tensor, time: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.compiling import compilable
 from flowrl.agents.paper_tasks import paper_task
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.transitions import Transitions
@@ -96,6 +97,14 @@ class IQL(ActorCritic):
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """V by expectile regression on the target critics, Q by r + gamma V(s'), the actor by exp(beta A) cloning."""
+        loss, metrics = self.losses(batch)
+        self.descend(loss, self.critic_optimiser, self.actor_optimiser)
+        self.follow()
+        return metrics
+
+    @compilable
+    def losses(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The sum of the three losses, and the metrics."""
         observations, actions = batch.observations, batch.actions
         with self.precision():
             with torch.no_grad():
@@ -108,9 +117,7 @@ class IQL(ActorCritic):
             weights = (self.beta * advantages.detach()).exp().clamp(max=self.config.max_weight)
             errors = self.policy.head.error(self.policy(observations), actions).sum(-1)
             actor_loss = (weights * errors).mean()
-        self.descend(value_loss + critic_loss + actor_loss, self.critic_optimiser, self.actor_optimiser)
-        self.follow()
-        return {
+        return value_loss + critic_loss + actor_loss, {
             "value_loss": value_loss.detach(),
             "critic_loss": critic_loss.detach(),
             "actor_loss": actor_loss.detach(),

@@ -13,6 +13,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.compiling import compilable
 from flowrl.agents.paper_tasks import paper_task
 from flowrl.agents.td3 import TD3, TD3Config
 from flowrl.data.dataset import TrajectoryDataset
@@ -80,31 +81,30 @@ class ReBRACConfig(TD3Config):
 class ReBRAC(TD3):
     """The critics Q(s, a), a deterministic actor, and the targets of both."""
 
-    def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
-        """Q by TD3's target less the distance of its action from the data's; then the actor, less often."""
+    @compilable
+    def critic_losses(self, batch: Transitions, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Q by TD3's target less the weighted distance of its action from the data's."""
         config, observations, actions = self.config, batch.observations, batch.actions
         with self.precision():
             with torch.no_grad():
-                next_actions = self.target_actions(batch.next_observations)
+                next_actions = self.target_actions(batch.next_observations, noise)
                 distances = self.policy.head.error(next_actions, batch.next_actions).sum(-1) * batch.has_next_action
                 next_values = self.target_critics(batch.next_observations, next_actions).amin(0)
                 target = self.target(batch, next_values - config.critic_cloning * distances)
             action_values = self.critics(observations, actions)
             critic_loss = regression(action_values, target)
-        self.descend(critic_loss, self.critic_optimiser)
-        metrics = {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
-        if step % config.actor_every:
-            return metrics
+        return critic_loss, {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
 
+    @compilable
+    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """-Q / mean |Q| plus the weighted distance from the data's action."""
         with self.precision():
             own_actions = self.policy(observations)
             own_values = self.critics(observations, own_actions).amin(0)
             weight = 1 / distributed.mean(own_values.detach().abs().mean())
             cloning_error = self.policy.head.error(own_actions, actions).sum(-1).mean()
-            actor_loss = config.actor_cloning * cloning_error - weight * own_values.mean()
-        self.descend(actor_loss, self.actor_optimiser)
-        self.follow()
-        return metrics | {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
+            actor_loss = self.config.actor_cloning * cloning_error - weight * own_values.mean()
+        return actor_loss, {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
 
 
 REBRAC_PAPER = ReBRACConfig()

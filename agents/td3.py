@@ -1,6 +1,7 @@
 """What TD3+BC and ReBRAC take from TD3 (Fujimoto et al. 2018): a smoothed target action and a rarer actor."""
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from flowrl.agents.actor_critic import ActorCritic
 from flowrl.agents.actor_critic_config import ActorCriticConfig
+from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
 from flowrl.nn.perceptron import PerceptronActor
 from flowrl.training.config import TrainingConfig
@@ -47,8 +49,27 @@ class TD3(ActorCritic):
         super().__init__(config, policy, training, device, averaged=True)
         self.config = config
 
-    def target_actions(self, observations: Tensor) -> Tensor:
-        """Raw actions (B, action size) of the target actor with clipped noise."""
-        noise = self.config.target_noise * self.noise(self.policy.normaliser.action_size)
+    def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
+        """The critics; after every `actor_every` updates of theirs the actor and the target networks."""
+        loss, metrics = self.critic_losses(batch, self.noise(self.policy.normaliser.action_size))
+        self.descend(loss, self.critic_optimiser)
+        if step % self.config.actor_every:
+            return metrics
+        loss, more = self.actor_losses(batch.observations, batch.actions)
+        self.descend(loss, self.actor_optimiser)
+        self.follow()
+        return metrics | more
+
+    @abstractmethod
+    def critic_losses(self, batch: Transitions, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critics' loss and metrics; noise (B, action size) is that of the target's actions, see `noise`."""
+
+    @abstractmethod
+    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The actor's loss on raw observations and actions of the data, and metrics."""
+
+    def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
+        """Raw actions (B, action size) of the target actor, with the noise scaled and clipped."""
+        noise = self.config.target_noise * noise
         noise = noise.clamp(-self.config.target_noise_clip, self.config.target_noise_clip)
         return self.average.head.sample(self.average(observations), noise)

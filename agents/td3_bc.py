@@ -7,6 +7,7 @@ from torch import Tensor
 
 from flowrl.agents.actor_critic import regression
 from flowrl.agents.actor_critic_config import SHORT_CRITIC, SHORT_NETWORK, CriticConfig, NetworkConfig
+from flowrl.agents.compiling import compilable
 from flowrl.agents.td3 import TD3, TD3Config
 from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
@@ -35,29 +36,28 @@ class TD3BCConfig(TD3Config):
 class TD3BC(TD3):
     """The critics Q(s, a), a deterministic actor, and the targets of both."""
 
-    def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
-        """Q by TD3's target; at every second step the actor by -lambda Q + (pi - a)^2, lambda = alpha / mean |Q|."""
+    @compilable
+    def critic_losses(self, batch: Transitions, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Q by TD3's target."""
         observations, actions = batch.observations, batch.actions
         with self.precision():
             with torch.no_grad():
-                next_actions = self.target_actions(batch.next_observations)
+                next_actions = self.target_actions(batch.next_observations, noise)
                 target = self.target(batch, self.target_critics(batch.next_observations, next_actions).amin(0))
             action_values = self.critics(observations, actions)
             critic_loss = regression(action_values, target)
-        self.descend(critic_loss, self.critic_optimiser)
-        metrics = {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
-        if step % self.config.actor_every:
-            return metrics
+        return critic_loss, {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
 
+    @compilable
+    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """-lambda Q + (pi - a)^2 with lambda = alpha / mean |Q|."""
         with self.precision():
             own_actions = self.policy(observations)
             own_values = self.critics(observations, own_actions, members=1)[0]
             weight = self.config.alpha / distributed.mean(own_values.detach().abs().mean())
             cloning_error = self.policy.head.error(own_actions, actions).mean()
             actor_loss = cloning_error - weight * own_values.mean()
-        self.descend(actor_loss, self.actor_optimiser)
-        self.follow()
-        return metrics | {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
+        return actor_loss, {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
 
 
 TD3_BC_PAPER = TD3BCConfig()

@@ -9,6 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowrl.agents import AGENTS
+from flowrl.data.dataset import TrajectoryDataset
 from flowrl.scripts.benchmarks.agents import STEPS, training_step
 from flowrl.scripts.benchmarks.data import random_dataset
 from flowrl.scripts.benchmarks.textbook_values import TEXTBOOK_VALUES, Replay
@@ -42,10 +43,24 @@ def values(device: torch.device, repetitions: int, quick: bool) -> list[Row]:
         for contender, update in updates.items():
             calls[contender] = some = repeated(update)
             calls[f"{contender}, its products alone"] = multiply(products_of(some), device)
+        if textbook is not None and not quick:
+            calls |= compiled(config, batch, on_device)
         seconds = alternate(calls, repetitions, cpu=cpu)
         rates = {contender: [PERIOD / value for value in each] for contender, each in seconds.items()}
         rows += compared(f"updates of {name}, batch {batch}, {LAYERS} × {width}", rates, "/s")
     return rows
+
+
+def compiled(config: AgentConfig, batch: int, data: TrajectoryDataset) -> dict[str, Callable[[], object]]:
+    """The same updates with compiled losses, ready to be timed."""
+    network = replace(config.network, compile=True)  # pyright: ignore[reportAttributeAccessIssue]
+    config, calls = replace(config, network=network), {}  # pyright: ignore[reportCallIssue, reportArgumentType]
+    for precision in precisions(torch.device(data.rewards.device)):
+        calls[f"compiled {precision}"] = some = repeated(
+            training_step(config, TrainingConfig(STEPS, batch, precision), data)
+        )
+        some()
+    return calls
 
 
 def of_size(config: AgentConfig, width: int) -> AgentConfig:

@@ -55,7 +55,7 @@ def test_the_penalty_is_the_log_sum_exp_over_all_actions():
         learner.policy.network[-1].bias.copy_(torch.tensor([0.3, 0.0]))
     observations, following = torch.linspace(-1, 1, 8)[:, None], torch.linspace(1, -1, 8)[:, None]
     with torch.no_grad():
-        estimate = learner.soft_maximum(observations, following)
+        estimate = learner.soft_maximum(observations, following, *learner.candidate_noise())
         scaled = torch.linspace(-1, 1, 2_001)
         values = learner.critics(
             observations.repeat_interleave(len(scaled), 0), (0.5 + 2.5 * scaled).repeat(8)[:, None]

@@ -1,0 +1,48 @@
+"""torch.compile for the losses of a learner, as an option."""
+
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any
+
+import torch
+
+from flowrl.errors import InputError, cause
+
+
+def compiled(loss: Callable[..., Any]) -> Callable[..., Any]:
+    """`loss`, compiled at its first call.
+
+    Raises:
+        InputError: at the first call, where there is no working compiler.
+    """
+    inner, works = torch.compile(loss), False
+
+    def run(*arguments: Any) -> Any:
+        nonlocal works
+        try:
+            value = inner(*arguments)
+        except Exception as error:  # without a compiler inductor raises classes of its own
+            if works:
+                raise
+            raise InputError(f"compile is True and torch.compile does not work here: {cause(error)}") from error
+        works = True
+        return value
+
+    return run
+
+
+def compilable(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of an `ActorCritic` that is compiled where its `network.compile` is True.
+
+    It computes losses from tensors, draws no random numbers and changes no weight.
+    """
+
+    @wraps(method)
+    def run(self: Any, *arguments: Any) -> Any:
+        if not self.network.compile:
+            return method(self, *arguments)
+        if method not in self.compiled:
+            self.compiled[method] = compiled(partial(method, self))
+        return self.compiled[method](*arguments)
+
+    return run
