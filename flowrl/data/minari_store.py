@@ -74,6 +74,18 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 
 
+def stored_references(metadata: Mapping[str, Any]) -> tuple[tuple[Any, Any], ...]:
+    """The reference scores (random, expert) in a dataset's metadata, as they are stored, unchecked: one pair or none.
+
+    Minari's come first, then those of D4RL that flowrl writes beside its own.
+    """
+    for origin in ("", "d4rl_"):
+        pair = metadata.get(f"{origin}ref_min_score"), metadata.get(f"{origin}ref_max_score")
+        if pair != (None, None):
+            return (pair,)
+    return ()
+
+
 def _download(dataset_id: str) -> None:
     if dataset_id.startswith(COLLECTED_NAMESPACE):
         raise InputError(
