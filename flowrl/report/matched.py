@@ -144,9 +144,8 @@ def _check_alike(run: Run, first: Run) -> None:
         mine, theirs = run.config[name], first.config[name]
         if name == "fingerprint":  # of each part of a mixture, what follows the slash says how it was filtered
             mine, theirs = (re.sub(r"/[^+*]*", "", fingerprint) for fingerprint in (mine, theirs))
-        if mine != theirs and not (
-            name == "env_spec" and NO_ENVIRONMENT in (mine, theirs)
-        ):  # without one, any can be played
+        free = name == "env_spec" and NO_ENVIRONMENT in (mine, theirs)  # trained without one: any can be played
+        if mine != theirs and not free:
             values = f": {mine} and {theirs}" if name == "dataset" else ""
             raise InputError(f"runs cannot be compared: {run.path} differs in {name} from {first.path}{values}")
     mine, theirs = (each.config["dataset_returns"].get("reference") for each in (run, first))
