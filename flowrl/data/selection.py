@@ -102,8 +102,8 @@ def _pieces(dataset: str) -> list[str]:
 
 
 def _names_folder(piece: str) -> bool:
-    name, colon, _ = piece.rpartition(":")
-    return Path(piece).is_dir() or (bool(colon and name) and Path(name).is_dir())
+    name, _, share = piece.rpartition(":")
+    return Path(piece).is_dir() or (bool(name) and "+" not in share and Path(name).is_dir())
 
 
 def _share(text: str, dataset: str) -> float:
