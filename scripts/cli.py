@@ -26,9 +26,13 @@ import flowrl
 import flowrl.scripts
 from flowrl.errors import InputError
 from flowrl.scripts.console.described import registry
+from flowrl.scripts.console.own_modules import prefer_own_modules
 from flowrl.scripts.console.suggestions import nearest
 from flowrl.training import distributed
 from flowrl.training.loop import Stopped
+
+# Here, and not where a script starts: a process that is spawned for an environment imports the main program again.
+prefer_own_modules()
 
 Args = TypeVar("Args")
 

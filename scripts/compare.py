@@ -37,6 +37,10 @@ class Args:
     datasets: tuple[str, ...] = (DEFAULT_DATASET,)
     """Minari ids, or folders of datasets; A+B is a mixture of two, as of `train`."""
     selection: Selection = Selection()
+    env: str | None = None
+    """Environment id that all agents are evaluated in; by default each dataset's."""
+    env_kwargs: tuple[str, ...] = ()
+    """Keywords for the environment's constructor, as NAME=VALUE, as of `train`."""
     agents: tuple[str, ...] = ("flow", "dt")
     """Names of agents, or "LABEL=NAME --option value ..." in one quoted word, with options of `train` that
     override those given here. Differences are taken against dt where a label is dt, else against the first."""
@@ -93,13 +97,14 @@ def common_words(args: Args) -> list[str]:
     evaluation = args.evaluation
     options = {
         **asdict(args.selection),
-        **{name: getattr(args, name) for name in ("steps", "batch_size", "precision")},
+        **{name: getattr(args, name) for name in ("env", "steps", "batch_size", "precision")},
         **{name: getattr(args, name) for name in ("evaluate_every", "evaluate_episodes")},
         **{name: getattr(evaluation, name) for name in ("episodes", "episode_seed", "vector")},
     }
     pairs = [("--" + name.replace("_", "-"), str(value)) for name, value in options.items() if value is not None]
-    study = ["--study"] if args.study else []
-    return ["--targets", *evaluation.targets, *(word for pair in pairs for word in pair), *study]
+    several = {"--targets": evaluation.targets, "--env-kwargs": args.env_kwargs}
+    words = [word for option, values in several.items() if values for word in (option, *values)]
+    return [*words, *(word for pair in pairs for word in pair), *(["--study"] if args.study else [])]
 
 
 def _interpreter() -> str:

@@ -12,6 +12,7 @@ from flowrl.experiments.cells import MatrixAgent, finished_cells, make_cells
 from flowrl.experiments.matrix import MatrixOptions, load_runs, report_of, run_matrix
 from flowrl.experiments.options import with_options
 from flowrl.report import Report, write_report
+from flowrl.training.run_folder import NO_ENVIRONMENT
 
 # Options of a training that the comparison itself sets, and those that must be the same for every agent.
 SET_BY_COMPARISON = ("dataset", "seed", "run_dir", "device", "threads")
@@ -73,6 +74,11 @@ def compare_agents(
             raise InputError(f"{name} is empty: it must name at least one")
     if seeds < 1:
         raise InputError(f"seeds is {seeds}: it must be at least 1")
+    if any(agent.options.env == NO_ENVIRONMENT for agent in agents):
+        raise InputError(
+            f"env is {NO_ENVIRONMENT}: a comparison plays episodes and needs an environment; only a training alone goes"
+            " without"
+        )
     matrix.check()
     precisions = {agent.options.training.precision for agent in agents}
     device, checked_on = matrix.devices("auto" if "auto" in precisions else "fp32")

@@ -11,10 +11,12 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.agents.loading import load_agent, load_policy
 from flowrl.api.printing import print_comparison, print_report, steering_warning
+from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
+from flowrl.evaluation.reference_scores import DatasetReference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
@@ -22,8 +24,8 @@ from flowrl.nn.acting import RolloutMode
 from flowrl.protocols import Actor
 from flowrl.report import Comparison, Report, Run, environment_name, label_of, write_report
 from flowrl.training.device import choose_device
-from flowrl.training.rows import EVALUATIONS, Row
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.rows import Row, append_rows
+from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 from flowrl.training.tracking import warn
 
 
@@ -47,7 +49,8 @@ class PlayOptions:
     video: Path | None = None
     """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
     out: Path | None = None
-    """Also write a report of the runs into this folder: report.html, report.md, results.json."""
+    """Also write a report of the runs into this folder: report.html, report.md, results.json. The rows of a run whose
+    own folder cannot be written to go there as well."""
     study: bool = True
     """With a report, also study the first run of every agent: how its action depends on the target return, what it
     attends to, a clip. A study shows a run as it was trained, so there is none where env, env_kwargs, rollout or
@@ -68,10 +71,15 @@ class _PlayableRun:
     actor: Actor
     step: int
     env: EnvSpec
+    reference: DatasetReference | None
 
     @property
     def label(self) -> str:
         return label_of(self.folder.path)
+
+    def load(self, episodes: Sequence[Row] | None, **options: Any) -> Run:
+        """The finished run, for a report."""
+        return Run.load(self.folder, self.label, episodes=episodes, **options)
 
 
 @dataclass(frozen=True)
@@ -139,29 +147,33 @@ def evaluate_runs(
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:
-        for run in runs:  # a training in progress owns its rows
-            held.enter_context(run.folder.locked())
+        # A training in progress owns its rows.
+        places = {run: held.enter_context(rows_of(run.folder, options.out)) for run in runs}
         if reporting:  # whether the runs belong together is checked before they play
-            loaded = [Run.load(run.folder, run.label) for run in runs]
+            loaded = [run.load(() if run.config["env_spec"] == NO_ENVIRONMENT else None) for run in runs]
             Report.of([replace(run, evaluation=loaded[0].evaluation) for run in loaded])  # they play the same now
         if options.out is not None:
-            options.out.mkdir(parents=True, exist_ok=True)
+            for folder in (options.out, *(place.parent for place in places.values())):
+                folder.mkdir(parents=True, exist_ok=True)
         if options.video is not None:
             _record(run_dirs[0], first.env, targets[-1], evaluation.episode_seed, options.video, options)
-        finished = bool(first.folder.final_rows(first.config))  # damaged rows are reported before anything is played
+        finished = first.folder.is_finished(first.config)  # damaged rows are reported before anything is played
         for run in runs:
-            rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
-            run.folder.append(EVALUATIONS, rows)
+            rows = play(
+                run.actor, run.env, targets, evaluation, device,
+                kind="evaluate", step=run.step, of_dataset=run.reference,
+            )  # fmt: skip
+            append_rows(places[run], rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
             how = f"{evaluation.episodes} episodes{over}, {run.actor.rollout} rollout"
             print(f"{run.folder.path} at step {run.step:,}, {how}, {environment_name(run.env.id, run.env.kwargs)}")
             print(episodes_table(rows))
-            print(f"rows appended to {run.folder.path / EVALUATIONS}", flush=True)
+            print(f"rows appended to {places[run]}", flush=True)
     if reporting:
         _report(runs, played, targets, options, command)
     elif finished:  # an unfinished run has no report
-        steering_warning(Comparison.of([Run.load(first.folder, first.label, episodes=played[0], targets=targets)]))
+        steering_warning(Comparison.of([first.load(played[0], targets=targets)]))
     return [row for rows in played for row in rows]
 
 
@@ -170,6 +182,8 @@ def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:
         raise InputError("no run folder is given: name at least one")
     if len({path.resolve() for path in run_dirs}) < len(run_dirs):
         raise InputError("a run folder is named twice")
+    if options.env == NO_ENVIRONMENT:
+        raise InputError(f"env is {NO_ENVIRONMENT}: an evaluation plays episodes, so it needs an environment")
     if options.video is not None and len(run_dirs) > 1:
         raise InputError(f"a video records one run, and {len(run_dirs)} are given")
 
@@ -181,14 +195,20 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
         sizes = config["observation_size"], config["action_size"]
         config["dataset_returns"]["percentiles"]
+        reference = DatasetReference.from_record(config["dataset_returns"].get("reference"))
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"
         ) from error
-    env = choose_environment(options.env, spec and EnvSpec.from_json(spec), dataset, options.env_kwargs)
+    except ValueError as error:
+        raise InputError(f"{folder.path / 'config.json'} is damaged: {error}") from error
+    if spec == NO_ENVIRONMENT and options.env is None:
+        raise InputError(f"run {folder.path} was trained without an environment: choose one to play it in (env)")
+    of_run = EnvSpec.from_json(spec) if spec and spec != NO_ENVIRONMENT else None
+    env = choose_environment(options.env, of_run, dataset, options.env_kwargs)
     check_spaces(env, *sizes, discrete_start)
     warn(*loaded.config.acting_cautions())
-    return _PlayableRun(folder, config, loaded.actor, loaded.step, env)
+    return _PlayableRun(folder, config, loaded.actor, loaded.step, env, reference)
 
 
 def _report(
@@ -200,8 +220,7 @@ def _report(
 ) -> None:
     def report(studies: Mapping[_PlayableRun, dict[str, Any]]) -> Report:
         loaded = [
-            Run.load(run.folder, run.label, episodes=rows, targets=targets, study=studies.get(run))
-            for run, rows in zip(runs, played, strict=True)
+            run.load(rows, targets=targets, study=studies.get(run)) for run, rows in zip(runs, played, strict=True)
         ]
         return Report.of(loaded, commands=[command] if command else [])
 
@@ -213,10 +232,21 @@ def _report(
         return
     studying = options.study and options.as_trained
     firsts = {run.label: run for run in reversed(runs)}.values() if studying else ()
-    studies = {run: study_run(run.folder.path, options.device) for run in firsts}
+    studies = {run: study for run in firsts if (study := _study(run, options)) is not None}
     files = write_report(report(studies), options.out)
     print("\nwritten:")
     print("\n".join(f"  {path}" for path in files))
+
+
+def _study(run: _PlayableRun, options: PlayOptions) -> dict[str, Any] | None:
+    """The run's study; None where it has none and its folder cannot take one."""
+    try:
+        return study_run(run.folder.path, options.device)
+    except OSError as error:
+        if error.errno not in CANNOT_WRITE:
+            raise
+        warn(f"run folder {run.folder.path} cannot be written to, so the run is not studied")
+        return None
 
 
 def _record(run_dir: Path, env: EnvSpec, target: float, seed: int, video: Path, options: PlayOptions) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import gymnasium as gym
 import minari
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from flowrl.data import derived, plain_arrays
 from flowrl.data.environment_spec import environment_spec
-from flowrl.data.minari_store import open_dataset
+from flowrl.data.minari_store import open_dataset, stored_references
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
 from flowrl.errors import InputError
 
@@ -45,6 +46,7 @@ class TrajectoryDataset:
     fingerprint: str  # of lengths, observations, actions and rewards
     discrete_start: int | None = None  # the number of the first of the discrete actions; None: they are real numbers
     weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
+    stored_references: tuple[tuple[Any, Any], ...] = ()  # (random, expert) as stored, unchecked
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
@@ -68,9 +70,10 @@ class TrajectoryDataset:
         else:
             assert isinstance(stored.action_space, gym.spaces.Box)
             low, high, first = stored.action_space.low, stored.action_space.high, None
-        return cls.from_stored_arrays(
+        dataset = cls.from_stored_arrays(
             stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
         )
+        return replace(dataset, stored_references=stored_references(stored.storage.metadata))
 
     @classmethod
     def from_arrays(
@@ -286,6 +289,7 @@ class TrajectoryDataset:
             action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
             action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
             fingerprint="+".join(dataset.fingerprint for dataset in datasets) + (f"*{list(shares)}" if shares else ""),
+            stored_references=tuple(pair for dataset in datasets for pair in dataset.stored_references),
         )
 
 

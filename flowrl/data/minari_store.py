@@ -47,7 +47,9 @@ def local_ids() -> list[str]:
 
 
 def open_dataset(dataset: str) -> minari.MinariDataset:
-    """Open a dataset by its Minari id, downloading it when it is not here, or by the path of its folder.
+    """Open a dataset by its Minari id or by the path of its folder, or download it by its id.
+
+    A local dataset of that id comes first, then a folder of that name, then the network.
 
     Raises:
         InputError: the id is malformed; the dataset is not here and cannot be downloaded; its metadata cannot be read.
@@ -65,13 +67,39 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
             raise InputError(
                 f"{dataset!r} is neither a dataset id, as in mujoco/hopper/medium-v0, nor a folder"
             ) from None
-        path = path / "data" if (path / "data").is_dir() else path
+        path = _data_in(path)
+    else:
+        folder = _data_in(Path(dataset))
+        if (folder / "metadata.json").is_file() and folder.resolve() != path.resolve():
+            if path.exists():
+                print(f"{dataset} is a local dataset and a folder here: taking the dataset, not the folder", flush=True)
+            else:
+                path = folder
     if not path.exists():
+        if Path(dataset).is_dir():
+            print(f"the folder {dataset} holds no dataset: it has no metadata.json", flush=True)
         _download(dataset)
     try:
         return minari.MinariDataset(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
+
+
+def _data_in(folder: Path) -> Path:
+    """Where a dataset's files lie, given its folder or the folder `data` in it."""
+    return folder / "data" if (folder / "data").is_dir() else folder
+
+
+def stored_references(metadata: Mapping[str, Any]) -> tuple[tuple[Any, Any], ...]:
+    """The reference scores (random, expert) in a dataset's metadata, as they are stored, unchecked: one pair or none.
+
+    Minari's come first, then those of D4RL that flowrl writes beside its own.
+    """
+    for origin in ("", "d4rl_"):
+        pair = metadata.get(f"{origin}ref_min_score"), metadata.get(f"{origin}ref_max_score")
+        if pair != (None, None):
+            return (pair,)
+    return ()
 
 
 def _download(dataset_id: str) -> None:

@@ -78,8 +78,8 @@ def _parts(dataset: str) -> tuple[list[str], list[float] | None]:
     if dataset and Path(dataset).is_dir():  # a folder may have any name; the empty path would be this one
         return [dataset], None
     names, shares, given = [], [], False
-    for part in dataset.split("+"):
-        name, colon, share = part.rpartition(":")
+    for part in _pieces(dataset):
+        name, colon, share = ("", "", "") if Path(part).is_dir() else part.rpartition(":")
         names.append(name if colon else part)
         shares.append(_share(share, dataset) if colon else 1.0)
         given |= bool(colon)
@@ -88,6 +88,22 @@ def _parts(dataset: str) -> tuple[list[str], list[float] | None]:
     if given and len(names) == 1:
         raise InputError(f"dataset {dataset!r} gives a share of one dataset: shares are for mixtures, as in A:3+B:1")
     return names, shares if given else None
+
+
+def _pieces(dataset: str) -> list[str]:
+    """The parts of a mixture, each with its share; a `+` in the name of a folder that exists parts nothing."""
+    words, pieces = dataset.split("+"), []
+    while words:
+        ends = [end for end in range(len(words), 1, -1) if _names_folder("+".join(words[:end]))]
+        end = ends[0] if ends else 1
+        pieces.append("+".join(words[:end]))
+        words = words[end:]
+    return pieces
+
+
+def _names_folder(piece: str) -> bool:
+    name, _, share = piece.rpartition(":")
+    return Path(piece).is_dir() or (bool(name) and "+" not in share and Path(name).is_dir())
 
 
 def _share(text: str, dataset: str) -> float:

@@ -12,7 +12,7 @@ import torch
 from gymnasium.envs.registration import EnvSpec
 
 from flowrl.evaluation.environments import make_vector_env
-from flowrl.evaluation.reference_scores import reference_scores
+from flowrl.evaluation.reference_scores import DatasetReference, reference_scores
 from flowrl.evaluation.rollout import rollout
 from flowrl.evaluation.statistics import interquartile_mean, normalised
 from flowrl.protocols import Actor
@@ -54,6 +54,7 @@ def play(
     *,
     kind: Literal["training", "final", "evaluate"],
     step: int,
+    of_dataset: DatasetReference | None = None,
 ) -> list[dict[str, Any]]:
     """Play every target on the same environment seeds in one vector environment.
 
@@ -61,6 +62,7 @@ def play(
         targets: in raw units; an actor that takes none is played once, and its rows have the target None.
         kind: of the evaluation, for the rows.
         step: the training step of the weights, for the rows.
+        of_dataset: the reference scores that are stored with the dataset; used where the environment has no other.
 
     Returns:
         A row per episode, as `evaluations.jsonl` holds it.
@@ -75,8 +77,9 @@ def play(
         results = rollout(actor, envs, goals, seeds, device)
     finally:
         envs.close()
-    references = reference_scores(env.id)
-    d4rl, measured = (None if r is None else (r.random, r.expert) for r in (references.d4rl, references.flowrl))
+    known = reference_scores(env.id, of_dataset)
+    references = {"score_d4rl": known.d4rl, "score_measured": known.flowrl, "score_dataset": known.dataset}
+    pairs = {name: None if each is None else (each.random, each.expert) for name, each in references.items()}
     return [
         {
             "kind": kind,
@@ -90,8 +93,7 @@ def play(
             "return": result.episode_return,
             "length": result.length,
             "terminated": result.terminated,
-            "score_d4rl": normalised(result.episode_return, d4rl),
-            "score_measured": normalised(result.episode_return, measured),
+            **{name: normalised(result.episode_return, pair) for name, pair in pairs.items()},
             "device": str(device),
             "versions": versions(),
         }
@@ -107,12 +109,15 @@ def versions() -> dict[str, str]:
 
 
 def episodes_table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line per target: the returns of its episodes."""
-    lines = [["target", "mean", "std", "IQM", "length", "score (D4RL references)", "score (flowrl references)"]]
+    """One line per target: returns, and scores; those by the dataset's references where there are any."""
+    shown = {"score_d4rl": "score (D4RL references)", "score_measured": "score (flowrl references)"}
+    if any(row.get("score_dataset") is not None for row in rows):
+        shown["score_dataset"] = "score (dataset references)"
+    lines = [["target", "mean", "std", "IQM", "length", *shown.values()]]
     for target in dict.fromkeys(row["target"] for row in rows):
         mine = [row for row in rows if row["target"] == target]
         returns = np.array([row["return"] for row in mine])
-        scores = [_mean([row[name] for row in mine]) for name in ("score_d4rl", "score_measured")]
+        scores = [_mean([row[name] for row in mine]) for name in shown]
         lengths = [row["length"] for row in mine]
         values = [target, returns.mean(), returns.std(), interquartile_mean(returns), np.mean(lengths), *scores]
         lines.append([number(value) for value in values])

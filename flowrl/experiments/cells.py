@@ -17,11 +17,13 @@ from typing import Any, NamedTuple, Protocol, Self
 from flowrl.analysis.studies import stored_study
 from flowrl.data.selection import Selection, folder_name
 from flowrl.errors import InputError
+from flowrl.evaluation.reference_scores import usable_reference
 from flowrl.experiments.options import RunOptions, words_of
 from flowrl.experiments.preparation import Prepared, is_finished, prepare
 from flowrl.report import Run
 from flowrl.training.rows import EVALUATIONS
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.tracking import warn
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _TAIL = 65_536  # bytes of a log that surely hold its last line
@@ -124,13 +126,15 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
     ids: dict[str, str] = {}  # of the datasets, and the name that each was given by
     for cell in cells:
         options = cell.options if device is None else replace(cell.options, device=device)
-        if not any(dataset == options.dataset for dataset, _ in prepared):
+        if new := not any(dataset == options.dataset for dataset, _ in prepared):
             prepared.clear()  # one dataset at a time in memory
         data = options.dataset, options.selection
         try:
             prepared[data] = prepare(options, prepared.get(data))
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
+        if new:
+            warn(*usable_reference(prepared[data].dataset.stored_references)[1])
         dataset = prepared[data].dataset.id
         if (known := ids.setdefault(dataset, options.dataset)) != options.dataset:
             raise InputError(f"datasets: {known} and {options.dataset} are both {dataset}: give it once")

@@ -11,6 +11,7 @@ from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig
 from flowrl.experiments.option_values import value_for
 from flowrl.training.config import AgentConfig, TrainingConfig
+from flowrl.training.run_folder import NO_ENVIRONMENT
 
 DEFAULT_DATASET = "flowrl/hopper/medium-replay-v0"
 
@@ -31,7 +32,7 @@ class RunOptions(Generic[C]):
     $D4RL_DATASET_DIR. A+B mixes two datasets, A:3+B:1 in these shares."""
     selection: Selection = Selection()
     env: str | None = None
-    """Environment id to evaluate in; by default the dataset's."""
+    """Environment id to evaluate in; by default the dataset's. none: train without an environment and play nothing."""
     env_kwargs: tuple[str, ...] = ()
     """Keywords for the environment's constructor, as NAME=VALUE: length=300. They add to the dataset's or replace them.
     The reference scores stay the same."""
@@ -66,10 +67,14 @@ class RunOptions(Generic[C]):
         return max(1_000, self.training.steps // 10) if self.evaluate_every is None else self.evaluate_every
 
     def check(self) -> None:
-        """Raise InputError where a number is out of range."""
+        """Raise InputError where a number is out of range, or without an environment something would be played."""
         for name, least in (("evaluate_every", 0), ("evaluate_episodes", 1), ("seed", 0), ("threads", 0)):
             if (value := getattr(self, name)) is not None and not least <= value < 2**31:
                 raise InputError(f"{name} is {value}: it must be at least {least} and below 2^31")
+        if self.env == NO_ENVIRONMENT:
+            for name, given in (("env_kwargs", self.env_kwargs), ("study", self.study)):
+                if given:
+                    raise InputError(f"{name} needs an environment, and env {NO_ENVIRONMENT} leaves it out: choose one")
 
 
 def with_options(options: Any, changes: dict[str, Any]) -> Any:

@@ -15,7 +15,7 @@ from flowrl.data.selection import load
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import versions
-from flowrl.evaluation.reference_scores import reference_scores
+from flowrl.evaluation.reference_scores import DatasetReference, reference_scores, usable_reference
 from flowrl.evaluation.targets import resolve_targets
 from flowrl.experiments.options import RunOptions
 from flowrl.inspection.steering import judge_steering
@@ -23,7 +23,7 @@ from flowrl.nn.normaliser import Normaliser
 from flowrl.training import distributed
 from flowrl.training.config import AgentConfig, TrainingConfig
 from flowrl.training.device import choose_device, choose_precision
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 
 
 class Prepared(NamedTuple):
@@ -31,9 +31,10 @@ class Prepared(NamedTuple):
 
     dataset: TrajectoryDataset  # the part that is trained on, on the CPU
     columns: list[int] | None  # the features of an observation that the agent is shown; None for all
-    env: EnvSpec
+    env: EnvSpec | None  # None: nothing is played
     targets: list[float]
     returns: dict[str, Any]  # see `summarise_returns`
+    reference: DatasetReference | None  # stored with the dataset
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
@@ -58,14 +59,36 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
         return like._replace(config=config, training=training, device=device)
     dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
-    env = choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
-    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
+    env = _environment(options, dataset)
+    if env is not None:
+        check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     config = options.config.for_dataset(selected)
     config.check_memory(Normaliser.of(selected, columns), training, device)
     check_record(options.agent, config)
-    returns = summarise_returns(dataset, selected, env)
+    reference = _dataset_reference(options, dataset, env)
+    returns = summarise_returns(dataset, selected, env, reference)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, config, training, device)
+    return Prepared(selected, columns, env, targets, returns, reference, config, training, device)
+
+
+def _environment(options: RunOptions, dataset: TrajectoryDataset) -> EnvSpec | None:
+    if options.env == NO_ENVIRONMENT:
+        return None
+    if options.env is None and dataset.env_spec is None:
+        raise InputError(
+            f"dataset {dataset.id} names no environment: choose one (env); a training alone can also do without and"
+            f" play nothing (env {NO_ENVIRONMENT})"
+        )
+    return choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
+
+
+def _dataset_reference(options: RunOptions, dataset: TrajectoryDataset, env: EnvSpec | None) -> DatasetReference | None:
+    """The reference scores stored with a dataset, of the environment that it is meant to be played in."""
+    usable, _ = usable_reference(dataset.stored_references)
+    if usable is None:
+        return None
+    of = env if options.env is None else dataset.env_spec
+    return DatasetReference(usable.random, usable.expert, None if of is None else of.id)
 
 
 def check_record(agent: str, config: AgentConfig) -> None:
@@ -88,21 +111,26 @@ def is_finished(options: RunOptions, prepared: Prepared) -> bool:
         return False
     config = describe(options, prepared)
     folder.begin(config)
-    return bool(folder.final_rows(config))
+    return folder.is_finished(config)
 
 
-def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, env: EnvSpec) -> dict[str, Any]:
+def summarise_returns(
+    dataset: TrajectoryDataset,
+    selected: TrajectoryDataset,
+    env: EnvSpec | None,
+    reference: DatasetReference | None = None,
+) -> dict[str, Any]:
     """What a run keeps of its dataset's episode returns, so that targets and reports need no dataset.
 
     Args:
         selected: the part that is trained on; whether returns can steer is judged by it.
+        env: None where nothing is played.
+        reference: stored with the dataset.
     """
     returns, lengths = dataset.returns.double(), dataset.lengths.double()
-    known = reference_scores(env.id)
-    references = {
-        "flowrl": None if known.flowrl is None else (known.flowrl.random, known.flowrl.expert),
-        "D4RL": None if known.d4rl is None else (known.d4rl.random, known.d4rl.expert),
-    }
+    known = reference_scores("" if env is None else env.id, reference)
+    by_trust = {"flowrl": known.flowrl, "dataset": known.dataset, "D4RL": known.d4rl}
+    references = {name: None if each is None else (each.random, each.expert) for name, each in by_trust.items()}
     steering = judge_steering(selected, references, np.random.default_rng((0, 2)))  # as an inspection draws by default
     return {
         "steering": {"verdict": steering.verdict, "reason": steering.reason},
@@ -111,6 +139,7 @@ def summarise_returns(dataset: TrajectoryDataset, selected: TrajectoryDataset, e
         "mean_by_step": float((returns * lengths).sum() / lengths.sum()),  # short failures are many, but few steps
         "episodes": dataset.episodes,
         "steps": dataset.steps,
+        "reference": None if reference is None else reference.record(),
     }
 
 
@@ -133,7 +162,7 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
         "observation_columns": prepared.columns,
         "action_size": dataset.actions.shape[1],
         "discrete_start": dataset.discrete_start,
-        "env_spec": prepared.env.to_json(),
+        "env_spec": NO_ENVIRONMENT if prepared.env is None else prepared.env.to_json(),
         "device": str(prepared.device),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),

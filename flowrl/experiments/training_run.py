@@ -4,23 +4,26 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import Selection
-from flowrl.evaluation.episodes import episodes_table, play
+from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
+from flowrl.evaluation.reference_scores import usable_reference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.experiments.options import RunOptions
 from flowrl.experiments.preparation import Prepared, describe, prepare
 from flowrl.nn.normaliser import Normaliser
+from flowrl.protocols import Actor
 from flowrl.text import duration
 from flowrl.training import distributed
 from flowrl.training.device import isolated_rng, peak_memory
 from flowrl.training.loop import train
 from flowrl.training.rows import EVALUATIONS, Row
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 from flowrl.training.tracking import Tracker, warn
 
 
@@ -45,7 +48,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
             distributed.from_rank_zero(held.enter_context, folder.locked())
             config = describe(options, prepared)
             distributed.from_rank_zero(folder.begin, config)
-            if distributed.from_rank_zero(folder.final_rows, config):
+            if distributed.from_rank_zero(folder.is_finished, config):
                 if distributed.rank() == 0:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
@@ -58,36 +61,60 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
 
             def evaluate(step: int, tracker: Tracker) -> None:
                 few = replace(options.evaluation, episodes=options.evaluate_episodes)
-                began = time.perf_counter()
-                rows = play(learner.actor, prepared.env, prepared.targets, few, device, kind="training", step=step)
-                folder.append(EVALUATIONS, rows)
-                tracker.record(step, *_evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began))
+                _evaluate(learner.actor, few, options, prepared, folder, tracker, kind="training", step=step)
 
             train(
                 learner, dataset, training, folder,
-                seed=options.seed, name=name, evaluate=evaluate, evaluate_every=options.steps_between_evaluations,
+                seed=options.seed, name=name, evaluate=None if prepared.env is None else evaluate,
+                evaluate_every=options.steps_between_evaluations,
             )  # fmt: skip
         if distributed.rank() > 0:  # the rest needs one process
             return folder.path
-        episodes, last = options.evaluation.episodes, training.steps
-        over = f"{len(prepared.targets)} targets × " if learner.actor.conditioned else ""
-        print(f"[{name}] final evaluation: {over}{episodes} episodes", flush=True)
-        began = time.perf_counter()
-        rows = play(learner.actor, prepared.env, prepared.targets, options.evaluation, device, kind="final", step=last)
-        folder.append(EVALUATIONS, rows)
-        metrics, line = _evaluation_metrics(rows, options, prepared, last, time.perf_counter() - began)
+        last = training.steps
         with Tracker(folder, name, last, last) as tracker:
-            tracker.record(last, metrics | peak_memory(device), line)
-        print(episodes_table(rows))
+            if prepared.env is None:
+                line = f"nothing was played (env {NO_ENVIRONMENT}), so no return is known"
+                tracker.record(last, peak_memory(device), line)
+            else:
+                over = f"{len(prepared.targets)} targets × " if learner.actor.conditioned else ""
+                tracker.say(f"final evaluation: {over}{options.evaluation.episodes} episodes")
+                rows = _evaluate(
+                    learner.actor, options.evaluation, options, prepared, folder, tracker, kind="final", step=last
+                )
+                print(episodes_table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path
+
+
+def _evaluate(
+    actor: Actor,
+    evaluation: EvaluationConfig,
+    options: RunOptions,
+    prepared: Prepared,
+    folder: RunFolder,
+    tracker: Tracker,
+    *,
+    kind: Literal["training", "final"],
+    step: int,
+) -> list[Row]:
+    """Play, and record the rows and what they come to; the last time with the memory that all took."""
+    assert prepared.env is not None
+    began = time.perf_counter()
+    rows = play(
+        actor, prepared.env, prepared.targets, evaluation, prepared.device,
+        kind=kind, step=step, of_dataset=prepared.reference,
+    )  # fmt: skip
+    folder.append(EVALUATIONS, rows)
+    metrics, line = _evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began)
+    tracker.record(step, metrics | (peak_memory(prepared.device) if kind == "final" else {}), line)
+    return rows
 
 
 def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) -> None:
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
-    warn(*prepared.config.cautions(dataset, mine, device))
+    warn(*usable_reference(dataset.stored_references)[1], *prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":
@@ -105,7 +132,7 @@ def _evaluation_metrics(
     """Metrics of an evaluation, and a line for the console.
 
     A target is named by its word (`best`, `p90`, `3000`), so that curves of several datasets lie over each other. The
-    score is that of the episodes that agents are judged at, by the flowrl references or else D4RL's.
+    score is that of the episodes that agents are judged at, by the flowrl references, else D4RL's, else the dataset's.
     """
     percentiles = prepared.returns["percentiles"]
     words: dict[float | None, str] = {}
@@ -118,11 +145,13 @@ def _evaluation_metrics(
     targets = [target for target in played if target is not None]
     within = [target for target in targets if target <= percentiles[-1]]  # as `flowrl.report.matched.JUDGED_AT`
     judged = played[max(within, default=min(targets)) if targets else None]
-    scores = [row["score_d4rl"] if row["score_measured"] is None else row["score_measured"] for row in judged]
+    kinds = ("score_measured", "score_d4rl", "score_dataset")
+    scores = [next((row[name] for name in kinds if row[name] is not None), None) for row in judged]
     metrics = {
         "eval/return" if target is None else f"eval/return@{words[target]}": mean for target, mean in means.items()
     }
-    metrics |= {} if None in scores else {"eval/score": float(np.mean(scores))}
+    known = [score for score in scores if score is not None]
+    metrics |= {"eval/score": float(np.mean(known))} if len(known) == len(scores) else {}
     metrics |= {"eval/length": float(np.mean([row["length"] for row in judged])), "eval/seconds": seconds}
     if None in means:
         return metrics, f"evaluation at step {step:,}: return {means[None]:,.0f}  in {duration(seconds)}"

@@ -12,7 +12,7 @@ from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 from flowrl.inspection.features import Layout
-from flowrl.inspection.references import TRUSTED, References, dataset_references
+from flowrl.inspection.references import TRUSTED, References, dataset_references, unusable_references
 from flowrl.inspection.refusals import load
 from flowrl.inspection.result import Inspection, metadata
 from flowrl.inspection.simulator import check_alignment
@@ -74,7 +74,7 @@ def inspect_dataset(
         metadata=metadata(dataset),
         references=references,
         refused=refused,
-        warnings=find_warnings(statistics, alignment, references),
+        warnings=[*find_warnings(statistics, alignment, references), *unusable_references(dataset)],
         statistics=statistics,
         alignment=alignment,
         steering=steering,

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 
 import minari
 
-from flowrl.evaluation.reference_scores import reference_scores
+from flowrl.data.minari_store import stored_references
+from flowrl.evaluation.reference_scores import reference_scores, usable_reference
 
-__all__ = ["TRUSTED", "References", "dataset_references"]
+__all__ = ["TRUSTED", "References", "dataset_references", "unusable_references"]
 
 References = Mapping[str, tuple[float, float] | None]
 """Whose references → the returns of a random and of an expert policy; None where they are not known. Never mix them."""
@@ -22,11 +23,16 @@ def dataset_references(dataset: minari.MinariDataset, env_id: str | None) -> dic
         env_id: the environment that its returns are from; None where that is not known.
     """
     known = None if env_id is None else reference_scores(env_id)
-    stored = dataset.storage.metadata
-    bounds = stored.get("ref_min_score"), stored.get("ref_max_score")
+    stored, _ = usable_reference(stored_references(dataset.storage.metadata))
     d4rl, measured = (None, None) if known is None else (known.d4rl, known.flowrl)
     return {
-        "dataset": None if None in bounds else (float(bounds[0]), float(bounds[1])),  # pyright: ignore[reportArgumentType]
+        "dataset": None if stored is None else (stored.random, stored.expert),
         "D4RL": None if d4rl is None else (d4rl.random, d4rl.expert),
         "flowrl": None if measured is None else (measured.random, measured.expert),
     }
+
+
+def unusable_references(dataset: minari.MinariDataset) -> list[str]:
+    """What is wrong with reference scores that are stored with a dataset and cannot be used, a sentence each."""
+    _, cautions = usable_reference(stored_references(dataset.storage.metadata))
+    return [f"{caution[0].upper()}{caution[1:]}." for caution in cautions]

@@ -10,6 +10,7 @@ import numpy as np
 from flowrl.errors import InputError
 from flowrl.evaluation.statistics import Returns
 from flowrl.report.runs import Row, Run
+from flowrl.training.run_folder import NO_ENVIRONMENT
 
 BASELINE = "dt"  # the rival that differences are taken against, where it is among the agents
 JUDGED_AT = (
@@ -143,9 +144,16 @@ def _check_alike(run: Run, first: Run) -> None:
         mine, theirs = run.config[name], first.config[name]
         if name == "fingerprint":  # of each part of a mixture, what follows the slash says how it was filtered
             mine, theirs = (re.sub(r"/[^+*]*", "", fingerprint) for fingerprint in (mine, theirs))
-        if mine != theirs:
+        free = name == "env_spec" and NO_ENVIRONMENT in (mine, theirs)  # trained without one: any can be played
+        if mine != theirs and not free:
             values = f": {mine} and {theirs}" if name == "dataset" else ""
             raise InputError(f"runs cannot be compared: {run.path} differs in {name} from {first.path}{values}")
+    mine, theirs = (each.config["dataset_returns"].get("reference") for each in (run, first))
+    if mine != theirs and any(row["score_dataset"] is not None for each in (run, first) for row in each.played):
+        raise InputError(
+            f"runs cannot be compared: the reference scores stored with the dataset were {theirs} for {first.path} and"
+            f" {mine} for {run.path}: train one of them again"
+        )
     for name, mine in run.evaluation.items():
         if mine != first.evaluation[name]:
             raise InputError(

@@ -10,6 +10,7 @@ from flowrl.text import number
 
 def method(report: Report) -> list[str]:
     """What a reader must know to believe or repeat the results."""
+    by_dataset = any(row["score_dataset"] is not None for c in report.comparisons for row in c.score_rows)
     played = dict.fromkeys(text for comparison in report.comparisons for text in comparison.circumstances())
     return [
         "The last checkpoint is the result. Targets come from the dataset's returns or were given by hand. Agents are"
@@ -30,7 +31,8 @@ def method(report: Report) -> list[str]:
         " dataset, averaged over datasets.",
         "A normalised score is 100·(return − random)/(expert − random). The"
         f" {SCORES['score_d4rl']} takes D4RL's reference returns, the {SCORES['score_measured']} those that we measured"
-        " in the same environment with its registered keyword arguments. The two cannot be compared.",
+        " in the same environment with its registered keyword arguments. The two cannot be compared."
+        + (f" The {SCORES['score_dataset']} takes those that its maker stored with the dataset." if by_dataset else ""),
         f"Played with: {'; '.join(played)}.",
     ]
 

@@ -29,7 +29,11 @@ from flowrl.report.sentences import (
 from flowrl.text import counted
 
 # Columns of episodes and what they are called, the ones to put tasks together by first.
-SCORES = {"score_measured": "score (flowrl references)", "score_d4rl": "score (D4RL references)"}
+SCORES = {
+    "score_measured": "score (flowrl references)",
+    "score_d4rl": "score (D4RL references)",
+    "score_dataset": "score (dataset references)",
+}
 THRESHOLDS = 101  # of a performance profile
 
 
@@ -192,8 +196,8 @@ class Report:
             return " ".join([*sentences, self.comparisons[0].summary(), *(self._left_out() if self.pooled else [])])
         if self.score is None:
             sentences.append(
-                f"{len(self.comparisons)} datasets; not all of them have reference returns, so there is no score over"
-                " all of them."
+                f"{len(self.comparisons)} datasets; not all of them have reference returns of one kind, so there is no"
+                " score over all of them."
             )
         else:
             sentences += self._scores(SCORES[self.score])

@@ -35,7 +35,7 @@ def _score_row(runs: MatchedRuns, target: float, label: str) -> Row:
         "iqm": float(interquartile_mean(returns.ravel())),
         "length": float(runs.returns(label, target, "length").mean()),
     }
-    for name in ("score_d4rl", "score_measured"):
+    for name in ("score_d4rl", "score_measured", "score_dataset"):
         scores = runs.returns(label, target, name)
         row[name] = None if np.isnan(scores).any() else float(scores.mean())
     return row

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from flowrl.errors import InputError
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 
 Row = dict[str, Any]
 
@@ -34,6 +34,7 @@ _CONFIG: dict[tuple[str, ...], tuple[type | tuple[type, ...], str]] = {
     ("fingerprint",): (str, "a text"),
     ("env_spec",): (str, "an environment's specification"),
 }
+_LATER = {"score_dataset": None}  # columns of episodes that earlier runs lack
 _WITHOUT_TARGET = "bc"  # earlier versions played this agent, which takes no target, once per target all the same
 
 
@@ -72,7 +73,8 @@ class Run:
 
         Args:
             episodes: rows of its last checkpoint to judge it by; by default those of the evaluation that ended its
-                training.
+                training. A run without an environment has none of its own: its `evaluation` is empty where none are
+                given.
             targets: returns at which the episodes of an agent without a target count; by default those of its own
                 evaluation.
             study: of that checkpoint, acting as in these episodes.
@@ -83,28 +85,25 @@ class Run:
         config = _checked_config(folder)
         configured = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.rows("evaluations.jsonl")
-        if not (final := folder.final_rows(config)):
+        if not folder.is_finished(config):
             raise InputError(
-                f"run {folder.path} is not finished: it lacks a final evaluation of its last step with one episode for"
-                " each target and environment seed"
+                f"run {folder.path} is not finished: it lacks "
+                + (
+                    "its last training step"
+                    if config["env_spec"] == NO_ENVIRONMENT
+                    else "a final evaluation of its last step with one episode for each target and environment seed"
+                )
             )
-        played = final if episodes is None else episodes
+        played = [_LATER | row for row in (folder.final_rows(config) if episodes is None else episodes)]
         _check_episodes(played, folder.path)
         counted_at = config["evaluation"]["targets"] if targets is None else targets
         at_targets = _at_every_target(played, counted_at)
-        seeds = sorted({row["seed"] for row in played})
         return cls(
             label=label,
             seed=config["seed"],
             path=folder.path,
             config=config,
-            evaluation={
-                "env": played[0]["env"],
-                "env_kwargs": _env_kwargs(played[0], configured),
-                "targets": sorted({row["target"] for row in at_targets}),
-                "episodes": len(seeds),
-                "episode_seed": seeds[0],
-            },
+            evaluation=_evaluation(at_targets, configured) if played else {},
             episodes=tuple(at_targets),
             played=tuple(played),
             training_episodes=tuple(_at_every_target([row for row in rows if row["kind"] == "training"], counted_at)),
@@ -181,12 +180,26 @@ def _all_numbers(values: list[Any]) -> bool:
 
 def _check_episodes(played: Sequence[Row], path: Path) -> None:
     """Raise InputError where returns are not finite, or only some episodes have a target."""
+    if not all(isinstance(row["score_dataset"], (*_NUMBER, type(None))) for row in played):
+        raise InputError(f"{path / 'evaluations.jsonl'} is damaged: a score_dataset is no number; restore the file")
     if not all(math.isfinite(row["return"]) for row in played):
         raise InputError(f"run {path} has an episode whose return is not a finite number: train the run again")
     if len({row["target"] is None for row in played}) > 1:
         raise InputError(
             f"{path / 'evaluations.jsonl'} mixes episodes with a target and without: evaluate the run again"
         )
+
+
+def _evaluation(at_targets: Sequence[Row], configured: Row) -> Row:
+    """Which episodes these are."""
+    seeds = sorted({row["seed"] for row in at_targets})
+    return {
+        "env": at_targets[0]["env"],
+        "env_kwargs": _env_kwargs(at_targets[0], configured),
+        "targets": sorted({row["target"] for row in at_targets}),
+        "episodes": len(seeds),
+        "episode_seed": seeds[0],
+    }
 
 
 def _at_every_target(rows: Sequence[Row], targets: Sequence[float]) -> list[Row]:
@@ -199,7 +212,9 @@ def _at_every_target(rows: Sequence[Row], targets: Sequence[float]) -> list[Row]
 
 
 def _configured_env_kwargs(config: Row, file: Path) -> Row:
-    """The keyword arguments of the run's own environment."""
+    """The keyword arguments of the run's own environment; none without one."""
+    if config["env_spec"] == NO_ENVIRONMENT:
+        return {}
     try:
         return _plain(json.loads(config["env_spec"])["kwargs"])
     except (ValueError, TypeError, KeyError) as error:

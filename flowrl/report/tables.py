@@ -13,11 +13,13 @@ from flowrl.text import DASH, interval, number, share, span
 
 Table = list[list[str]]
 
-_SCORES = ("score_d4rl", "score_measured")
+_SCORES = ("score_d4rl", "score_measured")  # columns that are always there
 
 
 def score_table(comparison: Comparison) -> Table:
     """What every agent returned at every target."""
+    stored = any(row["score_dataset"] is not None for row in comparison.score_rows)
+    scores = (*_SCORES, "score_dataset") if stored else _SCORES
     table = [
         [
             "target",
@@ -28,7 +30,7 @@ def score_table(comparison: Comparison) -> Table:
             "std of seeds",
             "IQM",
             "length",
-            *(SCORES[name] for name in _SCORES),
+            *(SCORES[name] for name in scores),
         ]
     ]
     for row in comparison.score_rows:
@@ -42,7 +44,7 @@ def score_table(comparison: Comparison) -> Table:
                 number(row["std_of_seeds"]),
                 number(row["iqm"]),
                 f"{row['length']:,.0f}",
-                *(_or_dash(row[name], _score) for name in _SCORES),
+                *(_or_dash(row[name], _score) for name in scores),
             ]
         )
     return table

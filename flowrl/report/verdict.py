@@ -42,7 +42,7 @@ def verdict(report: Report) -> list[str]:
 def _over_datasets(report: Report) -> list[str]:
     if report.score is None:
         each = [f"{c.dataset}: {comparison_verdict(c)[0]}" for c in report.comparisons]
-        return ["Not every dataset has reference returns, so there is no score over all of them.", *each]
+        return ["Not every dataset has reference returns of one kind, so there is no score over all of them.", *each]
     if not report.aggregate_rows:
         return ["No dataset has a training seed of every agent, so there is no score over all of them."]
     values = "; ".join(f"{row['agent']} {estimate(row, 'iqm')}" for row in report.aggregate_rows)

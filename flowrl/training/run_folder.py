@@ -18,6 +18,8 @@ from flowrl.training.checkpoint import from_bytes, to_bytes
 from flowrl.training.first_wave import is_first_wave_config, upgraded_config
 from flowrl.training.rows import EVALUATIONS, METRICS, Row, append_rows, final_rows, read_rows
 
+NO_ENVIRONMENT = "none"  # in place of an environment: nothing is played
+
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions", "commit", "threads", "processes"}
 # Replaced by the folder's owner alone.
@@ -156,6 +158,17 @@ class RunFolder:
                 f"{self.path / 'config.json'} has no usable evaluation and training settings: it was written by"
                 " another version of flowrl"
             ) from error
+
+    def is_finished(self, config: dict[str, Any]) -> bool:
+        """Whether the run is at its end: its final evaluation, or without an environment its last step saved.
+
+        Raises:
+            InputError: as `final_rows` and `load`.
+        """
+        if config.get("env_spec") != NO_ENVIRONMENT:
+            return bool(self.final_rows(config))
+        checkpoint = self.load()
+        return checkpoint is not None and checkpoint["step"] >= config["training"]["steps"]
 
     def rewind(self, step: int) -> None:
         """Drop the rows of later steps and of a final evaluation: a resumed run writes them again."""

@@ -466,3 +466,43 @@ def test_the_arrow_format_loads_or_says_what_it_needs(written, episodes):
         )  # fmt: skip
     arrays = read_arrays(open_dataset(ID))
     np.testing.assert_array_equal(arrays.actions, np.concatenate([e.actions for e in episodes]))
+
+
+# A relative folder that could be an id too
+
+
+@pytest.fixture
+def copies(write, numbered_episode, minari_root, tmp_path, monkeypatch):
+    """The working directory, with a copy of a dataset of one episode in copies/reach-v0; the original is gone."""
+    monkeypatch.chdir(tmp_path)
+    shutil.move(write("test/original-v0", [numbered_episode(0, 3)]), tmp_path / "copies/reach-v0")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["copies/reach-v0", "./copies/reach-v0", "copies/reach-v0/", "copies/reach-v0/data", "reach-v0"]
+)
+def test_a_relative_folder_comes_before_the_network(copies, name, monkeypatch):
+    if name == "reach-v0":
+        monkeypatch.chdir("copies")
+    assert open_dataset(name).total_episodes == 1
+
+
+def test_a_local_dataset_comes_before_a_folder_of_its_name_and_that_is_said(copies, write, numbered_episode, capsys):
+    write("copies/reach-v0", [numbered_episode(0, 3), numbered_episode(1, 4)])
+    assert open_dataset("copies/reach-v0").total_episodes == 2
+    assert "folder" in capsys.readouterr().out
+    assert open_dataset("./copies/reach-v0").total_episodes == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_said_where_both_are_one_folder(copies, write, numbered_episode, monkeypatch, capsys):
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(copies))
+    assert open_dataset("copies/reach-v0").total_episodes == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_a_folder_that_holds_no_dataset_is_not_taken_for_one(copies, capsys):
+    (copies / "copies/empty-v0").mkdir()
+    assert "could not be downloaded" in refused("copies/empty-v0")
+    assert "folder copies/empty-v0 holds no dataset" in capsys.readouterr().out

@@ -351,3 +351,32 @@ def test_a_d4rl_name_is_found_in_its_folder_alone_and_in_a_mixture(tmp_path, mon
 )
 def test_folder_name(dataset, due):
     assert folder_name(dataset) == due
+
+
+# Folders
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Folders of the working directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("copies/reach-v0", "copies/other-v0", "a+b/reach-v0", "x:3"):
+        (tmp_path / name).mkdir(parents=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "shares"),
+    [
+        ("copies/reach-v0", ["copies/reach-v0"], None),
+        ("x:3", ["x:3"], None),
+        ("copies/reach-v0+test/a-v0", ["copies/reach-v0", "test/a-v0"], None),
+        ("copies/reach-v0:3+copies/other-v0:1", ["copies/reach-v0", "copies/other-v0"], [3.0, 1.0]),
+        ("./copies/reach-v0:3+test/a-v0", ["./copies/reach-v0", "test/a-v0"], [3.0, 1.0]),
+        ("a+b/reach-v0", ["a+b/reach-v0"], None),
+        ("a+b/reach-v0+test/a-v0:2", ["a+b/reach-v0", "test/a-v0"], [1.0, 2.0]),
+        ("test/a-v0:2+a+b/reach-v0:5+x:3", ["test/a-v0", "a+b/reach-v0", "x:3"], [2.0, 5.0, 1.0]),
+        ("x:3:4+test/a-v0", ["x:3", "test/a-v0"], [4.0, 1.0]),
+    ],
+)
+def test_folders_in_mixtures(folders, text, names, shares):
+    assert _parts(text) == (names, shares)

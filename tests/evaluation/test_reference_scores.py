@@ -10,7 +10,7 @@ from flowrl.envs.behavior import UniformPolicy
 from flowrl.envs.playing import EpisodePlayer
 from flowrl.envs.tiny import ReachPolicy
 from flowrl.evaluation.environments import make_env
-from flowrl.evaluation.reference_scores import REFERENCES, reference_scores
+from flowrl.evaluation.reference_scores import REFERENCES, DatasetReference, reference_scores, usable_reference
 
 
 def test_hopper_has_d4rls_and_flowrls_reference():
@@ -85,3 +85,63 @@ def test_a_d4rl_dataset_has_its_reference_and_environment(name):
 def test_other_names_have_neither(name):
     assert d4rl_reference(name) is None
     assert d4rl_environment(name) is None
+
+
+# Those that are stored with a dataset
+
+
+@pytest.mark.parametrize("pair", [(0.0, 40.0), (-3, 7), (-1e9, -1e-9)])
+def test_a_pair_of_numbers_in_order_is_used(pair):
+    assert usable_reference([pair]) == (Reference(*map(float, pair)), [])
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        (1.0, 1.0), (2.0, 1.0), (float("nan"), 1.0), (0.0, float("nan")), (0.0, float("inf")), (-float("inf"), 0.0),
+        (None, 1.0), (0.0, None), ("0", "1"), (False, True), ([0], [1]), (0, 10**400), (0.0, 5e-324), (-1e308, 1e308),
+    ],
+)  # fmt: skip
+def test_what_scores_cannot_be_normalised_by_is_said_and_not_used(pair):
+    usable, cautions = usable_reference([pair, pair])
+    assert usable is None
+    assert len(cautions) == 1
+    assert "reference scores" in cautions[0]
+
+
+def test_a_mixture_uses_what_its_datasets_agree_on():
+    assert usable_reference([]) == (None, [])
+    assert usable_reference([(0, 40), (0.0, 40.0)]) == (Reference(0.0, 40.0), [])
+    usable, cautions = usable_reference([(0, 40), (0, float("nan"))])
+    assert (usable, len(cautions)) == (Reference(0.0, 40.0), 1)
+    usable, cautions = usable_reference([(0, 40), (0, 50)])
+    assert usable is None
+    assert "40" in cautions[0]
+    assert "50" in cautions[0]
+
+
+@pytest.mark.parametrize(
+    ("played", "belongs_to", "used"),
+    [
+        ("own/Toy-v0", "own/Toy-v0", True), ("own/Toy-v0", None, True), ("own/Toy-v0", "own/Other-v0", False),
+        ("flowrl/Reach-v0", "flowrl/Reach-v0", False), ("Hopper-v4", None, False),
+    ],
+)  # fmt: skip
+def test_a_datasets_reference_is_used_in_its_environment_where_there_is_no_other(played, belongs_to, used):
+    stored = DatasetReference(0.0, 40.0, belongs_to)
+    known = reference_scores(played, stored)
+    assert known.dataset == (stored if used else None)
+    assert (known.d4rl, known.flowrl) == (reference_scores(played).d4rl, reference_scores(played).flowrl)
+
+
+@pytest.mark.parametrize("env", [None, "own/Toy-v0"])
+def test_a_datasets_reference_survives_json(env):
+    stored = DatasetReference(-1.5, 40.0, env)
+    assert DatasetReference.from_record(json.loads(json.dumps(stored.record()))) == stored
+    assert DatasetReference.from_record(None) is None
+
+
+@pytest.mark.parametrize("record", [[], 3, {}, {"random": 0.0, "expert": 0.0, "env": None}, {"random": 0, "expert": 1}])
+def test_a_damaged_record_is_no_reference(record):
+    with pytest.raises(ValueError, match="reference scores"):
+        DatasetReference.from_record(record)
