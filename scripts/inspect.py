@@ -37,6 +37,9 @@ class Args:
     """How many stored transitions to check against the simulator; 0 leaves the simulator out."""
     seed: int = 0
     """Draws the transitions and steps that are checked."""
+    trust: bool = False
+    """Run whatever code the dataset names as its environment, also such as Gymnasium and your own modules do not have.
+    """
 
 
 def main(args: Args) -> Inspection:
@@ -54,7 +57,9 @@ def main(args: Args) -> Inspection:
             print(f"{step} ({time.monotonic() - began:.0f} s)", flush=True)
 
     dataset = open_dataset(resolve(args.dataset))
-    inspection = inspect_dataset(dataset, env=args.env, transitions=args.transitions, seed=args.seed, say=say)
+    inspection = inspect_dataset(
+        dataset, env=args.env, transitions=args.transitions, seed=args.seed, trust=args.trust, say=say
+    )
     print(screen(inspection))
     for path in write_inspection(inspection, args.out or Path("runs/inspect") / dataset.id.replace("/", "-")):
         print(f"written to {path}")

@@ -16,6 +16,7 @@ from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.targets import resolve_targets, target_cautions
+from flowrl.evaluation.trust import trusting
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
 from flowrl.nn.acting import RolloutMode
@@ -46,6 +47,9 @@ class PlayOptions:
     """cpu, cuda, or auto for a GPU if there is one."""
     video: Path | None = None
     """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
+    trust: bool = False
+    """Run whatever code the run names as its environment and its agent, also such as Gymnasium and your own modules do
+    not have."""
     out: Path | None = None
     """Also write a report of the runs into this folder: report.html, report.md, results.json."""
     study: bool = True
@@ -122,6 +126,13 @@ def evaluate_runs(
     Args:
         command: the command line that a report gives.
     """
+    with trusting(options.trust, *run_dirs):
+        return _evaluate_runs(run_dirs, evaluation, options, command)
+
+
+def _evaluate_runs(
+    run_dirs: Sequence[Path], evaluation: EvaluationConfig, options: PlayOptions, command: str
+) -> list[Row]:
     _check(run_dirs, options)
     device = choose_device(options.device)
     runs = [_playable(RunFolder(path), options, device) for path in run_dirs]

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.trust import vouch
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
@@ -44,6 +45,8 @@ def choose_environment(
         spec.to_json()
     except (ValueError, TypeError) as error:
         raise InputError(f"environment {spec.id} cannot be kept with the run: {cause(error)}") from error
+    if env_id is not None:
+        vouch(spec)
     return spec
 
 

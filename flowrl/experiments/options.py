@@ -49,6 +49,8 @@ class RunOptions(Generic[C]):
     """CPU threads of each process; 0 for torch's choice."""
     study: bool = False
     """Also study the finished run: how its action depends on the target return, what it attends to, and a clip."""
+    trust: bool = False
+    """Run whatever code the dataset names as its environment, also such as Gymnasium and your own modules do not have."""
 
     @property
     def folder(self) -> Path:
