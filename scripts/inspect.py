@@ -38,8 +38,7 @@ class Args:
     seed: int = 0
     """Draws the transitions and steps that are checked."""
     trust: bool = False
-    """Run whatever code the dataset names as its environment, also such as Gymnasium and your own modules do not have.
-    """
+    """Run whatever code the dataset names as its environment, also what neither Gymnasium nor your own modules have."""
 
 
 def main(args: Args) -> Inspection:

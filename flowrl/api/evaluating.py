@@ -48,8 +48,8 @@ class PlayOptions:
     video: Path | None = None
     """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
     trust: bool = False
-    """Run whatever code the run names as its environment and its agent, also such as Gymnasium and your own modules do
-    not have."""
+    """Run whatever code the run names as its environment and agent, also what neither Gymnasium nor your own modules
+    have."""
     out: Path | None = None
     """Also write a report of the runs into this folder: report.html, report.md, results.json."""
     study: bool = True

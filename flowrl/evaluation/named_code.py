@@ -64,8 +64,10 @@ def _found(name: str, folders: Iterable[str] | None) -> ModuleSpec | None:
     """
     if name in sys.modules:
         return sys.modules[name].__spec__
-    # `find_spec` of an inner module would import the package that it is in.
-    spec = importlib.util.find_spec(name) if folders is None else PathFinder.find_spec(name, list(folders))
+    # Of an inner module importlib's `find_spec` would import the package that it is in, and the finder of paths would
+    # look for that package among those loaded; by its last part alone it is found in these folders.
+    last = name.rpartition(".")[2]
+    spec = importlib.util.find_spec(name) if folders is None else PathFinder.find_spec(last, list(folders))
     if spec is None:
         raise ModuleNotFoundError(f"No module named {name!r}", name=name)
     return spec

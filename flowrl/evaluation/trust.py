@@ -48,7 +48,8 @@ class _Rule:
     """Entry points of the user's own word; None outside of any `trusting`."""
 
 
-_rule: ContextVar[_Rule] = ContextVar("what may be run", default=_Rule())
+_STRICT = _Rule()
+_rule: ContextVar[_Rule] = ContextVar("what may be run", default=_STRICT)
 
 
 @contextmanager
@@ -147,10 +148,10 @@ def _objection(entry: Any, kind: type) -> str | None:
     value = _imported(module, name)
     if _is_registered(entry, kind):  # by the package that it is in
         return None
-    if not (isinstance(value, type) and issubclass(value, kind)) or (
-        kind is gym.Env and issubclass(value, gym.Wrapper)
-    ):
+    if not (isinstance(value, type) and issubclass(value, kind)):
         return f"which is no class that extends gymnasium.{kind.__name__}"
+    if kind is gym.Env and issubclass(value, gym.Wrapper):
+        return "which is a wrapper"
     return "which writes files" if issubclass(value, RecordVideo) else None
 
 

@@ -50,7 +50,7 @@ class RunOptions(Generic[C]):
     study: bool = False
     """Also study the finished run: how its action depends on the target return, what it attends to, and a clip."""
     trust: bool = False
-    """Run whatever code the dataset names as its environment, also such as Gymnasium and your own modules do not have."""
+    """Run whatever code the dataset names as its environment, also what neither Gymnasium nor your own modules have."""
 
     @property
     def folder(self) -> Path:
