@@ -27,6 +27,7 @@ import flowrl.scripts
 from flowrl.errors import InputError
 from flowrl.scripts.console.described import registry
 from flowrl.scripts.console.suggestions import nearest
+from flowrl.text import printable
 from flowrl.training import distributed
 from flowrl.training.loop import Stopped
 
@@ -168,7 +169,7 @@ def _fail(message: str, code: int) -> int:
             return code
         # torchrun ends all processes once one has failed. So rank 0 speaks first, and alone if it has failed too.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    print(printable(f"error: {message}"), file=sys.stderr)
     return code
 
 

@@ -16,6 +16,7 @@ import tyro
 
 from flowrl.data.d4rl import resolve
 from flowrl.data.minari_store import open_dataset
+from flowrl.data.selection import folder_name
 from flowrl.errors import InputError
 from flowrl.inspection import Inspection, inspect_dataset, screen, write_inspection
 from flowrl.scripts.cli import parse, run
@@ -60,7 +61,8 @@ def main(args: Args) -> Inspection:
         dataset, env=args.env, transitions=args.transitions, seed=args.seed, trust=args.trust, say=say
     )
     print(screen(inspection))
-    for path in write_inspection(inspection, args.out or Path("runs/inspect") / dataset.id.replace("/", "-")):
+    folder = folder_name(dataset.id).lstrip(".") or "dataset"  # the data say what their id is
+    for path in write_inspection(inspection, args.out or Path("runs/inspect") / folder):
         print(f"written to {path}")
     return inspection
 

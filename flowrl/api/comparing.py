@@ -14,6 +14,7 @@ from flowrl.experiments.cells import MatrixAgent, finished_cells, make_cells
 from flowrl.experiments.matrix import MatrixOptions, load_runs, report_of, run_matrix
 from flowrl.experiments.options import with_options
 from flowrl.report import Report, write_report
+from flowrl.text import one_line
 
 # Options of a training that the comparison itself sets, and those that must be the same for every agent.
 SET_BY_COMPARISON = ("dataset", "seed", "run_dir", "device", "threads")
@@ -119,7 +120,7 @@ def _refuse(options: Mapping[str, Any], names: Sequence[str], why: str) -> None:
 
 def _publish(report: Report, out: Path) -> None:
     for comparison in report.comparisons:
-        print(f"\n{comparison.dataset}")
+        print(f"\n{one_line(comparison.dataset)}")
         print_comparison(comparison)
     print_report(report)
     files = write_report(report, out)

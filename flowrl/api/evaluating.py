@@ -22,6 +22,7 @@ from flowrl.experiments.options import with_options
 from flowrl.nn.acting import RolloutMode
 from flowrl.protocols import Actor
 from flowrl.report import Comparison, Report, Run, environment_name, label_of, write_report
+from flowrl.text import one_line
 from flowrl.training.device import choose_device
 from flowrl.training.rows import EVALUATIONS, Row
 from flowrl.training.run_folder import RunFolder
@@ -166,7 +167,8 @@ def _evaluate_runs(
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
             how = f"{evaluation.episodes} episodes{over}, {run.actor.rollout} rollout"
-            print(f"{run.folder.path} at step {run.step:,}, {how}, {environment_name(run.env.id, run.env.kwargs)}")
+            where = environment_name(run.env.id, run.env.kwargs)
+            print(one_line(f"{run.folder.path} at step {run.step:,}, {how}, {where}"))
             print(episodes_table(rows))
             print(f"rows appended to {run.folder.path / EVALUATIONS}", flush=True)
     if reporting:
