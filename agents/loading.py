@@ -49,7 +49,7 @@ def load_policy(
             trusted; or there is no such device.
     """
     run, on = RunFolder(run_dir), choose_device(device)
-    with trusting(trust, run.path):
+    with trusting(trust):
         loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
     return Policy(loaded.actor, on, config["observation_size"], config["discrete_start"])
@@ -69,8 +69,9 @@ def load_agent(
     checkpoint = run.load()
     if checkpoint is None:
         raise InputError(f"run folder {run.path} holds no checkpoint yet")
-    check_agent(config["agent"])
     try:
+        with trusting(False, run.path):
+            check_agent(config["agent"])
         settings = type(find_agent(config["agent"]).config).from_record(config["agent_config"])
         training = TrainingConfig(**config["training"])
         normaliser = Normaliser(

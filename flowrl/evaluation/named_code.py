@@ -63,7 +63,7 @@ def _found(name: str, folders: Iterable[str] | None) -> ModuleSpec | None:
         folders: of the package that it is in.
     """
     if name in sys.modules:
-        return sys.modules[name].__spec__
+        return getattr(sys.modules[name], "__spec__", None)
     # Of an inner module importlib's `find_spec` would import the package that it is in, and the finder of paths would
     # look for that package among those loaded; by its last part alone it is found in these folders.
     last = name.rpartition(".")[2]

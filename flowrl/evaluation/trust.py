@@ -32,11 +32,15 @@ from gymnasium.wrappers import RecordVideo
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.named_code import Location, binding, locate
 
-__all__ = ["check_agent", "check_spec", "trusting", "vouch"]
+__all__ = ["NotTrusted", "check_agent", "check_spec", "trusting", "vouch"]
 
 _NAME = re.compile(r"([^\W\d][\w-]*(?:\.[\w-]+)*):([^\W\d]\w*)")
 _SHOWN = 100  # characters of an entry point in a message
 _UNLESS = "it is not run unless you trust where it comes from (trust)"
+
+
+class NotTrusted(InputError):
+    """A stored file names code that is not run unless the user allows it."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +82,14 @@ def check_spec(spec: EnvSpec) -> None:
     """Check that making an environment runs no code but such as may be run, see this module.
 
     Raises:
-        InputError: it would run other code.
+        NotTrusted: it would run other code.
         ImportError: a module that it names is not here or cannot be imported.
     """
     rule = _rule.get()
     if rule.everything:
         return
     if ":" in spec.id:
-        raise InputError(f"environment {_shown(spec.id)} names a module in its id: {_UNLESS}")
+        raise NotTrusted(f"environment {_shown(spec.id)} names a module in its id: {_UNLESS}")
     for entry, kind in _entries(spec):
         if entry is None or callable(entry):  # made in this process: no file can hold it
             continue
@@ -93,14 +97,15 @@ def check_spec(spec: EnvSpec) -> None:
             continue
         if (why := _objection(entry, kind)) is not None:
             what = "a wrapper" if kind is gym.Wrapper else "its entry point"
-            raise InputError(f"environment {_shown(spec.id)} has {_shown(entry)} as {what}, {why}: {_UNLESS}")
+            raise NotTrusted(f"environment {_shown(spec.id)} has {_shown(entry)} as {what}, {why}: {_UNLESS}")
 
 
 def check_agent(name: str) -> None:
     """Check that loading the agent `module:Name` of a run folder imports no module but such as may be run.
 
     Raises:
-        InputError: it would, or there is no such module.
+        NotTrusted: it would.
+        InputError: there is no such module.
     """
     if ":" not in name or _rule.get().everything:
         return
@@ -110,7 +115,7 @@ def check_agent(name: str) -> None:
     except ImportError as error:
         raise InputError(f"agent {_shown(name)} cannot be imported: {cause(error)}") from error
     if why is not None:
-        raise InputError(f"the run names {_shown(name)} as its agent, {why}: {_UNLESS}")
+        raise NotTrusted(f"the run names {_shown(name)} as its agent, {why}: {_UNLESS}")
 
 
 def _entries(spec: EnvSpec) -> list[tuple[Any, type]]:

@@ -147,6 +147,8 @@ def test_a_planted_run_folder_is_refused(tiny_run, marker):
         flowrl.evaluate(tiny_run, episodes=1, targets="best")
     assert not marker.exists()
     assert before == {path: path.read_bytes() for path in tiny_run.iterdir() if path.is_file() and path in before}
+    with pytest.raises(InputError, match="os:system.*trust"):
+        flowrl.evaluate(tiny_run, episodes=1, targets="best", env_kwargs="length=3")
     rows = flowrl.evaluate(tiny_run, episodes=1, targets="best", env="flowrl/Reach-v0")
     assert len(rows) == 1
     assert not marker.exists()
