@@ -8,6 +8,7 @@ import torch
 from flowrl.agents.policy import Policy
 from flowrl.agents.registry import find_agent
 from flowrl.errors import InputError
+from flowrl.evaluation.trust import check_agent, trusting
 from flowrl.nn.acting import RolloutMode
 from flowrl.nn.normaliser import Normaliser
 from flowrl.protocols import Actor
@@ -31,6 +32,7 @@ def load_policy(
     device: str = "cpu",
     rollout: RolloutMode | None = None,
     acting_context: int | None = None,
+    trust: bool = False,
 ) -> Policy:
     """A run's last checkpoint as a policy.
 
@@ -40,13 +42,15 @@ def load_policy(
         rollout: how a sequence agent acts; None as it was trained.
         acting_context: steps that its window rollout re-reads, or between the states of a staggered one; None as it was
             trained.
+        trust: also import the module of an agent ``module:Name`` that is not one of your own, or lies with the run.
 
     Raises:
-        InputError: the folder holds no run or no checkpoint yet, is damaged, or has no such rollout; or there is
-            no such device.
+        InputError: the folder holds no run or no checkpoint yet, is damaged, or has no such rollout; its agent is not
+            trusted; or there is no such device.
     """
     run, on = RunFolder(run_dir), choose_device(device)
-    loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
+    with trusting(trust):
+        loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
     return Policy(loaded.actor, on, config["observation_size"], config["discrete_start"])
 
@@ -66,6 +70,8 @@ def load_agent(
     if checkpoint is None:
         raise InputError(f"run folder {run.path} holds no checkpoint yet")
     try:
+        with trusting(False, run.path):
+            check_agent(config["agent"])
         settings = type(find_agent(config["agent"]).config).from_record(config["agent_config"])
         training = TrainingConfig(**config["training"])
         normaliser = Normaliser(

@@ -6,6 +6,8 @@ import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from flowrl.text import printable
+
 FOLDED = 24  # a table of more rows is folded away
 _LEFT = ' class="left"'
 
@@ -155,4 +157,4 @@ def data_url(content: bytes, kind: str) -> str:
 
 def escaped(text: str) -> str:
     """A text as HTML."""
-    return html.escape(text, quote=True)
+    return html.escape(printable(text), quote=True)

@@ -1,4 +1,5 @@
-"""Numbers, lists and tables as text: one format each, for the console, Markdown and pages."""
+"""Numbers, lists and tables as text: one format each, for the console, Markdown and pages; and text of others made safe
+for these."""
 
 import html
 import re
@@ -7,6 +8,20 @@ from collections.abc import Sequence
 LISTED = 20  # of many faulty places or episodes so many are named
 DASH = "–"  # stands for a value that is missing
 
+# What steers a terminal or turns the direction of writing, and what no encoding holds; not tabs and new lines.
+_STEERING = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_MARKDOWN = [  # what would be more than text, and how it is written
+    (r"([\\`*|])", r"\\\1"),
+    (r"\]\(", r"]\\("),  # a link or a picture
+    (r"^\[(?=.*\]:)", r"\\["),  # the address of one
+    (r"://", r":\\//"),  # GitHub makes a link of an address
+    (r"www\.", r"www\\."),
+    (r"~~", r"\\~\\~"),
+    (r"^(#{1,6}|[-+]|-{2,}|=+)(?=\s|$)", r"\\\1"),  # a heading, a list, a rule
+    (r"^(\d+)([.)])(?=\s|$)", r"\1\\\2"),
+]
 _MOST_DIGITS = 6  # what is smaller is a zero
 _NUMERIC = re.compile(rf"{DASH}?$|[\[<>~±]?[+\-−]?\.?\d")  # how the cells of a column of numbers begin
 
@@ -74,8 +89,19 @@ def joined(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def printable(text: str) -> str:
+    """Text from anywhere for a terminal or a page: a character that would steer it is shown as `\\x1b`."""
+    return _STEERING.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """The same in one line."""
+    return printable(" ".join(text.split("\n")))
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """A table for the console, header first: columns of numbers to the right, columns of words to the left."""
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right = _columns_of_numbers(rows)
     return "\n".join(
@@ -96,8 +122,10 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown(text: str) -> str:
     """Any text as one line of Markdown that shows it as it is."""
-    escaped = re.sub(r"([\\`*|])", r"\\\1", html.escape(text, quote=False)).replace("](", "]\\(")
-    return " ".join(escaped.splitlines())
+    escaped = html.escape(" ".join(printable(text).splitlines()).strip(), quote=False)
+    for pattern, written in _MARKDOWN:
+        escaped = re.sub(pattern, written, escaped)
+    return escaped
 
 
 def _columns_of_numbers(rows: Sequence[Sequence[str]]) -> list[bool]:

@@ -28,6 +28,7 @@ from flowrl.errors import InputError
 from flowrl.scripts.console.described import registry
 from flowrl.scripts.console.own_modules import prefer_own_modules
 from flowrl.scripts.console.suggestions import nearest
+from flowrl.text import printable
 from flowrl.training import distributed
 from flowrl.training.loop import Stopped
 
@@ -172,7 +173,7 @@ def _fail(message: str, code: int) -> int:
             return code
         # torchrun ends all processes once one has failed. So rank 0 speaks first, and alone if it has failed too.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    print(printable(f"error: {message}"), file=sys.stderr)
     return code
 
 

@@ -22,6 +22,7 @@ from flowrl.api.training import default_options
 from flowrl.data.selection import Selection
 from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig
+from flowrl.evaluation.trust import trusting
 from flowrl.evaluation.video import can_be_shown
 from flowrl.experiments.cells import MatrixAgent
 from flowrl.experiments.matrix import MatrixOptions
@@ -59,6 +60,8 @@ class Args:
     """Episodes per target in them."""
     study: bool = True
     """Also study the first seed of every agent: how its action depends on the return, what it attends to, a clip."""
+    trust: bool = False
+    """Run whatever code the datasets name as their environments, as of `train`."""
     matrix: MatrixOptions = MatrixOptions()
 
 
@@ -104,7 +107,8 @@ def common_words(args: Args) -> list[str]:
     pairs = [("--" + name.replace("_", "-"), str(value)) for name, value in options.items() if value is not None]
     several = {"--targets": evaluation.targets, "--env-kwargs": args.env_kwargs}
     words = [word for option, values in several.items() if values for word in (option, *values)]
-    return [*words, *(word for pair in pairs for word in pair), *(["--study"] if args.study else [])]
+    flags = [f"--{name}" for name in ("study", "trust") if getattr(args, name)]
+    return [*words, *(word for pair in pairs for word in pair), *flags]
 
 
 def _interpreter() -> str:
@@ -125,7 +129,9 @@ def start(argv: list[str]) -> None:
     python, example, out = _interpreter(), report.comparisons[0].runs[0].path, args.matrix.out
     print("\nnext:")
     print(f"  {python} -m flowrl evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
-    if can_be_shown(EnvSpec.from_json(report.comparisons[0].runs[0].config["env_spec"])):
+    with trusting(args.trust):
+        shown = can_be_shown(EnvSpec.from_json(report.comparisons[0].runs[0].config["env_spec"]))
+    if shown:
         print(f"  {python} -m flowrl evaluate {example} --episodes 1 --video {out / 'episode.gif'}    # watch one")
     print(f"  {python} -m tensorboard.main --logdir {out}    # the training curves")
 

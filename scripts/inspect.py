@@ -16,6 +16,7 @@ import tyro
 
 from flowrl.data.d4rl import resolve
 from flowrl.data.minari_store import open_dataset
+from flowrl.data.selection import folder_name
 from flowrl.errors import InputError
 from flowrl.inspection import Inspection, inspect_dataset, screen, write_inspection
 from flowrl.scripts.cli import parse, run
@@ -37,6 +38,8 @@ class Args:
     """How many stored transitions to check against the simulator; 0 leaves the simulator out."""
     seed: int = 0
     """Draws the transitions and steps that are checked."""
+    trust: bool = False
+    """Run whatever code the dataset names as its environment, also what neither Gymnasium nor your own modules have."""
 
 
 def main(args: Args) -> Inspection:
@@ -54,9 +57,12 @@ def main(args: Args) -> Inspection:
             print(f"{step} ({time.monotonic() - began:.0f} s)", flush=True)
 
     dataset = open_dataset(resolve(args.dataset))
-    inspection = inspect_dataset(dataset, env=args.env, transitions=args.transitions, seed=args.seed, say=say)
+    inspection = inspect_dataset(
+        dataset, env=args.env, transitions=args.transitions, seed=args.seed, trust=args.trust, say=say
+    )
     print(screen(inspection))
-    for path in write_inspection(inspection, args.out or Path("runs/inspect") / dataset.id.replace("/", "-")):
+    folder = folder_name(dataset.id).lstrip(".") or "dataset"  # the data say what their id is
+    for path in write_inspection(inspection, args.out or Path("runs/inspect") / folder):
         print(f"written to {path}")
     return inspection
 

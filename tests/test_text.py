@@ -1,7 +1,13 @@
 """Numbers, lists and tables as text."""
 
-import pytest
+import html
+import re
+import unicodedata
 
+import pytest
+from markdown_it import MarkdownIt
+
+from flowrl.html import escaped
 from flowrl.text import (
     counted,
     duration,
@@ -11,6 +17,8 @@ from flowrl.text import (
     markdown,
     markdown_table,
     number,
+    one_line,
+    printable,
     share,
     span,
     table,
@@ -66,3 +74,64 @@ def test_markdown_shows_any_text_as_it_is():
         "a\\|b &lt;i&gt;&amp;amp;&lt;/i&gt; \\*x\\* \\`y\\` [l]\\(u) z"
     )
     assert markdown_table([["a|b"], ["<b>"]]) == "| a\\|b |\n|---|\n| &lt;b&gt; |"
+
+
+MARKED = "\x1b[2Jred\x07 \x9b31m \r\x7f \u202egnp.exe\u2066 \u200f \u2028 \udcff \U000e0041 tab\tend"
+
+
+def steering(text):
+    """The characters of a text that would steer a terminal, or that no encoding holds."""
+    allowed = {"\n", "\t"}
+    return [c for c in text if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") and c not in allowed]
+
+
+def test_text_of_others_steers_no_terminal_and_is_still_seen():
+    assert steering(MARKED)
+    shown = printable(MARKED + "\nä – 漢字 🙂")
+    assert not steering(shown)
+    assert shown.startswith(r"\x1b[2Jred\x07 \x9b31m \r\x7f \u202egnp.exe\u2066 \u200f \u2028 \udcff \U000e0041 tab")
+    assert shown.endswith("tab\tend\nä – 漢字 🙂")
+    assert one_line("a\nb\x1b") == r"a b\x1b"
+    for text in (table([["name"], [MARKED + "\nrow"]]), markdown(MARKED), escaped(MARKED), one_line(MARKED)):
+        assert not steering(text)
+    assert len(table([["name"], ["a\nb"]]).splitlines()) == 2
+
+
+def rendered(source):
+    """Markdown as HTML, with GitHub's tables and struck text."""
+    return MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(source)
+
+
+HOSTILE = [
+    "[here](http://evil.example)", "![x](http://evil.example/x.png)", "[here]: http://evil.example", "[^1]: note",
+    "# Title", "- item", "+ item", "1. item", "2) item", "---", "===", "```", "~~~", "> said", "    indented", "\\",
+    "<script>alert(1)</script>", "<http://evil.example>", "<img src=x onerror=alert(1)>", "&lt;b&gt;", "<!-- ", "]]>",
+    "</details>", "<a href='javascript:alert(1)'>x</a>", "a|b|c", "|---|", "*bold* **x**", "`code`", "\\*x*", "[x][y]",
+    "a\n\nb", "a\n# b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_markdown_makes_nothing_of_a_text_but_text(text):
+    shown = " ".join(html.unescape(re.sub(r"</?(p|li|ul)>", "", rendered(markdown(text)))).split())
+    assert shown == " ".join(text.split())
+    item = rendered(f"- {markdown(text)}\n- [here] [^1]")
+    assert item.count("<li>") == 2
+    assert not re.search(r"<(?!/?(ul|li|p)>)", item)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_table_stays_one_whatever_is_in_it(text):
+    page = rendered(markdown_table([["agent", "mean"], [text, "1.0"], ["b", "2.0"]]))
+    assert (page.count("<tr>"), page.count("<td")) == (3, 4)
+    assert not re.search(r"<(?!/?(table|thead|tbody|tr|th|td)\b)", page)
+
+
+@pytest.mark.parametrize("text", ["http://evil.example/x", "https://evil.example", "www.evil.example"])
+def test_an_address_is_not_made_a_link_by_github(text):
+    assert not re.search(r"://|www\.", markdown(f"see {text}"))
+
+
+def test_numbers_in_markdown_stay_as_they_are():
+    for text in ("-3.2", "[-1.0, 2.0]", "+1", "1,234", "–", "12.5 %", "1.5", "~3", "a_b-c/d v0", "[1, 2]: x, 0 [0, 1]"):
+        assert markdown(text).replace("\\[", "[") == text

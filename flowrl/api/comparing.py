@@ -7,16 +7,19 @@ from typing import Any
 
 from flowrl.api.printing import print_comparison, print_report
 from flowrl.api.training import default_options
+from flowrl.data.selection import folders_of
 from flowrl.errors import InputError
+from flowrl.evaluation.trust import trusting
 from flowrl.experiments.cells import MatrixAgent, finished_cells, make_cells
 from flowrl.experiments.matrix import MatrixOptions, load_runs, report_of, run_matrix
 from flowrl.experiments.options import with_options
 from flowrl.report import Report, write_report
+from flowrl.text import one_line
 from flowrl.training.run_folder import NO_ENVIRONMENT
 
 # Options of a training that the comparison itself sets, and those that must be the same for every agent.
 SET_BY_COMPARISON = ("dataset", "seed", "run_dir", "device", "threads")
-SAME_FOR_ALL = (*SET_BY_COMPARISON, "env", "env_kwargs", "targets", "episodes", "episode_seed", "study")
+SAME_FOR_ALL = (*SET_BY_COMPARISON, "env", "env_kwargs", "targets", "episodes", "episode_seed", "study", "trust")
 
 
 def compare(
@@ -87,7 +90,9 @@ def compare_agents(
     shared = {"device": matrix.device, "threads": threads}
     agents = [agent._replace(options=replace(agent.options, **shared)) for agent in agents]
     cells = make_cells(datasets, agents, seeds, matrix.out)
-    reused = finished_cells(cells, device=checked_on)
+    trust = any(agent.options.trust for agent in agents)
+    with trusting(trust, *(folder for dataset in datasets for folder in folders_of(dataset))):
+        reused = finished_cells(cells, device=checked_on)
     at_once = "as many at a time as Ray has room for" if matrix.ray and not matrix.jobs else f"{jobs} at a time"
     again = f"; {len(reused)} of them are finished" if reused else ""
     print(f"{len(cells)} runs on {device}, {at_once}, {threads} CPU thread(s) each{again}", flush=True)
@@ -121,7 +126,7 @@ def _refuse(options: Mapping[str, Any], names: Sequence[str], why: str) -> None:
 
 def _publish(report: Report, out: Path) -> None:
     for comparison in report.comparisons:
-        print(f"\n{comparison.dataset}")
+        print(f"\n{one_line(comparison.dataset)}")
         print_comparison(comparison)
     print_report(report)
     files = write_report(report, out)

@@ -18,11 +18,13 @@ from flowrl.evaluation.environment_choice import check_spaces, choose_environmen
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.reference_scores import DatasetReference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
+from flowrl.evaluation.trust import trusting
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
 from flowrl.nn.acting import RolloutMode
 from flowrl.protocols import Actor
 from flowrl.report import Comparison, Report, Run, environment_name, label_of, write_report
+from flowrl.text import one_line
 from flowrl.training.device import choose_device
 from flowrl.training.rows import Row, append_rows
 from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
@@ -48,6 +50,9 @@ class PlayOptions:
     """cpu, cuda, or auto for a GPU if there is one."""
     video: Path | None = None
     """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
+    trust: bool = False
+    """Run whatever code the run names as its environment and agent, also what neither Gymnasium nor your own modules
+    have."""
     out: Path | None = None
     """Also write a report of the runs into this folder: report.html, report.md, results.json. The rows of a run whose
     own folder cannot be written to go there as well."""
@@ -130,6 +135,13 @@ def evaluate_runs(
     Args:
         command: the command line that a report gives.
     """
+    with trusting(options.trust, *run_dirs):
+        return _evaluate_runs(run_dirs, evaluation, options, command)
+
+
+def _evaluate_runs(
+    run_dirs: Sequence[Path], evaluation: EvaluationConfig, options: PlayOptions, command: str
+) -> list[Row]:
     _check(run_dirs, options)
     device = choose_device(options.device)
     runs = [_playable(RunFolder(path), options, device) for path in run_dirs]
@@ -167,7 +179,8 @@ def evaluate_runs(
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
             how = f"{evaluation.episodes} episodes{over}, {run.actor.rollout} rollout"
-            print(f"{run.folder.path} at step {run.step:,}, {how}, {environment_name(run.env.id, run.env.kwargs)}")
+            where = environment_name(run.env.id, run.env.kwargs)
+            print(one_line(f"{run.folder.path} at step {run.step:,}, {how}, {where}"))
             print(episodes_table(rows))
             print(f"rows appended to {places[run]}", flush=True)
     if reporting:

@@ -7,7 +7,9 @@ from flowrl.agents.loading import load_agent
 from flowrl.agents.registry import find_agent
 from flowrl.analysis.studies import study
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.selection import folders_of
 from flowrl.errors import InputError
+from flowrl.evaluation.trust import trusting
 from flowrl.experiments.options import DEFAULT_DATASET, RunOptions, option_names, with_options
 from flowrl.experiments.training_run import run_training
 from flowrl.training import distributed
@@ -61,9 +63,10 @@ def train_run(options: RunOptions, dataset: TrajectoryDataset | None = None) -> 
     Args:
         dataset: in memory, in place of the one that the options name.
     """
-    folder = run_training(options, dataset)
-    if options.study and distributed.rank() == 0:
-        study_run(folder, options.device)
+    with trusting(options.trust, *(folders_of(options.dataset) if dataset is None else ())):
+        folder = run_training(options, dataset)
+        if options.study and distributed.rank() == 0:
+            study_run(folder, options.device)
     return folder
 
 

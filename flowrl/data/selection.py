@@ -68,6 +68,15 @@ def load(dataset: str | TrajectoryDataset, selection: Selection, env: str | None
     return Loaded(whole, TrajectoryDataset.mixture(name, selected, shares), columns)
 
 
+def folders_of(dataset: str) -> list[Path]:
+    """The folders among the names of a dataset or mixture; ids lie in Minari's root.
+
+    Raises:
+        InputError: the name is malformed.
+    """
+    return [Path(name) for name in _parts(dataset)[0] if Path(name).is_dir()]
+
+
 def folder_name(dataset: str) -> str:
     """A name for a run's folder from that of its data."""
     return re.sub(r"[^\w.+-]+", "-", dataset.strip("/"))

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.trust import NotTrusted, vouch
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
@@ -44,6 +45,8 @@ def choose_environment(
         spec.to_json()
     except (ValueError, TypeError) as error:
         raise InputError(f"environment {spec.id} cannot be kept with the run: {cause(error)}") from error
+    if env_id is not None:
+        vouch(spec)
     return spec
 
 
@@ -93,6 +96,8 @@ def _with_keywords(env: str | EnvSpec, keywords: dict[str, Any]) -> EnvSpec:
             return _spec_of(changed)
         finally:
             changed.close()
+    except NotTrusted:
+        raise
     except Exception as error:  # an environment's own code may raise anything
         raise InputError(f"env_kwargs {words}: {env.id} does not accept them: {cause(error)}") from error
 

@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from flowrl.errors import InputError
+from flowrl.evaluation.trust import check_spec, trusting
 
 __all__ = ["FlatObservation", "OneEpisode", "cores", "make_env", "make_vector_env"]
 
@@ -94,7 +95,8 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
     belongs to another project.
 
     Raises:
-        InputError: the id is not registered (the message names the nearest ones), or it cannot be made here.
+        InputError: the id is not registered (the message names the nearest ones), it cannot be made here, or a spec
+            names code that may not be run, see `flowrl.evaluation.trust`.
     """
     if isinstance(env, EnvSpec) and env.id.startswith(OURS) and env.id in gym.registry:
         env = replace(env, entry_point=gym.registry[env.id].entry_point)
@@ -103,6 +105,8 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
+            if isinstance(env, EnvSpec):
+                check_spec(env)
             made = gym.make(env, disable_env_checker=True, **keywords)
         except (gym.error.DependencyNotInstalled, ImportError) as error:
             raise InputError(f"environment {_name(env)!r} cannot be made here: {error}") from error
@@ -159,7 +163,8 @@ def cores() -> int:
 
 
 def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:
-    return OneEpisode(make_env(env, render_mode=render_mode))
+    with trusting(True):  # it was checked where it was chosen, maybe in another process
+        return OneEpisode(make_env(env, render_mode=render_mode))
 
 
 def _name(env: str | EnvSpec) -> str:

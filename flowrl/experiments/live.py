@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flowrl.experiments.cells import Cell
-from flowrl.text import duration
+from flowrl.text import duration, printable
 
 State = Literal["waiting", "running", "evaluating", "finished", "reused", "failed"]
 
@@ -153,7 +153,7 @@ class View:
 
     def _say(self, line: str) -> None:
         if self._live is None:
-            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+            self._console.print(printable(line), soft_wrap=True, markup=False, highlight=False)
 
     def _draw(self, live: Live) -> None:
         ordered = sorted(self._progress.items(), key=lambda item: _ORDER.index(item[1].state))

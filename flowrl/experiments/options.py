@@ -50,6 +50,8 @@ class RunOptions(Generic[C]):
     """CPU threads of each process; 0 for torch's choice."""
     study: bool = False
     """Also study the finished run: how its action depends on the target return, what it attends to, and a clip."""
+    trust: bool = False
+    """Run whatever code the dataset names as its environment, also what neither Gymnasium nor your own modules have."""
 
     @property
     def folder(self) -> Path:

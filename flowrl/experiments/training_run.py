@@ -18,7 +18,7 @@ from flowrl.experiments.options import RunOptions
 from flowrl.experiments.preparation import Prepared, describe, prepare
 from flowrl.nn.normaliser import Normaliser
 from flowrl.protocols import Actor
-from flowrl.text import duration
+from flowrl.text import duration, one_line
 from flowrl.training import distributed
 from flowrl.training.device import isolated_rng, peak_memory
 from flowrl.training.loop import train
@@ -123,7 +123,8 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
-    print(f"[{options.name}] {dataset.id}: {size}; {training.precision} on {device}{together}", flush=True)
+    line = f"[{options.name}] {dataset.id}: {size}; {training.precision} on {device}{together}"
+    print(one_line(line), flush=True)
 
 
 def _evaluation_metrics(

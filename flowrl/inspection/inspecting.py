@@ -11,6 +11,7 @@ from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.trust import check_spec, trusting
 from flowrl.inspection.features import Layout
 from flowrl.inspection.references import TRUSTED, References, dataset_references, unusable_references
 from flowrl.inspection.refusals import load
@@ -30,6 +31,7 @@ def inspect_dataset(
     env: str | None = None,
     transitions: int = 100,
     seed: int = 0,
+    trust: bool = False,
     say: Callable[[str], None] = lambda step: None,
 ) -> Inspection:
     """Inspect a dataset; one that training would refuse is inspected as far as it can be read.
@@ -40,10 +42,11 @@ def inspect_dataset(
         transitions: how many stored transitions to check against the simulator, about; 0 leaves the simulator out, and
             stitching is judged from where the data start.
         seed: of what is drawn: which transitions, which steps.
+        trust: run whatever code the dataset names as its environment, see `flowrl.evaluation.trust`.
         say: called with the name of each step before it begins.
 
     Raises:
-        InputError: there is no such dataset or environment, or a number is negative.
+        InputError: there is no such dataset or environment, its code may not be run, or a number is negative.
     """
     if transitions < 0 or seed < 0:
         raise InputError(f"transitions and seed must be at least 0, not {transitions} and {seed}")
@@ -51,6 +54,16 @@ def inspect_dataset(
         _check_env(env)
     if isinstance(dataset, str):
         dataset = open_dataset(dataset)
+    with trusting(trust, str(dataset.storage.data_path)):
+        if env is None and transitions and dataset.env_spec is not None:
+            with suppress(ImportError):  # the alignment says so
+                check_spec(dataset.env_spec)
+        return _inspect(dataset, env, transitions, seed, say)
+
+
+def _inspect(
+    dataset: minari.MinariDataset, env: str | None, transitions: int, seed: int, say: Callable[[str], None]
+) -> Inspection:
     arrays, loaded, refused = load(dataset)
     # References belong to the environment that the returns are from, whatever simulator checks them.
     references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from flowrl.inspection.distributions import Histogram
 from flowrl.inspection.statistics import Statistics
+from flowrl.text import one_line
 
 __all__ = ["returns_picture", "rewards_picture"]
 
@@ -21,7 +22,7 @@ def returns_picture(statistics: Statistics, title: str) -> bytes:
     def draw(axes: Axes) -> None:
         _stairs(axes, statistics.returns_histogram, EPISODES_COLOUR, fill=True, label="of episodes")
         _stairs(axes, statistics.returns_by_step_histogram, STEPS_COLOUR, fill=False, label="of steps")
-        axes.set(title=title.replace("$", r"\$"), xlabel="return of the episode", ylabel="share (%)")
+        axes.set(title=one_line(title).replace("$", r"\$"), xlabel="return of the episode", ylabel="share (%)")
         axes.legend(frameon=False)
 
     return _picture(draw, (5.2, 3.0))

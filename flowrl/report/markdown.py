@@ -17,7 +17,7 @@ from flowrl.report.document import (
     Pictures,
     Verdict,
 )
-from flowrl.text import markdown, markdown_table
+from flowrl.text import markdown, markdown_table, one_line, printable
 
 
 def markdown_page(document: Document, folder: str) -> str:
@@ -49,14 +49,16 @@ def _blocks(part: Part, folder: str) -> Iterator[str]:
             yield markdown_table(rows)
         case Pictures(pictures):
             for picture in pictures:
-                yield f"![{markdown(f'{picture.title}: {picture.reading}')}]({folder}/{picture.name}.png)"
+                described = markdown(f"{picture.title}: {picture.reading}")
+                alternative = re.sub(r"(?<!\\)([\[\]])", r"\\\1", described)
+                yield f"![{alternative}]({folder}/{picture.name}.png)"
                 yield f"*{markdown(picture.caption)}*"
         case Commands(lines):
-            text = "\n".join(lines)
+            text = printable("\n".join(lines))
             fence = "`" * max([3, *(len(run) + 1 for run in re.findall("`+", text))])
             yield f"{fence}\n{text}\n{fence}"
         case Detail(title, parts, page_only=False):
-            yield f"<details><summary>{escaped(title)}</summary>"
+            yield f"<details><summary>{escaped(one_line(title))}</summary>"
             for inner in parts:
                 yield from _blocks(inner, folder)
             yield "</details>"

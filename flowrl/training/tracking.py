@@ -10,7 +10,7 @@ from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from flowrl.text import duration
+from flowrl.text import duration, one_line
 from flowrl.training.run_folder import RunFolder
 
 
@@ -69,7 +69,7 @@ class Tracker:
 
     def say(self, line: str) -> None:
         """A line on the console."""
-        print(f"[{self.name}] {line}", flush=True)
+        print(one_line(f"[{self.name}] {line}"), flush=True)
 
     def _write(self, step: int, metrics: dict[str, float]) -> None:
         self.run.append("metrics.jsonl", [{"step": step, **metrics}])
@@ -81,4 +81,4 @@ def warn(*sentences: str) -> None:
     """Say on stderr what is allowed and probably not meant."""
     sys.stdout.flush()  # a warning follows what was printed before it, also where both go to one file
     for sentence in sentences:
-        print(f"warning: {sentence}", file=sys.stderr)
+        print(one_line(f"warning: {sentence}"), file=sys.stderr)
