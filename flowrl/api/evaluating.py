@@ -151,6 +151,7 @@ def evaluate_runs(
         finished = bool(first.folder.final_rows(first.config))  # damaged rows are reported before anything is played
         for run in runs:
             rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
+            rows = run.folder.named(rows)
             run.folder.append(EVALUATIONS, rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
