@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -188,7 +189,8 @@ def test_a_kill_at_any_system_call_of_saving_leaves_a_whole_checkpoint(run, data
                 if checkpoint["step"] == 12:
                     die_at(patch, number, calls)
                 original(self, checkpoint)
-                patch.undo()
+                if checkpoint["step"] == 12:
+                    patch.undo()
 
             patch.setattr(run_folder.RunFolder, "save", save)
             try:
@@ -196,14 +198,12 @@ def test_a_kill_at_any_system_call_of_saving_leaves_a_whole_checkpoint(run, data
                 break
             except Killed:
                 seen.add(calls[number - 1])
-        killed = RunFolder(folder)
         for name, steps in (("checkpoint.pt", {8, 12}), ("checkpoint.previous.pt", {4, 8})):
             content = (folder / name).read_bytes()
             assert from_bytes(content, name)["step"] in steps
         assert_same_runs(trained(dataset, folder), whole)
         assert not list(folder.glob(".*.partial"))
-    assert {"fsync", "replace"} <= seen
-    assert killed.load()["step"] == 12
+    assert {"open", "fsync", "replace"} <= seen
 
 
 def test_a_finished_run_with_a_damaged_checkpoint_goes_on_and_is_whole_again(
@@ -334,8 +334,12 @@ def test_a_deep_or_huge_tree_ends_in_a_sentence(run):
 
 def archive(checkpoint):
     """As `to_bytes` without the checksums, which such a tree has none of."""
-    buffer = BytesIO()
-    torch.save(checkpoint | {"checksum": "?"}, buffer)
+    buffer, limit = BytesIO(), sys.getrecursionlimit()
+    sys.setrecursionlimit(50_000)
+    try:
+        torch.save(checkpoint | {"checksum": "?"}, buffer)
+    finally:
+        sys.setrecursionlimit(limit)
     return buffer.getvalue()
 
 
