@@ -11,7 +11,7 @@ from flowrl.errors import InputError, cause
 from flowrl.nn.acting import RolloutMode
 from flowrl.nn.normaliser import Normaliser
 from flowrl.protocols import Actor
-from flowrl.training.checkpoint import UNFIT, restore
+from flowrl.training.checkpoint import UNFIT, check_run, restore
 from flowrl.training.config import AgentConfig, TrainingConfig
 from flowrl.training.device import choose_device, isolated_rng
 from flowrl.training.run_folder import CHECKPOINT, PREVIOUS, RunFolder
@@ -69,6 +69,7 @@ def load_agent(
     try:
         settings = type(find_agent(config["agent"]).config).from_record(config["agent_config"])
         training = TrainingConfig(**config["training"])
+        check_run(checkpoint, config, run.path)  # before networks are made as large as a damaged configuration says
         normaliser = Normaliser(
             config["observation_size"],
             config["action_size"],

@@ -181,7 +181,8 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     try:
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
         sizes = config["observation_size"], config["action_size"]
-        config["dataset_returns"]["percentiles"]
+        if config["dataset_returns"]["percentiles"] is None:
+            raise KeyError("dataset_returns.percentiles")
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"

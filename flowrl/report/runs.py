@@ -155,8 +155,6 @@ def _checked_config(folder: RunFolder) -> Row:
         if entry(config, path) is None:
             name = ".".join(path)
             raise InputError(f"{file} lacks {name}: train the run again with this version of flowrl, or leave it out")
-    if len(config["dataset_returns"]["percentiles"]) != 101:
-        raise InputError(f"{file} is damaged: its dataset_returns.percentiles must be 101 numbers; restore the file")
     steering = config["dataset_returns"].get("steering", {"verdict": "", "reason": ""})  # earlier runs have none
     if not (isinstance(steering, dict) and {"verdict", "reason"} <= steering.keys()):
         raise InputError(f"{file} is damaged: its dataset_returns.steering has no verdict and reason; restore the file")

@@ -25,7 +25,7 @@ _PARTS: dict[str, tuple[type, ...]] = {
 }
 # Agents of other attentions, of other features or of discrete actions can have tensors of the same shapes: only the
 # configuration tells them apart.
-_IDENTITY = ("agent", "agent_config", "observation_columns", "discrete_start")
+_IDENTITY = ("agent", "agent_config", "observation_size", "observation_columns", "action_size", "discrete_start")
 # What reading a state of another kind raises, in torch and in our own learners.
 UNFIT = (RuntimeError, LookupError, ValueError, TypeError, AttributeError, OverflowError)
 
@@ -139,7 +139,7 @@ def restore(
             f"run {run} was trained by an earlier flowrl: it can be evaluated, but its training cannot go on; train"
             " anew in another folder"
         )
-    _check_run(checkpoint, config, run)
+    check_run(checkpoint, config, run)
     if fingerprint is not None and checkpoint["fingerprint"] != fingerprint:
         raise InputError(f"the data have changed since run {run} began")
     saved = checkpoint["learner"]
@@ -154,7 +154,7 @@ def restore(
         raise InputError(f"the checkpoint in {run} is of another architecture: {cause(error)}") from error
 
 
-def _check_run(checkpoint: dict[str, Any], config: dict[str, Any], run: Path) -> None:
+def check_run(checkpoint: dict[str, Any], config: dict[str, Any], run: Path) -> None:
     """Raise InputError where a checkpoint is not of the run in whose folder it lies."""
     of = checkpoint["config"] or {}
     for name in _IDENTITY:

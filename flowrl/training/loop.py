@@ -13,7 +13,7 @@ from torch import Tensor
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Part
 from flowrl.errors import InputError, cause
-from flowrl.protocols import Learner
+from flowrl.protocols import Learner, Sampler
 from flowrl.training import distributed
 from flowrl.training.checkpoint import UNFIT, is_finite, restore
 from flowrl.training.config import TrainingConfig
@@ -76,13 +76,7 @@ def train(
     distributed.seed_own_dropout(seed)
     if (checkpoint := run.load()) is not None:
         restore(learner, checkpoint, run.config() or {}, run.path, dataset.fingerprint)
-        try:
-            sampler.load_state_dict(checkpoint["sampler"])
-            order.set_state(checkpoint["generators"]["order"])
-            set_rng_states(device, checkpoint["generators"]["ranks"])
-            metrics.load_state_dict(checkpoint["metrics"])
-        except UNFIT as error:
-            raise InputError(f"the checkpoint in {run.path} does not say how to go on: {cause(error)}") from error
+        _restore_place(sampler, order, metrics, device, checkpoint, run)
         first = checkpoint["step"]
     if len(set(distributed.gather(first))) > 1:
         raise InputError(f"the processes do not see the same checkpoint: {run.path} must be a folder that all share")
@@ -131,6 +125,24 @@ def train(
                 distributed.from_rank_zero(run.save, state)
             if signum:
                 raise Stopped(signum, step)
+
+
+def _restore_place(
+    sampler: Sampler,
+    order: torch.Generator,
+    metrics: "Means",
+    device: torch.device,
+    checkpoint: dict[str, Any],
+    run: RunFolder,
+) -> None:
+    """Set all but the learner to where a run's checkpoint goes on; raise InputError where it does not say."""
+    try:
+        sampler.load_state_dict(checkpoint["sampler"])
+        order.set_state(checkpoint["generators"]["order"])
+        set_rng_states(device, checkpoint["generators"]["ranks"])
+        metrics.load_state_dict(checkpoint["metrics"])
+    except UNFIT as error:
+        raise InputError(f"the checkpoint in {run.path} does not say how to go on: {cause(error)}") from error
 
 
 class Means:

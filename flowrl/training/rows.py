@@ -33,8 +33,12 @@ def _is_object(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _is_positive(value: Any) -> bool:
-    return is_number(value) and 0 < value < math.inf
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
+def _is_speed(value: Any) -> bool:
+    return _is_finite(value) and value > 0
 
 
 # The fields of a row. The target is null where the actor takes none.
@@ -49,7 +53,10 @@ _FIELDS: dict[str, _Kinds] = {
 }
 # Fields that rows of earlier versions lack, or that only some rows have.
 _FIELDS_OF_SOME: dict[str, _Kinds] = {
-    METRICS: {"steps_per_second": _is_positive, "cpu_seconds": is_number},
+    METRICS: {
+        **{"steps_per_second": _is_speed, "cpu_seconds": _is_finite, "eval/seconds": _is_finite},
+        **{"memory/peak_bytes": _is_finite, "memory/peak_gpu_bytes": _is_finite},
+    },
     EVALUATIONS: {
         **{"env_kwargs": _is_object, "rollout": _is_text_or_none, "acting_context": _is_number_or_none},
         **{"terminated": lambda value: isinstance(value, bool), "run": _is_text},

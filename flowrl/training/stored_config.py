@@ -27,6 +27,10 @@ def _are_finite(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(map(_is_finite, value))
 
 
+def _are_percentiles(value: Any) -> bool:
+    return _are_finite(value) and len(value) == 101
+
+
 def _are_columns(value: Any) -> bool:
     return isinstance(value, list) and all(map(is_whole_number, value))
 
@@ -50,7 +54,7 @@ _KINDS: dict[tuple[str, ...], _Kind] = {
     ("dataset",): _NAME,
     ("selection",): _OBJECT,
     ("fingerprint",): (lambda value: isinstance(value, str), "a text"),
-    ("dataset_returns", "percentiles"): _NUMBERS,
+    ("dataset_returns", "percentiles"): (_are_percentiles, "101 numbers"),
     ("dataset_returns", "mean"): _NUMBER,
     ("dataset_returns", "mean_by_step"): _NUMBER,
     ("dataset_returns", "episodes"): _WHOLE_NUMBER,

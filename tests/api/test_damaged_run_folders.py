@@ -53,7 +53,6 @@ def said(call: Callable[[], object]) -> str | None:
     else:
         return None
     assert "\n" not in sentence
-    assert len(sentence) < 700
     return sentence
 
 
@@ -105,7 +104,7 @@ ENTRIES = [
         *(("training", "steps"), ("training", "precision"), ("evaluation",), ("evaluation", "targets")),
         *(("evaluation", "episodes"), ("seed",), ("dataset",), ("fingerprint",), ("dataset_returns",)),
         *(("dataset_returns", "percentiles"), ("dataset_returns", "steering"), ("observation_size",)),
-        *(("observation_columns",), ("action_size",), ("discrete_start",), ("env_spec",), ("versions",)),
+        *(("observation_columns",), ("action_size",), ("discrete_start",), ("versions",)),
     ]
 ] + [
     ("evaluations.jsonl", (name,))
@@ -123,4 +122,4 @@ def test_an_entry_of_any_kind_ends_in_a_sentence_or_in_a_result(tiny_run, tmp_pa
         edit(tiny_run / name, path, value)
         for reader, call in readers(tiny_run, tmp_path / "out", None).items():
             if reader != "train":
-                print(reader, value, said(call))
+                said(call)  # nothing else is raised
