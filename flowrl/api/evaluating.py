@@ -175,6 +175,7 @@ def _evaluate_runs(
                 run.actor, run.env, targets, evaluation, device,
                 kind="evaluate", step=run.step, of_dataset=run.reference,
             )  # fmt: skip
+            rows = run.folder.named(rows)
             append_rows(places[run], rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
@@ -207,7 +208,8 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     try:
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
         sizes = config["observation_size"], config["action_size"]
-        config["dataset_returns"]["percentiles"]
+        if config["dataset_returns"]["percentiles"] is None:
+            raise KeyError("dataset_returns.percentiles")
         reference = DatasetReference.from_record(config["dataset_returns"].get("reference"))
     except (KeyError, TypeError) as error:
         raise InputError(

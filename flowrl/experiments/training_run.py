@@ -104,9 +104,9 @@ def _evaluate(
         actor, prepared.env, prepared.targets, evaluation, prepared.device,
         kind=kind, step=step, of_dataset=prepared.reference,
     )  # fmt: skip
-    folder.append(EVALUATIONS, rows)
     metrics, line = _evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began)
     tracker.record(step, metrics | (peak_memory(prepared.device) if kind == "final" else {}), line)
+    folder.append(EVALUATIONS, folder.named(rows))  # last of all: the final ones end the run
     return rows
 
 
