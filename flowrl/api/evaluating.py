@@ -16,6 +16,7 @@ from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.targets import resolve_targets, target_cautions
+from flowrl.evaluation.trial import Trial, try_environment
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
 from flowrl.nn.acting import RolloutMode
@@ -136,6 +137,7 @@ def evaluate_runs(
     targets = resolve_targets(evaluation.targets, percentiles)
     if any(run.actor.conditioned for run in runs):
         warn(*target_cautions(evaluation.targets, percentiles))
+    trials = _trials(runs, evaluation, len(targets))
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:
@@ -150,7 +152,10 @@ def evaluate_runs(
             _record(run_dirs[0], first.env, targets[-1], evaluation.episode_seed, options.video, options)
         finished = bool(first.folder.final_rows(first.config))  # damaged rows are reported before anything is played
         for run in runs:
-            rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
+            alone = trials[run.env.to_json()].one_at_a_time
+            rows = play(
+                run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step, one_at_a_time=alone
+            )
             run.folder.append(EVALUATIONS, rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
@@ -163,6 +168,19 @@ def evaluate_runs(
     elif finished:  # an unfinished run has no report
         steering_warning(Comparison.of([Run.load(first.folder, first.label, episodes=played[0], targets=targets)]))
     return [row for rows in played for row in rows]
+
+
+def _trials(runs: Sequence[_PlayableRun], evaluation: EvaluationConfig, targets: int) -> dict[str, Trial]:
+    """A trial of every environment before any is played for long, by its specification; what is odd is said."""
+    trials: dict[str, Trial] = {}
+    for run in runs:
+        if (spec := run.env.to_json()) not in trials:
+            episodes = evaluation.episodes * targets
+            trials[spec] = try_environment(
+                run.env, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes
+            )
+            warn(*trials[spec].cautions)
+    return trials
 
 
 def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:

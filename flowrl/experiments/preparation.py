@@ -17,6 +17,7 @@ from flowrl.evaluation.environment_choice import check_spaces, choose_environmen
 from flowrl.evaluation.episodes import versions
 from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.evaluation.targets import resolve_targets
+from flowrl.evaluation.trial import UNTRIED, Trial, try_environment
 from flowrl.experiments.options import RunOptions
 from flowrl.inspection.steering import judge_steering
 from flowrl.nn.normaliser import Normaliser
@@ -37,6 +38,7 @@ class Prepared(NamedTuple):
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
+    trial: Trial = UNTRIED  # of the environment; rank 0 alone tries it, and plays
 
 
 def prepare(options: RunOptions, like: Prepared | None = None, in_memory: TrajectoryDataset | None = None) -> Prepared:
@@ -47,7 +49,7 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         in_memory: the dataset, in place of the one that the options name.
 
     Raises:
-        InputError: an option cannot be used.
+        InputError: an option cannot be used, or the environment fails at its first step.
     """
     options.check()
     device = distributed.local_device(choose_device(options.device))
@@ -65,7 +67,12 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     check_record(options.agent, config)
     returns = summarise_returns(dataset, selected, env)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, config, training, device)
+    trial = UNTRIED
+    if distributed.rank() == 0:
+        playing = options.evaluation
+        episodes = playing.episodes * len(targets)
+        trial = try_environment(env, mode=playing.vector, seed=playing.episode_seed, episodes=episodes)
+    return Prepared(selected, columns, env, targets, returns, config, training, device, trial)
 
 
 def check_record(agent: str, config: AgentConfig) -> None:

@@ -4,17 +4,20 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import Selection
-from flowrl.evaluation.episodes import episodes_table, play
+from flowrl.errors import InputError
+from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.experiments.options import RunOptions
 from flowrl.experiments.preparation import Prepared, describe, prepare
 from flowrl.nn.normaliser import Normaliser
+from flowrl.protocols import Actor
 from flowrl.text import duration
 from flowrl.training import distributed
 from flowrl.training.device import isolated_rng, peak_memory
@@ -59,7 +62,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
             def evaluate(step: int, tracker: Tracker) -> None:
                 few = replace(options.evaluation, episodes=options.evaluate_episodes)
                 began = time.perf_counter()
-                rows = play(learner.actor, prepared.env, prepared.targets, few, device, kind="training", step=step)
+                rows = _played(learner.actor, prepared, few, folder, kind="training", step=step)
                 folder.append(EVALUATIONS, rows)
                 tracker.record(step, *_evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began))
 
@@ -73,7 +76,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
         over = f"{len(prepared.targets)} targets × " if learner.actor.conditioned else ""
         print(f"[{name}] final evaluation: {over}{episodes} episodes", flush=True)
         began = time.perf_counter()
-        rows = play(learner.actor, prepared.env, prepared.targets, options.evaluation, device, kind="final", step=last)
+        rows = _played(learner.actor, prepared, options.evaluation, folder, kind="final", step=last)
         folder.append(EVALUATIONS, rows)
         metrics, line = _evaluation_metrics(rows, options, prepared, last, time.perf_counter() - began)
         with Tracker(folder, name, last, last) as tracker:
@@ -83,11 +86,31 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
     return folder.path
 
 
+def _played(
+    actor: Actor,
+    prepared: Prepared,
+    evaluation: EvaluationConfig,
+    folder: RunFolder,
+    *,
+    kind: Literal["training", "final"],
+    step: int,
+) -> list[Row]:
+    """Rows of episodes; where they cannot be played to their ends there is none, and the training is not lost."""
+    env, targets, device, alone = prepared.env, prepared.targets, prepared.device, prepared.trial.one_at_a_time
+    try:
+        return play(actor, env, targets, evaluation, device, kind=kind, step=step, one_at_a_time=alone)
+    except InputError as error:
+        raise InputError(
+            f"{error}; the training is kept up to step {step:,}: evaluate {folder.path} plays it, and the same training"
+            " goes on from there"
+        ) from error
+
+
 def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) -> None:
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
-    warn(*prepared.config.cautions(dataset, mine, device))
+    warn(*prepared.config.cautions(dataset, mine, device), *prepared.trial.cautions)
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":
