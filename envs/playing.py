@@ -102,9 +102,20 @@ def play_episodes(
     share = -(-steps // len(policies))
     jobs = 1 if trial.one_at_a_time else jobs
     if jobs == 1:
-        return _in_order(lambda policy, index: lambda: player.episode(policies[policy], seed, index), policies, share)
+        return _here(playing, player, policies, share, seed)
     playing.close()
     return _side_by_side(env, policies, share, seed, jobs)
+
+
+def _here(
+    env: gym.Env, player: EpisodePlayer, policies: Sequence[BehaviorPolicy], share: int, seed: int
+) -> Iterator[Episode]:
+    try:
+        yield from _in_order(
+            lambda policy, index: lambda: player.episode(policies[policy], seed, index), policies, share
+        )
+    finally:
+        env.close()
 
 
 def _in_order(

@@ -12,6 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.agents.loading import load_agent, load_policy
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.training import study_run
+from flowrl.data.unreadable_environment import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
@@ -203,10 +204,22 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
         raise InputError(
             f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"
         ) from error
-    env = choose_environment(options.env, spec and EnvSpec.from_json(spec), dataset, options.env_kwargs)
+    env = choose_environment(options.env, _stored_spec(folder, spec, options), dataset, options.env_kwargs)
     check_spaces(env, *sizes, discrete_start)
     warn(*loaded.config.acting_cautions())
     return _PlayableRun(folder, config, loaded.actor, loaded.step, env)
+
+
+def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:
+    """The environment that a run was evaluated in; it need not be readable where another is given."""
+    if stored is None or options.env is not None:
+        return None
+    try:
+        return read_spec(stored)
+    except InputError as error:
+        raise InputError(
+            f"the environment in {folder.path / 'config.json'} cannot be read ({error}): choose one (env)"
+        ) from error
 
 
 def _report(

@@ -21,6 +21,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.data.stored_arrays import check_shape
+from flowrl.data.unreadable_environment import open_without_environment
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
@@ -49,6 +50,8 @@ def local_ids() -> list[str]:
 def open_dataset(dataset: str) -> minari.MinariDataset:
     """Open a dataset by its Minari id, downloading it when it is not here, or by the path of its folder.
 
+    One whose environment cannot be read is opened as if it named none, see `unreadable_environment`.
+
     Raises:
         InputError: the id is malformed; the dataset is not here and cannot be downloaded; its metadata cannot be read.
     """
@@ -69,7 +72,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
     if not path.exists():
         _download(dataset)
     try:
-        return minari.MinariDataset(path)
+        return open_without_environment(path) or minari.MinariDataset(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 

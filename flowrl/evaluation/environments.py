@@ -47,8 +47,8 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment; its observation is a row. Raises as `reset` does."""
-        observation, *others = five(self.env.step(action))
-        return self.observation(observation), *others
+        observation, reward, terminated, truncated, info = five(self.env.step(action))
+        return self.observation(observation), reward, terminated, truncated, info
 
     def observation(self, observation: Any) -> Any:
         """The row (d,) of one observation.

@@ -14,8 +14,8 @@ __all__ = ["Guarded", "five", "two"]
 
 RAISED = (Exception, SystemExit)  # by an environment: all but what the user's Ctrl-C raises
 PRESENT = (
-    "Gymnasium's interface is reset(seed=, options=), which returns (observation, info), and step(action), which returns"
-    " (observation, reward, terminated, truncated, info)"
+    "Gymnasium's interface is reset(seed=, options=), which returns (observation, info), and step(action), which"
+    " returns (observation, reward, terminated, truncated, info)"
 )
 # What Python says where a method of the old interface meets a caller of the present one.
 _OLD = re.compile(r"unexpected keyword argument '(seed|options)'|values to unpack \(expected (2|5)")
@@ -103,12 +103,7 @@ class Guarded(gym.Wrapper):
             or observation.dtype.kind not in "fiub"
         ):
             observation = self._row(observation)
-        # A dot product is a fifth of the price of `isfinite`, and may be infinite where no entry is.
-        if (
-            observation.dtype.kind == "f"
-            and not math.isfinite(observation.dot(observation))
-            and not np.isfinite(observation).all()
-        ):
+        if 0 in np.isfinite(observation).tobytes():  # of a short row `all()` costs four times as much
             index = int(np.flatnonzero(~np.isfinite(observation))[0])
             raise self._amiss(f"an observation whose feature {index} is {observation[index]}", "finite")
         return observation.copy()  # the environment may change its own at the next step

@@ -90,12 +90,11 @@ def _in_vector(
 ) -> list[_Seen]:
     """What each slot returns, all with one seed; a single slot is reset once more, as for a second episode."""
     envs = make_vector_env(env, slots, mode=mode)
-    seeds: list[int | None] = [seed] * slots
     try:
-        first, _ = envs.reset(seed=seeds, options=options)
+        first, _ = envs.reset(seed=[seed] * slots, options=options)  # pyright: ignore[reportArgumentType]
         second, rewards, *_ = envs.step(np.stack([any_action(envs.single_action_space)] * slots))
         if slots == 1:
-            envs.reset(seed=seeds, options=options)
+            envs.reset(seed=[seed], options=options)  # pyright: ignore[reportArgumentType]
     finally:
         envs.close()
     return [_Seen(first[slot], second[slot], float(rewards[slot])) for slot in range(slots)]
@@ -116,7 +115,8 @@ def _outside(env: str | EnvSpec, space: gym.Space, observation: np.ndarray) -> s
         return None
     index = int(np.flatnonzero(beyond)[0])
     bounds = f"[{low[index]:g}, {high[index]:g}]"
-    return f"{_name(env)} returns observations outside its own space: feature {index} is {observation[index]:g}, of {bounds}"
+    seen = f"feature {index} is {observation[index]:g}, of {bounds}"
+    return f"{_name(env)} returns observations outside its own space: {seen}"
 
 
 def _name(env: str | EnvSpec) -> str:

@@ -60,6 +60,9 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
         return like._replace(config=config, training=training, device=device)
     dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
+    if options.env is None and dataset.environment_problem is not None:
+        problem = f"the environment that dataset {dataset.id} names cannot be read ({dataset.environment_problem})"
+        raise InputError(f"{problem}: choose one (env)")
     env = choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
     check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
     config = options.config.for_dataset(selected)

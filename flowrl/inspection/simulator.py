@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from flowrl.data.spaces import Leaf, leaves
 from flowrl.data.stored_arrays import observation_rows
+from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
 from flowrl.evaluation.guard import RAISED, Guarded
@@ -35,6 +36,9 @@ def check_alignment(
         env_id: the simulator's environment; None takes the one that the dataset names.
     """
     env_name = env_id or (None if dataset.env_spec is None else dataset.env_spec.id)
+    if env_name is None and (problem := environment_problem(dataset)) is not None:
+        problem = f"the environment that the dataset names cannot be read ({problem}), and none was given"
+        return Alignment("unknown", f"Not checked: {problem}.")
     if env_name is None:
         return Alignment("unknown", "Not checked: the dataset names no environment, and none was given.")
     env = None
