@@ -19,6 +19,7 @@ from flowrl.envs.mixtures import Mixture, dataset_ids, mixture
 from flowrl.envs.own_policies import own_policy
 from flowrl.envs.playing import play_episodes
 from flowrl.errors import InputError
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.environments import cores, make_env
 from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.version import __version__
@@ -110,16 +111,16 @@ def _recipe(
         raise InputError(f"dataset {dataset_id} needs both an environment and policies")
     if dataset_id.startswith(COLLECTED_NAMESPACE) or dataset_id in dataset_ids():
         raise InputError(f"{dataset_id}: names in {COLLECTED_NAMESPACE} are flowrl's own: choose another")
-    env = make_env(env_id)
+    spec = choose_environment(env_id, None, dataset_id)  # one that a dataset can hold
+    env = make_env(spec)
     env.close()
     for what, space in [("observation", env.unwrapped.observation_space), ("action", env.action_space)]:
         if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
             raise InputError(f"the {what} space of {env_id} is {space}: it must be a flat Box")
-    assert env.spec is not None
     players = tuple(own_policy(policy, env, normalizer) if isinstance(policy, str) else policy for policy in policies)
     names = ", ".join(policy if isinstance(policy, str) else type(policy).__name__ for policy in policies)
     about = f"{env_id}, played by {names}" + (" in equal shares of steps." if len(policies) > 1 else ".")
-    return Mixture(env.spec, players, names, about, DEFAULT_STEPS)
+    return Mixture(spec, players, names, about, DEFAULT_STEPS)
 
 
 def _played(recipe: Mixture, steps: int, seed: int, jobs: int, progress: bool) -> list[Episode]:

@@ -17,6 +17,8 @@ from flowrl.data.minari_store import Episode
 from flowrl.envs.behavior import BehaviorPolicy, Remembering
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.trial import try_environment
+from flowrl.training.tracking import warn
 
 __all__ = ["EpisodePlayer", "play_episodes"]
 
@@ -85,18 +87,35 @@ def play_episodes(
     of a share is played to its end: rather more than `steps` steps in all, and at least one episode a policy.
 
     Args:
-        jobs: processes that play; the episodes are the same, in the same order, for any number of them.
+        jobs: processes that play; the episodes are the same, in the same order, for any number of them. An environment
+            that allows one at a time is played in this process.
 
     Raises:
-        InputError: `steps` or `jobs` below 1, no policy, or an environment that `EpisodePlayer` cannot play.
+        InputError: `steps` or `jobs` below 1, no policy, or an environment that fails or `EpisodePlayer` cannot play.
     """
     if steps < 1 or jobs < 1 or not policies:
         raise InputError(f"needs at least one step, one policy and one job, not {steps}, {len(policies)} and {jobs}")
-    player = EpisodePlayer(make_env(env))
+    trial = try_environment(env, episodes=jobs)
+    warn(*trial.cautions)
+    playing = make_env(env)
+    player = EpisodePlayer(playing)
     share = -(-steps // len(policies))
+    jobs = 1 if trial.one_at_a_time else jobs
     if jobs == 1:
-        return _in_order(lambda policy, index: lambda: player.episode(policies[policy], seed, index), policies, share)
+        return _here(playing, player, policies, share, seed)
+    playing.close()
     return _side_by_side(env, policies, share, seed, jobs)
+
+
+def _here(
+    env: gym.Env, player: EpisodePlayer, policies: Sequence[BehaviorPolicy], share: int, seed: int
+) -> Iterator[Episode]:
+    try:
+        yield from _in_order(
+            lambda policy, index: lambda: player.episode(policies[policy], seed, index), policies, share
+        )
+    finally:
+        env.close()
 
 
 def _in_order(
@@ -138,7 +157,10 @@ _worker: dict[str, Any] = {}
 def _start_worker(env: str | EnvSpec, policies: tuple[BehaviorPolicy, ...], seed: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it and ends the workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _worker.update(player=EpisodePlayer(make_env(env)), policies=policies, seed=seed)
+    try:
+        _worker.update(player=EpisodePlayer(make_env(env)), policies=policies, seed=seed)
+    except InputError as error:  # raised here it would not be told
+        _worker.update(failure=error)
 
 
 def _end_with_parent() -> None:
@@ -149,4 +171,6 @@ def _end_with_parent() -> None:
 
 
 def _play(policy: int, index: int) -> Episode:
+    if "failure" in _worker:
+        raise _worker["failure"]
     return _worker["player"].episode(_worker["policies"][policy], _worker["seed"], index)

@@ -27,6 +27,7 @@ from flowrl.envs.pointmaze import pointmaze_controller
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 from flowrl.evaluation.reference_scores import REFERENCES
+from flowrl.evaluation.trial import try_environment
 from flowrl.files import write_atomically
 
 __all__ = ["SCRIPTED", "SEED", "digest", "measure", "measure_references", "summary"]
@@ -71,8 +72,8 @@ def measure_references(
     ]:
         if value < least:
             raise InputError(f"{name} is {value}: it must be at least {least}")
-    for env_id in env_ids.values():  # one that cannot be made is found before hours of measuring
-        make_env(env_id).close()
+    for env_id in env_ids.values():  # one that cannot be played is found before hours of measuring
+        try_environment(env_id, episodes=1)
     out.parent.mkdir(parents=True, exist_ok=True)
     table = _read(out) if names else {}
     for name, env_id in env_ids.items():

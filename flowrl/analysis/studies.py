@@ -52,6 +52,7 @@ from flowrl.analysis.sensitivity import sensitivity
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.rollout import playable, rollout
+from flowrl.evaluation.trial import try_environment
 from flowrl.evaluation.video import record_clip
 from flowrl.files import read_file, write_atomically
 from flowrl.nn.trajectory_actor import Recording, TrajectoryActor
@@ -123,12 +124,15 @@ def _study(
 ) -> dict[str, Any]:
     env, seed, targets = EnvSpec.from_json(config["env_spec"]), key["episode_seed"], key["targets"]
     worst, best = config["dataset_returns"]["percentiles"][0], config["dataset_returns"]["percentiles"][-1]
-    recorder, envs = Recorder(actor), make_vector_env(env, len(targets))
+    alone = try_environment(env, seed=seed, episodes=len(targets)).one_at_a_time
+    recorder, envs = Recorder(actor), make_vector_env(env, 1 if alone else len(targets))
+    results, recordings = [], {}
     try:
-        results = rollout(recorder, envs, targets, [seed], device)
+        for some in [[target] for target in targets] if alone else [targets]:
+            results += rollout(recorder, envs, some, [seed], device)
+            recordings |= dict(zip(some, recorder.recordings(), strict=True))
     finally:
         envs.close()
-    recordings = dict(zip(targets, recorder.recordings(), strict=True))
     maps = attention_series(actor, recordings[best]) if isinstance(actor, TrajectoryActor) else None
     return {
         "agent": config["agent"],

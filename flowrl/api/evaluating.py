@@ -13,11 +13,13 @@ from flowrl.agents.loading import load_agent, load_policy
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
+from flowrl.data.unreadable_environment import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.reference_scores import DatasetReference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
+from flowrl.evaluation.trial import Trial, try_environment
 from flowrl.evaluation.trust import trusting
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
@@ -156,6 +158,7 @@ def _evaluate_runs(
     targets = resolve_targets(evaluation.targets, percentiles)
     if any(run.actor.conditioned for run in runs):
         warn(*target_cautions(evaluation.targets, percentiles))
+    trials = _trials(runs, evaluation, len(targets))
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:
@@ -174,6 +177,7 @@ def _evaluate_runs(
             rows = play(
                 run.actor, run.env, targets, evaluation, device,
                 kind="evaluate", step=run.step, of_dataset=run.reference,
+                one_at_a_time=trials[run.env.to_json()].one_at_a_time,
             )  # fmt: skip
             rows = run.folder.named(rows)
             append_rows(places[run], rows)
@@ -189,6 +193,19 @@ def _evaluate_runs(
     elif finished:  # an unfinished run has no report
         steering_warning(Comparison.of([first.load(played[0], targets=targets)]))
     return [row for rows in played for row in rows]
+
+
+def _trials(runs: Sequence[_PlayableRun], evaluation: EvaluationConfig, targets: int) -> dict[str, Trial]:
+    """A trial of every environment before any is played for long, by its specification; what is odd is said."""
+    trials: dict[str, Trial] = {}
+    for run in runs:
+        if (spec := run.env.to_json()) not in trials:
+            episodes = evaluation.episodes * targets
+            trials[spec] = try_environment(
+                run.env, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes
+            )
+            warn(*trials[spec].cautions)
+    return trials
 
 
 def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:
@@ -219,11 +236,22 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
         raise InputError(f"{folder.path / 'config.json'} is damaged: {error}") from error
     if spec == NO_ENVIRONMENT and options.env is None:
         raise InputError(f"run {folder.path} was trained without an environment: choose one to play it in (env)")
-    of_run = EnvSpec.from_json(spec) if spec and spec != NO_ENVIRONMENT else None
-    env = choose_environment(options.env, of_run, dataset, options.env_kwargs)
+    env = choose_environment(options.env, _stored_spec(folder, spec, options), dataset, options.env_kwargs)
     check_spaces(env, *sizes, discrete_start)
     warn(*loaded.config.acting_cautions())
     return _PlayableRun(folder, config, loaded.actor, loaded.step, env, reference)
+
+
+def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:
+    """The environment that a run was evaluated in; it need not be readable where another is given."""
+    if stored is None or options.env is not None:
+        return None
+    try:
+        return read_spec(stored)
+    except InputError as error:
+        raise InputError(
+            f"the environment in {folder.path / 'config.json'} cannot be read ({error}): choose one (env)"
+        ) from error
 
 
 def _report(

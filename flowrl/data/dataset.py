@@ -16,6 +16,7 @@ from flowrl.data import derived, plain_arrays
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset, stored_references
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
+from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError
 
 
@@ -45,6 +46,7 @@ class TrajectoryDataset:
     action_high: Tensor  # (action size,) float32
     fingerprint: str  # of lengths, observations, actions and rewards
     discrete_start: int | None = None  # the number of the first of the discrete actions; None: they are real numbers
+    environment_problem: str | None = None  # why the environment that the data name cannot be read
     weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
     stored_references: tuple[tuple[Any, Any], ...] = ()  # (random, expert) as stored, unchecked
 
@@ -73,7 +75,11 @@ class TrajectoryDataset:
         dataset = cls.from_stored_arrays(
             stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
         )
-        return replace(dataset, stored_references=stored_references(stored.storage.metadata))
+        return replace(
+            dataset,
+            stored_references=stored_references(stored.storage.metadata),
+            environment_problem=environment_problem(stored),
+        )
 
     @classmethod
     def from_arrays(

@@ -21,6 +21,7 @@ from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.data.stored_arrays import check_shape
+from flowrl.data.unreadable_environment import open_without_environment
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
@@ -51,6 +52,8 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
 
     A local dataset of that id comes first, then a folder of that name, then the network.
 
+    One whose environment cannot be read is opened as if it named none, see `unreadable_environment`.
+
     Raises:
         InputError: the id is malformed; the dataset is not here and cannot be downloaded; its metadata cannot be read.
     """
@@ -80,7 +83,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
             print(f"the folder {dataset} holds no dataset: it has no metadata.json", flush=True)
         _download(dataset)
     try:
-        return minari.MinariDataset(path)
+        return open_without_environment(path) or minari.MinariDataset(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 

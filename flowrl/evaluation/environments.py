@@ -1,6 +1,7 @@
 """Making environments, and vector environments whose slots play exactly one episode for each seed."""
 
 import difflib
+import importlib
 import os
 import traceback
 import warnings
@@ -9,11 +10,14 @@ from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause, kind_and_cause
+from flowrl.evaluation.guard import RAISED, Guarded, five, two
 from flowrl.evaluation.trust import check_spec, trusting
+from flowrl.evaluation.worker_processes import WorkerProcesses
 
 __all__ = ["FlatObservation", "OneEpisode", "cores", "make_env", "make_vector_env"]
 
@@ -33,9 +37,30 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self._sorted = _sorted(env.observation_space)
         self.observation_space = gym.spaces.flatten_space(self._sorted)
 
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Reset the environment; its first observation is a row.
+
+        Raises:
+            InputError: it speaks another interface, or its observation does not fit its space.
+        """
+        observation, info = two(self.env.reset(seed=seed, options=options))
+        return self.observation(observation), info
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Step the environment; its observation is a row. Raises as `reset` does."""
+        observation, reward, terminated, truncated, info = five(self.env.step(action))
+        return self.observation(observation), reward, terminated, truncated, info
+
     def observation(self, observation: Any) -> Any:
-        """The row (d,) of one observation."""
-        return gym.spaces.flatten(self._sorted, observation)
+        """The row (d,) of one observation.
+
+        Raises:
+            InputError: it does not fit the space.
+        """
+        try:
+            return gym.spaces.flatten(self._sorted, observation)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"its observation does not fit its space ({kind_and_cause(error)})") from error
 
     def structured(self, row: Any) -> Any:
         """The observation whose row (d,) this is."""
@@ -63,6 +88,11 @@ class OneEpisode(gym.Wrapper):
         super().__init__(env)
         self._observation: Any = None
         self._over = True
+        if isinstance(space := env.observation_space, gym.spaces.Box):
+            # A vector environment casts to the declared dtype, and environments that declare whole numbers return
+            # others all the same. Bytes of a picture stay small.
+            dtype = np.float32 if space.dtype.itemsize == 1 else np.float64
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, space.shape, dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the episode of `seed`; without a seed, return the last observation and start nothing.
@@ -87,39 +117,83 @@ class OneEpisode(gym.Wrapper):
         return self._observation, float(reward), bool(terminated), bool(truncated), {}
 
 
-def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
+def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> Guarded:
     """`gymnasium.make` without its per-step checks, for an environment id or the spec of a dataset or run.
 
-    Observations that are not flat arrays become rows, see `FlatObservation`. A spec of one of our own environments
-    gets the registered entry point: the one that an older flowrl stored may name a module that has moved, or that now
-    belongs to another project.
+    Observations that are not flat arrays become rows, see `FlatObservation`, and what the environment does amiss is a
+    sentence, see `Guarded`. A spec of one of our own environments gets the registered entry point: the one that an
+    older flowrl stored may name a module that has moved, or that now belongs to another project. A `render_mode` of the
+    spec is left out: there is a picture, or a window, only where this call asks for it.
 
     Raises:
         InputError: the id is not registered (the message names the nearest ones), it cannot be made here, or a spec
             names code that may not be run, see `flowrl.evaluation.trust`.
     """
-    if isinstance(env, EnvSpec) and env.id.startswith(OURS) and env.id in gym.registry:
-        env = replace(env, entry_point=gym.registry[env.id].entry_point)
+    env = _checked(env)
+    name = _name(env)
     keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     with warnings.catch_warnings():
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
-            if isinstance(env, EnvSpec):
-                check_spec(env)
-            made = gym.make(env, disable_env_checker=True, **keywords)
-        except (gym.error.DependencyNotInstalled, ImportError) as error:
-            raise InputError(f"environment {_name(env)!r} cannot be made here: {error}") from error
-        except (RuntimeError, AttributeError) as error:
-            if not _of_renderer(error):
-                raise
-            renderer = f" (MUJOCO_GL is {gl!r})" if (gl := os.environ.get("MUJOCO_GL")) else ""
-            raise InputError(f"environment {_name(env)!r} cannot be made here: {error}{renderer}") from error
-        except gym.error.Error:
-            raise InputError(_unknown(_name(env))) from None
-    space = made.observation_space
-    is_flat = isinstance(space, gym.spaces.Box) and len(space.shape) == 1
-    return made if is_flat else FlatObservation(made)
+            made = gym.make(_without_render_mode(env), disable_env_checker=True, **keywords)
+            return Guarded(_with_rows(made), name)
+        except RAISED as error:  # its own code may raise anything
+            raise InputError(_not_made(env, name, error)) from error
+
+
+def _checked(env: str | EnvSpec) -> str | EnvSpec:
+    """An environment whose code may be run; of our own the present one, as `make_env` says.
+
+    Raises:
+        InputError: a spec names code that may not be run, or that is not here.
+    """
+    if not isinstance(env, EnvSpec):
+        return env
+    if env.id.startswith(OURS) and env.id in gym.registry:
+        env = replace(env, entry_point=gym.registry[env.id].entry_point)
+    try:
+        check_spec(env)
+    except ImportError as error:
+        raise InputError(_not_made(env, _name(env), error)) from error
+    return env
+
+
+def _without_render_mode(env: str | EnvSpec) -> str | EnvSpec:
+    """The environment without the render mode that its spec or its registration names; itself where there is none."""
+    spec = env
+    if isinstance(env, str):
+        module, _, registered = env.rpartition(":")
+        if module:
+            importlib.import_module(module)
+        spec = gym.registry.get(registered)
+    if isinstance(spec, EnvSpec) and "render_mode" in spec.kwargs:
+        return replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
+    return env
+
+
+def _with_rows(env: gym.Env) -> gym.Env:
+    """The environment with flat arrays as observations."""
+    for what in ("observation", "action"):
+        if not isinstance(getattr(env, f"{what}_space", None), gym.Space):
+            raise InputError(f"it has no {what} space")
+    space = env.observation_space
+    return env if isinstance(space, gym.spaces.Box) and len(space.shape) == 1 else FlatObservation(env)
+
+
+def _not_made(env: str | EnvSpec, name: str, error: BaseException) -> str:
+    """Why an environment could not be made."""
+    if isinstance(error, gym.error.UnregisteredEnv | gym.error.DeprecatedEnv):
+        return _unknown(name)
+    if isinstance(error, gym.error.Error) and isinstance(env, str) and env.rpartition(":")[2] not in gym.registry:
+        return _unknown(name)
+    # The advice of a package that misses another one is worth more than a line.
+    whole = isinstance(error, gym.error.DependencyNotInstalled | ImportError | InputError)
+    words = str(error) if whole else kind_and_cause(error)
+    if isinstance(error, RuntimeError | AttributeError) and _of_renderer(error):
+        gl = os.environ.get("MUJOCO_GL")
+        words = str(error) + (f" (MUJOCO_GL is {gl!r})" if gl else "")
+    return f"environment {name!r} cannot be made here: {words}"
 
 
 def _of_renderer(error: BaseException) -> bool:
@@ -149,12 +223,20 @@ def make_vector_env(
         raise ValueError(f"num_envs must be at least 1, not {num_envs}")
     if mode not in ("sync", "async"):
         raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
-    # A worker process would end in a traceback at a bad id: make one environment here first.
-    make_env(env).close()
-    makers = [partial(_one_episode, env, render_mode)] * num_envs
-    if mode == "sync":
-        return gym.vector.SyncVectorEnv(makers)
-    return gym.vector.AsyncVectorEnv(makers)
+    env = _checked(env)
+    if mode == "async":
+        return WorkerProcesses(partial(_one_episode, env, render_mode), num_envs, _name(env))
+    made: list[gym.Env] = []
+    try:
+        for _ in range(num_envs):
+            made.append(_one_episode(env, render_mode))
+        return gym.vector.SyncVectorEnv([partial(_same, one) for one in made])
+    except Exception as error:
+        for one in made:  # one that allows a few at a time can be made again
+            one.close()
+        if isinstance(error, RuntimeError):  # the spaces differ
+            raise InputError(f"environment {_name(env)}: {cause(error)}") from error
+        raise
 
 
 def cores() -> int:
@@ -163,8 +245,12 @@ def cores() -> int:
 
 
 def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:
-    with trusting(True):  # it was checked where it was chosen, maybe in another process
+    with trusting(True):  # it was checked above, maybe in another process
         return OneEpisode(make_env(env, render_mode=render_mode))
+
+
+def _same(env: gym.Env) -> gym.Env:
+    return env
 
 
 def _name(env: str | EnvSpec) -> str:

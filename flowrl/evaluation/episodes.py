@@ -10,7 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
 
+from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_vector_env
 from flowrl.evaluation.reference_scores import DatasetReference, reference_scores
 from flowrl.evaluation.rollout import rollout
@@ -55,6 +57,7 @@ def play(
     kind: Literal["training", "final", "evaluate"],
     step: int,
     of_dataset: DatasetReference | None = None,
+    one_at_a_time: bool = False,
 ) -> list[dict[str, Any]]:
     """Play every target on the same environment seeds in one vector environment.
 
@@ -63,6 +66,8 @@ def play(
         kind: of the evaluation, for the rows.
         step: the training step of the weights, for the rows.
         of_dataset: the reference scores that are stored with the dataset; used where the environment has no other.
+        one_at_a_time: play one episode after another, see `flowrl.evaluation.trial`; so it is done as well where not as
+             many environments can be made as there are episodes.
 
     Returns:
         A row per episode, as `evaluations.jsonl` holds it.
@@ -72,7 +77,7 @@ def play(
     """
     seeds = [evaluation.episode_seed + i for i in range(evaluation.episodes)]
     goals = list(targets) if actor.conditioned else [None]
-    envs = make_vector_env(env, len(goals) * len(seeds), mode=evaluation.vector)
+    envs = _made(env, 1 if one_at_a_time else len(goals) * len(seeds), evaluation.vector)
     try:
         results = rollout(actor, envs, goals, seeds, device)
     finally:
@@ -99,6 +104,17 @@ def play(
         }
         for result in results
     ]
+
+
+def _made(env: EnvSpec, slots: int, mode: Literal["sync", "async"]) -> VectorEnv:
+    try:
+        return make_vector_env(env, slots, mode=mode)
+    except InputError as error:
+        if slots == 1:
+            raise
+        envs = make_vector_env(env, 1, mode=mode)
+        print(f"{error}; {slots} of them are too many, so episodes are played one after another", flush=True)
+        return envs
 
 
 def versions() -> dict[str, str]:

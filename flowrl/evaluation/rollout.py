@@ -1,4 +1,4 @@
-"""Playing episodes: every target and every seed in one vector environment, each slot exactly one episode."""
+"""Playing episodes: every target and every seed in one vector environment, each slot one episode or all of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,40 +33,38 @@ def rollout(
     seeds: Sequence[int],
     device: torch.device | str = "cpu",
 ) -> list[EpisodeResult]:
-    """Play one episode per target and seed, all at once; a slot that ended is ignored, whatever the vector env does.
+    """Play one episode per target and seed; a slot that ended is ignored, whatever the vector env does.
 
     The actor is put in evaluation mode and afterwards back in the mode it was in.
 
     Args:
-        envs: ``len(targets) * len(seeds)`` slots, in autoreset mode NEXT_STEP or SAME_STEP.
+        envs: ``len(targets) * len(seeds)`` slots, for all at once, or one slot, for one episode after another; in
+            autoreset mode NEXT_STEP or SAME_STEP.
         targets: target returns in raw units; None for an actor that takes none.
         seeds: environment seeds; every target meets the same ones.
 
     Returns:
-        One result per slot, targets outermost, in the order given.
+        One result per episode, targets outermost, in the order given.
 
     Raises:
         ValueError: the number of slots is wrong.
-        InputError: the actor's action is not finite, or an episode does not end.
+        InputError: the actor's action is not finite, an episode does not end, or the environment fails.
     """
     slots = [(target, seed) for target in targets for seed in seeds]
-    if envs.num_envs != len(slots):
+    if envs.num_envs not in (1, len(slots)):
         raise ValueError(f"{envs.num_envs} slots for {len(targets)} targets × {len(seeds)} seeds")
+    at_once = [slots[first : first + envs.num_envs] for first in range(0, len(slots), envs.num_envs)]
     was_training = actor.training
     actor.train(False)
     try:
-        returns, lengths, terminated = _play(actor, envs, slots, torch.device(device))
+        return [result for some in at_once for result in _play(actor, envs, some, torch.device(device))]
     finally:
         actor.train(was_training)
-    return [
-        EpisodeResult(target, seed, float(returns[i]), int(lengths[i]), bool(terminated[i]))
-        for i, (target, seed) in enumerate(slots)
-    ]
 
 
 def _play(
     actor: Actor, envs: VectorEnv, slots: Sequence[tuple[float | None, int]], device: torch.device
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> list[EpisodeResult]:
     space = envs.single_action_space
     returns = np.zeros(len(slots))
     lengths = np.zeros(len(slots), np.int64)
@@ -77,7 +75,7 @@ def _play(
     observations, _ = envs.reset(seed=[seed for _, seed in slots])  # pyright: ignore[reportArgumentType]
     rewards = np.zeros(len(slots))
     # An ended slot is stepped on too: its action has no effect, but must be valid.
-    actions = np.stack([_any_action(space)] * len(slots))
+    actions = np.stack([any_action(space)] * len(slots))
     while playing.size:
         carry, acted = actor.act(carry, _tensor(observations[playing], device), _tensor(rewards[playing], device))
         acted = acted.cpu().numpy()
@@ -94,10 +92,13 @@ def _play(
         if going_on.size < playing.size:
             playing = playing[going_on]
             carry = actor.select(carry, torch.as_tensor(going_on, device=device))
-    return returns, lengths, terminated
+    return [
+        EpisodeResult(target, seed, float(returns[i]), int(lengths[i]), bool(terminated[i]))
+        for i, (target, seed) in enumerate(slots)
+    ]
 
 
-def _any_action(space: gym.Space) -> np.ndarray:
+def any_action(space: gym.Space) -> np.ndarray:
     """An action that an environment of that action space takes."""
     if isinstance(space, gym.spaces.Discrete):
         return np.asarray(space.start)

@@ -14,9 +14,10 @@ from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import load
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import check_spaces, choose_environment
-from flowrl.evaluation.episodes import versions
+from flowrl.evaluation.episodes import EvaluationConfig, versions
 from flowrl.evaluation.reference_scores import DatasetReference, reference_scores, usable_reference
 from flowrl.evaluation.targets import resolve_targets
+from flowrl.evaluation.trial import UNTRIED, Trial, try_environment
 from flowrl.experiments.options import RunOptions
 from flowrl.inspection.steering import judge_steering
 from flowrl.nn.normaliser import Normaliser
@@ -38,6 +39,7 @@ class Prepared(NamedTuple):
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
+    trial: Trial = UNTRIED  # of the environment; rank 0 alone tries it, and plays
 
 
 def prepare(options: RunOptions, like: Prepared | None = None, in_memory: TrajectoryDataset | None = None) -> Prepared:
@@ -48,7 +50,7 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         in_memory: the dataset, in place of the one that the options name.
 
     Raises:
-        InputError: an option cannot be used.
+        InputError: an option cannot be used, or the environment fails at its first step.
     """
     options.check()
     device = distributed.local_device(choose_device(options.device))
@@ -68,18 +70,32 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     reference = _dataset_reference(options, dataset, env)
     returns = summarise_returns(dataset, selected, env, reference)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, reference, config, training, device)
+    return Prepared(
+        selected, columns, env, targets, returns, reference, config, training, device,
+        _tried(env, options.evaluation, len(targets)),
+    )  # fmt: skip
 
 
 def _environment(options: RunOptions, dataset: TrajectoryDataset) -> EnvSpec | None:
     if options.env == NO_ENVIRONMENT:
         return None
+    if options.env is None and dataset.environment_problem is not None:
+        problem = f"the environment that dataset {dataset.id} names cannot be read ({dataset.environment_problem})"
+        raise InputError(f"{problem}: choose one (env)")
     if options.env is None and dataset.env_spec is None:
         raise InputError(
             f"dataset {dataset.id} names no environment: choose one (env); a training alone can also do without and"
             f" play nothing (env {NO_ENVIRONMENT})"
         )
     return choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
+
+
+def _tried(env: EnvSpec | None, evaluation: EvaluationConfig, targets: int) -> Trial:
+    """A trial of the environment by rank 0, which alone plays."""
+    if env is None or distributed.rank() > 0:
+        return UNTRIED
+    episodes = evaluation.episodes * targets
+    return try_environment(env, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes)
 
 
 def _dataset_reference(options: RunOptions, dataset: TrajectoryDataset, env: EnvSpec | None) -> DatasetReference | None:

@@ -11,6 +11,7 @@ import torch
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import Selection
+from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.reference_scores import usable_reference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
@@ -97,13 +98,22 @@ def _evaluate(
     kind: Literal["training", "final"],
     step: int,
 ) -> list[Row]:
-    """Play, and record the rows and what they come to; the last time with the memory that all took."""
+    """Play, and record the rows and what they come to; the last time with the memory that all took.
+
+    Where the episodes cannot be played to their ends there are no rows, and the training is not lost.
+    """
     assert prepared.env is not None
     began = time.perf_counter()
-    rows = play(
-        actor, prepared.env, prepared.targets, evaluation, prepared.device,
-        kind=kind, step=step, of_dataset=prepared.reference,
-    )  # fmt: skip
+    try:
+        rows = play(
+            actor, prepared.env, prepared.targets, evaluation, prepared.device,
+            kind=kind, step=step, of_dataset=prepared.reference, one_at_a_time=prepared.trial.one_at_a_time,
+        )  # fmt: skip
+    except InputError as error:
+        raise InputError(
+            f"{error}; the training is kept up to step {step:,}: evaluate {folder.path} plays it, and the same training"
+            " goes on from there"
+        ) from error
     metrics, line = _evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began)
     tracker.record(step, metrics | (peak_memory(prepared.device) if kind == "final" else {}), line)
     folder.append(EVALUATIONS, folder.named(rows))  # last of all: the final ones end the run
@@ -115,6 +125,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
     warn(*usable_reference(dataset.stored_references)[1], *prepared.config.cautions(dataset, mine, device))
+    warn(*prepared.trial.cautions)
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":

@@ -14,6 +14,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
 from flowrl.evaluation.environments import FlatObservation
+from flowrl.evaluation.guard import Guarded
 
 __all__ = ["Replayed", "distance", "is_clipped", "replay", "set_state", "step_from"]
 
@@ -21,7 +22,7 @@ VELOCITY_CLIP = 10.0
 """Hopper and Walker2d observe velocities within these bounds, so at a bound the true one is not known."""
 ROUNDING = 1e-5
 """Relative and absolute: observations are stored as float32 or better."""
-SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, FlatObservation)
+SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, FlatObservation, Guarded)
 """Wrappers that change nothing when the simulator below them is stepped. Any other may change observations, actions or
 rewards, so that the simulator alone would not reproduce the data."""
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import minari
 
+from flowrl.data.unreadable_environment import environment_problem
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.references import References
 from flowrl.inspection.statistics import Statistics
@@ -36,9 +37,9 @@ class Inspection:
 def metadata(dataset: minari.MinariDataset) -> dict[str, str]:
     """What a dataset says of itself, as text; what it does not say is left out."""
     stored = dataset.storage.metadata
-    env = dataset.env_spec
+    env, problem = dataset.env_spec, environment_problem(dataset)
     entries = {
-        "environment": None if env is None else env.id,
+        "environment": env.id if env is not None else problem and f"cannot be read ({problem})",
         "horizon": None if env is None else env.max_episode_steps,
         "environment arguments": None if env is None or not env.kwargs else env.kwargs,
         "algorithm": stored.get("algorithm_name"),

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from flowrl.data.spaces import Leaf, leaves
 from flowrl.data.stored_arrays import observation_rows
+from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
+from flowrl.evaluation.guard import RAISED, Guarded
 from flowrl.inspection.alignment import ACTION_OFFSETS, REPRODUCED, Alignment, SeededReplay, TransitionErrors
 from flowrl.inspection.alignment_verdict import judge_alignment
 from flowrl.inspection.replay import Replayed, distance, is_clipped, replay, step_from
@@ -34,6 +36,9 @@ def check_alignment(
         env_id: the simulator's environment; None takes the one that the dataset names.
     """
     env_name = env_id or (None if dataset.env_spec is None else dataset.env_spec.id)
+    if env_name is None and (problem := environment_problem(dataset)) is not None:
+        problem = f"the environment that the dataset names cannot be read ({problem}), and none was given"
+        return Alignment("unknown", f"Not checked: {problem}.")
     if env_name is None:
         return Alignment("unknown", "Not checked: the dataset names no environment, and none was given.")
     env = None
@@ -48,7 +53,7 @@ def check_alignment(
         errors = _transition_errors(dataset, env, transitions, generator)
         seeded = _seeded_replay(dataset, env, generator, alone=not errors.observations["stored"])
         return judge_alignment(errors, seeded, env_name)
-    except Exception as error:  # a simulator may raise anything on data that are not its own
+    except RAISED as error:  # a simulator may raise anything on data that are not its own
         return Alignment("unknown", f"Not checked: {env_name} fails on these data ({cause(error)}).", env_id=env_name)
     finally:
         if env is not None:
@@ -104,7 +109,10 @@ class StoredEpisode:
 
 
 def _space_mismatch(dataset: minari.MinariDataset, env: gym.Env) -> str | None:
-    observed = env.env.observation_space if isinstance(env, FlatObservation) else env.observation_space
+    inner = env
+    while isinstance(inner, Guarded | FlatObservation):
+        inner = inner.env
+    observed = inner.observation_space
     for what, stored, simulated in [
         ("observation", dataset.observation_space, observed),
         ("action", dataset.action_space, env.action_space),

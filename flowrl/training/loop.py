@@ -60,7 +60,7 @@ def train(
         seed: of the data order.
         name: stands before console lines.
         evaluate: called as ``evaluate(step, tracker)`` every `evaluate_every` steps (0: never) but the last; it must
-            draw nothing from torch's generator.
+            draw nothing from torch's generator. Where it raises InputError the step is saved first.
 
     Raises:
         InputError: the checkpoint is of another agent or dataset, training diverged, or the processes cannot share a
@@ -102,12 +102,15 @@ def train(
         for step in range(first + 1, config.steps + 1):
             metrics.add(learner.update(sampler.draw(order), step))
 
-            last = step == config.steps
+            last, failure = step == config.steps, None
             if evaluate is not None and evaluate_every and step % evaluate_every == 0 and not last:
-                with tracker.paused():
-                    distributed.from_rank_zero(evaluate, step, tracker)
+                try:
+                    with tracker.paused():
+                        distributed.from_rank_zero(evaluate, step, tracker)
+                except InputError as error:  # raised once the step is saved
+                    failure = error
             logging = last or step % config.log_every == 0
-            saving = last or step % config.checkpoint_every == 0
+            saving = last or failure is not None or step % config.checkpoint_every == 0
             signum = distributed.largest(caught[0] if caught else 0)  # all stop, and after the same step
             if not (logging or saving or signum):
                 continue
@@ -123,6 +126,8 @@ def train(
                     raise _diverged(step, "a weight or a statistic is NaN or infinite")
                 tracker.flush()  # a kill after the checkpoint loses no point before it
                 distributed.from_rank_zero(run.save, state)
+            if failure is not None:
+                raise failure
             if signum:
                 raise Stopped(signum, step)
 

@@ -154,7 +154,7 @@ def test_a_value_that_only_the_first_step_cannot_use_is_refused_before_training(
     try:
         for word, message in (
             ("scale=abc", "test/Scaled-v0 does not accept them: can't multiply"),
-            ("scale=1e308", "its first step is not of finite numbers"),
+            ("scale=1e308", "returned reward inf at step 1"),
             ("other=1", "unexpected keyword argument 'other'"),
         ):
             with pytest.raises(InputError, match=message):
