@@ -48,7 +48,14 @@ def load_policy(
     run, on = RunFolder(run_dir), choose_device(device)
     loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
-    return Policy(loaded.actor, on, config["observation_size"], config["discrete_start"])
+    return Policy(
+        loaded.actor,
+        on,
+        config["observation_size"],
+        config["discrete_start"],
+        offset=config.get("observation_offset"),
+        whole_actions=config.get("whole_actions"),
+    )
 
 
 def load_agent(

@@ -118,7 +118,7 @@ def _study(
 ) -> dict[str, Any]:
     env, seed, targets = EnvSpec.from_json(config["env_spec"]), key["episode_seed"], key["targets"]
     worst, best = config["dataset_returns"]["percentiles"][0], config["dataset_returns"]["percentiles"][-1]
-    recorder, envs = Recorder(actor), make_vector_env(env, len(targets))
+    recorder, envs = Recorder(actor), make_vector_env(env, len(targets), offset=config.get("observation_offset"))
     try:
         results = rollout(recorder, envs, targets, [seed], device)
     finally:

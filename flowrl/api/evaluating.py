@@ -150,7 +150,8 @@ def evaluate_runs(
             _record(run_dirs[0], first.env, targets[-1], evaluation.episode_seed, options.video, options)
         finished = bool(first.folder.final_rows(first.config))  # damaged rows are reported before anything is played
         for run in runs:
-            rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
+            offset = run.config.get("observation_offset")
+            rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step, offset=offset)
             run.folder.append(EVALUATIONS, rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""

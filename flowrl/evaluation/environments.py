@@ -4,11 +4,13 @@ import difflib
 import os
 import traceback
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
@@ -33,8 +35,8 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         self.observation_space = gym.spaces.flatten_space(self._sorted)
 
     def observation(self, observation: Any) -> Any:
-        """The row (d,) of one observation."""
-        return gym.spaces.flatten(self._sorted, observation)
+        """The row (d,) of one observation, in the precision in which the environment returned it."""
+        return np.concatenate(list(_flat(self._sorted, observation)))
 
     def structured(self, row: Any) -> Any:
         """The observation whose row (d,) this is."""
@@ -47,6 +49,38 @@ def _sorted(space: gym.Space) -> gym.Space:
     if isinstance(space, gym.spaces.Tuple):
         return gym.spaces.Tuple([_sorted(part) for part in space.spaces])
     return space
+
+
+def _flat(space: gym.Space, value: Any) -> Iterator[Any]:
+    """The parts of a row; Gymnasium's `flatten` would cast them to the type that the space declares."""
+    if isinstance(space, gym.spaces.Dict):
+        for name, part in space.spaces.items():
+            yield from _flat(part, value[name])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part, each in zip(space.spaces, value, strict=True):
+            yield from _flat(part, each)
+    elif isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        yield np.asarray(value).ravel()
+    else:
+        yield gym.spaces.flatten(space, value)
+
+
+class Centred(gym.ObservationWrapper):
+    """Observations less the offset of a dataset, subtracted in float64, see `flowrl.data.precision`.
+
+    Args:
+        env: with flat observations.
+        offset: (observation size,).
+    """
+
+    def __init__(self, env: gym.Env, offset: Sequence[float] | np.ndarray) -> None:
+        super().__init__(env)
+        self._offset = np.asarray(offset, np.float64)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, self._offset.shape, np.float64)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The observation (d,) less the offset."""
+        return np.asarray(observation, np.float64) - self._offset
 
 
 class OneEpisode(gym.Wrapper):
@@ -62,6 +96,11 @@ class OneEpisode(gym.Wrapper):
         super().__init__(env)
         self._observation: Any = None
         self._over = True
+        if isinstance(space := env.observation_space, gym.spaces.Box):
+            # A vector environment casts to the declared dtype, and environments that declare whole numbers return
+            # others all the same. Bytes of a picture stay small.
+            dtype = np.float32 if space.dtype.itemsize == 1 else np.float64
+            self.observation_space = gym.spaces.Box(-np.inf, np.inf, space.shape, dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the episode of `seed`; without a seed, return the last observation and start nothing.
@@ -130,12 +169,16 @@ def make_vector_env(
     *,
     mode: Literal["sync", "async"] = "sync",
     render_mode: str | None = None,
+    offset: Sequence[float] | np.ndarray | None = None,
 ) -> gym.vector.VectorEnv:
     """`num_envs` copies of one environment, each wrapped in `OneEpisode`.
 
     Call `reset(seed=[...])` with one seed a slot, then `step(actions)`, actions (num_envs, a), until every slot has
     flagged its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
     simulators that take milliseconds a step).
+
+    Args:
+        offset: (observation size,) of the dataset, subtracted from observations in float64; None for none.
 
     Raises:
         InputError: as `make_env`.
@@ -147,7 +190,7 @@ def make_vector_env(
         raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
     # A worker process would end in a traceback at a bad id: make one environment here first.
     make_env(env).close()
-    makers = [partial(_one_episode, env, render_mode)] * num_envs
+    makers = [partial(_one_episode, env, render_mode, offset)] * num_envs
     if mode == "sync":
         return gym.vector.SyncVectorEnv(makers)
     return gym.vector.AsyncVectorEnv(makers)
@@ -158,8 +201,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:
-    return OneEpisode(make_env(env, render_mode=render_mode))
+def _one_episode(
+    env: str | EnvSpec, render_mode: str | None, offset: Sequence[float] | np.ndarray | None = None
+) -> gym.Env:
+    made = make_env(env, render_mode=render_mode)
+    return OneEpisode(made if offset is None else Centred(made, offset))
 
 
 def _name(env: str | EnvSpec) -> str:

@@ -54,6 +54,7 @@ def play(
     *,
     kind: Literal["training", "final", "evaluate"],
     step: int,
+    offset: Sequence[float] | np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Play every target on the same environment seeds in one vector environment.
 
@@ -61,6 +62,7 @@ def play(
         targets: in raw units; an actor that takes none is played once, and its rows have the target None.
         kind: of the evaluation, for the rows.
         step: the training step of the weights, for the rows.
+        offset: (observation size,) of the data that it was trained on, see `make_vector_env`.
 
     Returns:
         A row per episode, as `evaluations.jsonl` holds it.
@@ -70,7 +72,7 @@ def play(
     """
     seeds = [evaluation.episode_seed + i for i in range(evaluation.episodes)]
     goals = list(targets) if actor.conditioned else [None]
-    envs = make_vector_env(env, len(goals) * len(seeds), mode=evaluation.vector)
+    envs = make_vector_env(env, len(goals) * len(seeds), mode=evaluation.vector, offset=offset)
     try:
         results = rollout(actor, envs, goals, seeds, device)
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from flowrl.data import scales
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import Selection
 from flowrl.evaluation.episodes import episodes_table, play
@@ -50,7 +51,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
             training, device = prepared.training, prepared.device
-            dataset = prepared.dataset.to(device)
+            dataset, offset = prepared.dataset.to(device), prepared.dataset.offset
             held.enter_context(isolated_rng(options.seed, device))
             learner = prepared.config.build(Normaliser.of(dataset, prepared.columns), training, device)
             if distributed.rank() == 0:
@@ -59,7 +60,10 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
             def evaluate(step: int, tracker: Tracker) -> None:
                 few = replace(options.evaluation, episodes=options.evaluate_episodes)
                 began = time.perf_counter()
-                rows = play(learner.actor, prepared.env, prepared.targets, few, device, kind="training", step=step)
+                rows = play(
+                    learner.actor, prepared.env, prepared.targets, few, device,
+                    kind="training", step=step, offset=offset,
+                )  # fmt: skip
                 folder.append(EVALUATIONS, rows)
                 tracker.record(step, *_evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began))
 
@@ -73,7 +77,10 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
         over = f"{len(prepared.targets)} targets × " if learner.actor.conditioned else ""
         print(f"[{name}] final evaluation: {over}{episodes} episodes", flush=True)
         began = time.perf_counter()
-        rows = play(learner.actor, prepared.env, prepared.targets, options.evaluation, device, kind="final", step=last)
+        rows = play(
+            learner.actor, prepared.env, prepared.targets, options.evaluation, device,
+            kind="final", step=last, offset=offset,
+        )  # fmt: skip
         folder.append(EVALUATIONS, rows)
         metrics, line = _evaluation_metrics(rows, options, prepared, last, time.perf_counter() - began)
         with Tracker(folder, name, last, last) as tracker:
@@ -87,6 +94,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
+    warn(*dataset.cautions, *scales.cautions(dataset, prepared.columns))
     warn(*prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
@@ -97,6 +105,8 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
     print(f"[{options.name}] {dataset.id}: {size}; {training.precision} on {device}{together}", flush=True)
+    for sentence in scales.sentences(dataset, prepared.columns):
+        print(f"[{options.name}] {sentence}", flush=True)
 
 
 def _evaluation_metrics(
