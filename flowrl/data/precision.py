@@ -4,6 +4,7 @@ A clock in seconds since 1970 or metres on a map need more digits than float32 h
 such a feature is centred in float64 first. Where float32 loses what the data tell apart all the same, it is named.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ where float32 holds all of them."""
 EPSILON = float(np.finfo(np.float32).eps)
 CENTRED = 1e-3  # of the standard deviation: a feature that float32 would round by more is centred
 LOST = 1e-2  # likewise: numbers that are not centred, and are rounded by more, are named
+MANY = 0.1  # of the changes from one row to the next
 ROUNDING = 1e-12  # of the largest number: float64 alone makes a constant vary by less
 
 
@@ -71,7 +73,8 @@ def loses_digits(
 ) -> NDArray[np.bool_]:
     """(n,) bool: columns of which float32 does not keep what the data tell apart.
 
-    They are rounded by a good part of their standard deviation, or most changes from one row to the next vanish.
+    They are rounded by a good part of their standard deviation, or many changes from one row to the next vanish that
+    are no smaller than the others (a robot at rest may tremble by less than float32 shows).
 
     Args:
         stored: (rows, n).
@@ -81,10 +84,14 @@ def loses_digits(
     varies, std = _varies(stored)
     inside = np.ones(max(len(stored) - 1, 0), np.bool_)
     inside[np.cumsum(rows)[:-1] - 1] = False
-    changed = (stored[1:] != stored[:-1])[inside]
-    vanished = changed & (kept[1:] == kept[:-1])[inside]
+    changes = np.abs(stored[1:] - stored[:-1])[inside]
+    changes[changes == 0] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # columns without a change
+        usual = np.nanmedian(changes, 0) / 2 if len(changes) else np.zeros(stored.shape[1])
+    vanished = (changes >= usual) & (kept[1:] == kept[:-1])[inside]
     near = EPSILON * np.abs(kept.mean(0, dtype=np.float64)) > LOST * std
-    return varies & (near | (vanished.sum(0) > changed.sum(0) / 2))
+    return varies & (near | (vanished.sum(0) > MANY * np.isfinite(changes).sum(0)))
 
 
 def _offset(stored: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -101,10 +108,10 @@ def _varies(stored: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.
 
 
 def _suspect(array: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(n,) columns that vary by little for their size, or are equal from one row to the next more often than not."""
+    """(n,) columns that vary by little for their size, or are often equal from one row to the next."""
     with np.errstate(all="ignore"):  # infinity minus infinity; these are refused later
         low, high = array.min(0), array.max(0)
         largest = np.maximum(np.abs(low), np.abs(high)).astype(np.float64)
         narrow = EPSILON * largest > CENTRED / 2 * (high.astype(np.float64) - low)
-    stuck = 2 * (array[1:] == array[:-1]).sum(0) > len(array)
+    stuck = (array[1:] == array[:-1]).sum(0) > MANY / 2 * len(array)
     return (narrow | stuck) & (largest > 0) & np.isfinite(largest)

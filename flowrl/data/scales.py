@@ -53,7 +53,7 @@ def sentences(dataset: TrajectoryDataset, columns: Sequence[int] | None = None) 
         )
     if offset is not None:
         shown = range(len(offset)) if columns is None else sorted(columns)
-        centred = [f"{feature} (around {offset[feature]:.17g})" for feature in shown if offset[feature] != 0]
+        centred = [f"{feature} (around {offset[feature]:,.12g})" for feature in shown if offset[feature] != 0]
         if centred:
             said.append(f"centred in float64 before it becomes float32: observation feature {', '.join(centred)}")
     return said
