@@ -42,15 +42,19 @@ def join(
             first, size = episodes[0][place].shape[1], episode[place].shape[1]
             if size != first:
                 raise InputError(f"episode {index}: {name} have {size} numbers a row, those of episode 0 have {first}")
-    observed, done, paid, ends = (np.concatenate(arrays) for arrays in zip(*episodes, strict=True))
-    lengths = np.array([len(episode[2]) for episode in episodes], np.int64)
-    given: dict[str, NDArray[Any]] = {"observations": observed, "actions": done, "rewards": paid}
     with np.errstate(over="ignore"):  # then it is infinite, and refused as such
-        seen, acted, rewarded = (array.astype(np.float32) for array in given.values())
+        seen, acted, rewarded = (
+            np.concatenate([episode[place] for episode in episodes]).astype(np.float32) for place in range(3)
+        )
+    ends = np.concatenate([episode[3] for episode in episodes])
+    lengths = np.array([len(episode[2]) for episode in episodes], np.int64)
+    places = {"observations": 0, "actions": 1, "rewards": 2}
 
-    def exact(name: str, columns: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        array = given[name].reshape(len(given[name]), -1)
-        return array[:, columns].astype(np.float64) if is_wide(array.dtype) else None
+    def exact(name: str, columns: NDArray[np.intp], of: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        chosen = [episodes[number][places[name]] for number in of]
+        if not any(is_wide(part.dtype) for part in chosen):
+            return None
+        return np.concatenate([part.reshape(len(part), -1)[:, columns] for part in chosen]).astype(np.float64)
 
     offset, names = settle(seen, acted, rewarded, lengths, exact)
     last = np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)

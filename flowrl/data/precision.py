@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Exact = Callable[[str, NDArray[np.intp]], NDArray[np.float64] | None]
-"""``exact(name, columns)``: these columns (rows, n) of `observations`, `actions` or `rewards` as they are stored; None
-where float32 holds all of them."""
+Exact = Callable[[str, NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64] | None]
+"""``exact(name, columns, episodes)``: these columns (rows, n) of `observations`, `actions` or `rewards` as they are
+stored, of these episodes in their order; None where float32 holds all of them."""
 
 EPSILON = float(np.finfo(np.float32).eps)
 CENTRED = 1e-3  # of the standard deviation: a feature that float32 would round by more is centred
 LOST = 1e-2  # likewise: numbers that are not centred, and are rounded by more, are named
+SAMPLED = 200  # episodes
 MANY = 0.1  # of the changes from one row to the next
 ROUNDING = 1e-12  # of the largest number: float64 alone makes a constant vary by less
 
@@ -50,19 +51,19 @@ def settle(
         actions: (N, action size).
         rewards: (N,).
         lengths: (E,) steps of each episode.
-        exact: gives the columns that may need it; all others are as good as they were.
+        exact: gives the columns that are in doubt.
     """
     offset, rounded = np.zeros(observations.shape[1]), []
-    columns = np.flatnonzero(_suspect(observations))
-    if len(columns) and (stored := exact("observations", columns)) is not None:
+    columns, stored = _in_doubt("observations", observations, lengths + 1, exact)
+    if len(columns):
         offset[columns] = _offset(stored)
         moved = columns[offset[columns] != 0]
         observations[:, moved] = (stored - offset[columns])[:, offset[columns] != 0]
         lost = loses_digits(stored, observations[:, columns], lengths + 1)
         rounded += [f"observation feature {column}" for column in columns[lost]]
     for name, array, called in (("actions", actions, "action {}"), ("rewards", rewards[:, None], "the reward")):
-        columns = np.flatnonzero(_suspect(array))
-        if len(columns) and (stored := exact(name, columns)) is not None:
+        columns, stored = _in_doubt(name, array, lengths, exact)
+        if len(columns):
             lost = loses_digits(stored, array[:, columns], lengths)
             rounded += [called.format(column) for column in columns[lost]]
     return Settled(offset, rounded)
@@ -105,6 +106,24 @@ def _varies(stored: NDArray[np.float64]) -> tuple[NDArray[np.bool_], NDArray[np.
     """(n,) whether columns vary by more than float64's rounding, and their standard deviations."""
     std = stored.std(0)
     return std > ROUNDING * np.abs(stored).max(0), std
+
+
+def _in_doubt(
+    name: str, array: NDArray[np.float32], rows: NDArray[np.int64], exact: Exact
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """The columns of an array that need more digits than float32 has, or may lose some, and what is stored in them.
+
+    Reading a dataset again takes long, so a part of the episodes decides first.
+    """
+    none, episodes = (np.zeros(0, np.intp), np.zeros((0, 0))), np.arange(len(rows))
+    columns = np.flatnonzero(_suspect(array))
+    few = np.unique(np.linspace(0, len(rows) - 1, SAMPLED).astype(np.intp))
+    if len(columns) and len(few) < len(rows):
+        if (some := exact(name, columns, few)) is None:
+            return none
+        columns = columns[loses_digits(some, some.astype(np.float32), rows[few]) | (_offset(some) != 0)]
+    stored = exact(name, columns, episodes) if len(columns) else None
+    return none if stored is None else (columns, stored)
 
 
 def _suspect(array: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -153,31 +153,30 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
                 else:
                     source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
             step += length
-        return _settled(arrays, left_out, _exact_hdf5(array, arrays, indices, observation, action))
+        return _settled(arrays, left_out, _exact_hdf5(array, indices, observation, action))
 
 
-def _exact_hdf5(
-    array: Any, arrays: StoredArrays, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf
-) -> Exact:
+def _exact_hdf5(array: Any, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> Exact:
     """Reads columns again, as they are stored."""
     parts = {"observations": observation, "actions": [action], "rewards": [Leaf("", (), 1)]}
 
-    def exact(group: str, columns: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        whole = np.atleast_2d(getattr(arrays, group).T).T
-        stored, wide, column = whole[:, columns].astype(np.float64), False, 0
-        for leaf in parts[group]:
-            mine = (columns >= column) & (columns < column + leaf.size)
-            name = f"{group}/{leaf.name}".rstrip("/")
-            if leaf.first is None and mine.any() and any(is_wide(array(index, name).dtype) for index in indices):
-                wide, row = True, 0
-                for index in indices:
-                    source = array(index, name)
-                    values = np.empty(source.shape, source.dtype)
-                    source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
-                    stored[row : row + len(values), mine] = values.reshape(len(values), -1)[:, columns[mine] - column]
-                    row += len(values)
-            column += leaf.size
-        return stored if wide else None
+    def exact(group: str, columns: NDArray[np.intp], episodes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        rows, wide = [], False
+        for index in (indices[episode] for episode in episodes):
+            row, column = [], 0
+            for leaf in parts[group]:
+                mine = columns[(columns >= column) & (columns < column + leaf.size)] - column
+                column += leaf.size
+                if not len(mine):
+                    continue
+                name = f"{group}/{leaf.name}".rstrip("/")
+                source = array(index, name)
+                values = np.empty(source.shape, source.dtype)
+                source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+                wide |= leaf.first is None and is_wide(values.dtype)
+                row.append(one_hot_or_flat(index, name, leaf, values)[:, mine])
+            rows.append(np.concatenate(row, axis=1))
+        return np.concatenate(rows).astype(np.float64) if wide else None
 
     return exact
 
@@ -316,10 +315,11 @@ def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) ->
     for name, values in stored.items():
         np.concatenate(values, out=getattr(arrays, name), casting="same_kind")
 
-    def exact(group: str, columns: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        if not any(is_wide(part.dtype) for part in stored[group]):
+    def exact(group: str, columns: NDArray[np.intp], episodes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        chosen = [stored[group][episode] for episode in episodes]
+        if not any(is_wide(part.dtype) for part in chosen):
             return None
-        return np.concatenate([part.reshape(len(part), -1)[:, columns] for part in stored[group]]).astype(np.float64)
+        return np.concatenate([part.reshape(len(part), -1)[:, columns] for part in chosen]).astype(np.float64)
 
     return _settled(arrays, left_out, exact)
 

@@ -168,6 +168,15 @@ def test_no_offset_costs_more_than_a_thousandth_of_the_spread(offset, spread, se
         assert np.abs(kept - exact).max() < 1e-3 * values.std()
 
 
+@pytest.mark.parametrize("start", [0.0, 1.7e9])
+def test_of_many_episodes_a_part_decides_and_all_are_centred(start):
+    values = [np.stack([start + np.arange(3.0) + 10 * number, np.full(3, 0.1)], 1) for number in range(450)]
+    dataset = TrajectoryDataset.from_arrays(values, [np.zeros((2, 1))] * 450, [np.zeros(2)] * 450, [True] * 450)
+    assert (dataset.offset is not None) == (start > 0)
+    times = dataset.observations.numpy()[:, 0] + (0.0 if dataset.offset is None else dataset.offset[0])
+    np.testing.assert_allclose(times, np.concatenate([value[:-1, 0] for value in values]), rtol=0, atol=2e-4)
+
+
 # What is lost all the same is named
 
 
