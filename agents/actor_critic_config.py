@@ -190,7 +190,7 @@ def reward_scale(dataset: TrajectoryDataset, critic: CriticConfig) -> float:
     if critic.scale_rewards == "no":
         return 1.0
     best, worst = float(dataset.returns.max()), float(dataset.returns.min())
-    if best == worst:
+    if best - worst <= 1e-6 * max(abs(best), abs(worst)):  # float32's rounding
         raise InputError(
             f"scale_rewards is returns and every episode of {dataset.id} has the return {best:g}: it must be no or"
             " values, since it divides by best - worst return"

@@ -52,7 +52,14 @@ def load_policy(
     with trusting(trust):
         loaded = load_agent(run, on, rollout=rollout, acting_context=acting_context)
     config = run.config() or {}
-    return Policy(loaded.actor, on, config["observation_size"], config["discrete_start"])
+    return Policy(
+        loaded.actor,
+        on,
+        config["observation_size"],
+        config["discrete_start"],
+        offset=config.get("observation_offset"),
+        whole_actions=config.get("whole_actions"),
+    )
 
 
 def load_agent(

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from flowrl.data.spaces import within
 from flowrl.protocols import Actor
 
 
@@ -18,13 +19,24 @@ class Policy:
         device: where its weights are.
         observation_size: features of an observation.
         discrete_start: the number of the first action where they are discrete; None where they are real numbers.
+        offset: (observation size,) of the data, subtracted from observations in float64; None for none.
+        whole_actions: the integer type of actions that are whole numbers, as int64; None for all others.
     """
 
     def __init__(
-        self, actor: Actor, device: torch.device, observation_size: int, discrete_start: int | None = None
+        self,
+        actor: Actor,
+        device: torch.device,
+        observation_size: int,
+        discrete_start: int | None = None,
+        *,
+        offset: Sequence[float] | None = None,
+        whole_actions: str | None = None,
     ) -> None:
         self._actor, self._device = actor, device
         self._observation_size, self._discrete_start = observation_size, discrete_start
+        self._offset = 0.0 if offset is None else np.asarray(offset, np.float64)
+        self._whole_actions = whole_actions
         self._carry: Any = None
         self._slots: tuple[int, ...] | None = None
         self._first = True
@@ -58,7 +70,8 @@ class Policy:
             reward: of the last step, per episode; at the first step it is ignored.
 
         Returns:
-            (action size,) or (episodes, action size) float32; discrete ones int64, of shape () or (episodes,).
+            (action size,) or (episodes, action size) float32, or whole numbers of the environment's type where it
+            takes such; discrete ones int64, of shape () or (episodes,).
 
         Raises:
             RuntimeError: `reset` was never called.
@@ -66,7 +79,7 @@ class Policy:
         """
         if self._slots is None:
             raise RuntimeError("call reset(targets) before act(observation, reward)")
-        observations = np.asarray(observation, np.float32)
+        observations = np.asarray(observation, np.float64)
         expected = (*self._slots, self._observation_size)
         if observations.shape != expected:
             raise ValueError(f"observation has shape {observations.shape}: it must be {expected}")
@@ -79,9 +92,13 @@ class Policy:
         self._first = False
         self._carry, actions = self._actor.act(
             self._carry,
-            torch.as_tensor(np.atleast_2d(observations), device=self._device),
+            torch.as_tensor(np.atleast_2d(observations - self._offset).astype(np.float32), device=self._device),
             torch.as_tensor(np.atleast_1d(rewards).copy(), device=self._device),
         )
         if self._discrete_start is not None:
             return actions.argmax(-1).cpu().numpy().reshape(self._slots) + self._discrete_start
-        return actions.cpu().numpy().reshape(*self._slots, -1)
+        played = actions.cpu().numpy().reshape(*self._slots, -1)
+        if self._whole_actions is None:
+            return played
+        fits = np.iinfo(self._whole_actions)
+        return within(played, fits.min, fits.max, self._whole_actions)

@@ -125,8 +125,8 @@ def _study(
     env, seed, targets = EnvSpec.from_json(config["env_spec"]), key["episode_seed"], key["targets"]
     worst, best = config["dataset_returns"]["percentiles"][0], config["dataset_returns"]["percentiles"][-1]
     alone = try_environment(env, seed=seed, episodes=len(targets)).one_at_a_time
-    recorder, envs = Recorder(actor), make_vector_env(env, 1 if alone else len(targets))
-    results, recordings = [], {}
+    envs = make_vector_env(env, 1 if alone else len(targets), offset=config.get("observation_offset"))
+    recorder, results, recordings = Recorder(actor), [], {}
     try:
         for some in [[target] for target in targets] if alone else [targets]:
             results += rollout(recorder, envs, some, [seed], device)

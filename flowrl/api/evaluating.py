@@ -176,7 +176,7 @@ def _evaluate_runs(
         for run in runs:
             rows = play(
                 run.actor, run.env, targets, evaluation, device,
-                kind="evaluate", step=run.step, of_dataset=run.reference,
+                kind="evaluate", step=run.step, of_dataset=run.reference, offset=run.config.get("observation_offset"),
                 one_at_a_time=trials[run.env.to_json()].one_at_a_time,
             )  # fmt: skip
             rows = run.folder.named(rows)

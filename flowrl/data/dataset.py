@@ -12,9 +12,10 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from flowrl.data import derived, plain_arrays
+from flowrl.data import derived, plain_arrays, precision
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset, stored_references
+from flowrl.data.spaces import integer_type
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
 from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError
@@ -22,7 +23,7 @@ from flowrl.errors import InputError
 
 @dataclass(frozen=True)
 class TrajectoryDataset:
-    """E episodes with N steps in all, as flat tensors on one device, in raw units.
+    """E episodes with N steps in all, as flat tensors on one device, in raw units; observations less `offset`.
 
     Step t of episode e is row ``starts[e] + t``; its observation is the one that its action followed. An episode's last
     observation, which no action followed, is in `final_observations`.
@@ -49,6 +50,10 @@ class TrajectoryDataset:
     environment_problem: str | None = None  # why the environment that the data name cannot be read
     weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
     stored_references: tuple[tuple[Any, Any], ...] = ()  # (random, expert) as stored, unchecked
+    offset: NDArray[np.float64] | None = None  # (observation size,), subtracted from raw observations; None: nothing is
+    whole_actions: str | None = None  # the integer type of whole-number actions, as int64; None for all others
+    left_out: tuple[int, ...] = ()  # places in the stored dataset of episodes without steps; of a selection none
+    cautions: tuple[str, ...] = ()  # what was left out or lost as the data were read, a sentence each
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
@@ -68,15 +73,17 @@ class TrajectoryDataset:
             InputError: the arrays hold NaN or infinity.
         """
         if isinstance(stored.action_space, gym.spaces.Discrete):
-            low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
+            low, high, first, whole = np.zeros(1), np.ones(1), int(stored.action_space.start), None
         else:
-            assert isinstance(stored.action_space, gym.spaces.Box)
-            low, high, first = stored.action_space.low, stored.action_space.high, None
+            space = stored.action_space
+            assert isinstance(space, gym.spaces.Box)
+            low, high, first, whole = space.low, space.high, None, integer_type(space)
         dataset = cls.from_stored_arrays(
             stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
         )
         return replace(
             dataset,
+            whole_actions=whole,
             stored_references=stored_references(stored.storage.metadata),
             environment_problem=environment_problem(stored),
         )
@@ -179,6 +186,9 @@ class TrajectoryDataset:
             action_high=torch.from_numpy(high),
             fingerprint=derived.fingerprint(arrays),
             discrete_start=discrete_start,
+            offset=arrays.offset if arrays.offset.any() else None,
+            left_out=tuple(arrays.left_out.tolist()),
+            cautions=derived.cautions(id, arrays),
         )
 
     @property
@@ -245,6 +255,7 @@ class TrajectoryDataset:
             starts=starts,
             lengths=lengths,
             weights=None if self.weights is None else self.weights[kept],
+            left_out=(),
             fingerprint=f"{self.fingerprint}/{name}",
         )
 
@@ -272,6 +283,7 @@ class TrajectoryDataset:
             ]:
                 if mine != its:
                     raise InputError(f"{first.id} and {other.id} cannot be mixed: {what} is {mine} and {its}")
+        datasets = common_offset(datasets)
         joined = {
             name: torch.cat([getattr(dataset, name) for dataset in datasets])
             for name in (*PER_STEP, *PER_EPISODE, "lengths")
@@ -294,6 +306,10 @@ class TrajectoryDataset:
             weights=weights,
             action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
             action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
+            offset=datasets[0].offset,
+            whole_actions=first.whole_actions if len({dataset.whole_actions for dataset in datasets}) == 1 else None,
+            left_out=(),
+            cautions=tuple(caution for dataset in datasets for caution in dataset.cautions),
             fingerprint="+".join(dataset.fingerprint for dataset in datasets) + (f"*{list(shares)}" if shares else ""),
             stored_references=tuple(pair for dataset in datasets for pair in dataset.stored_references),
         )
@@ -301,3 +317,32 @@ class TrajectoryDataset:
 
 PER_STEP = ("observations", "actions", "rewards", "returns_to_go", "timesteps")
 PER_EPISODE = ("returns", "terminated", "next_known", "final_observations")
+
+
+def common_offset(datasets: Sequence[TrajectoryDataset]) -> Sequence[TrajectoryDataset]:
+    """The datasets with their observations around one offset, the mean of theirs over all steps.
+
+    Those that tell too little apart around it get a caution.
+    """
+    size = datasets[0].observations.shape[1]
+    offsets = np.stack([np.zeros(size) if dataset.offset is None else dataset.offset for dataset in datasets])
+    columns = np.flatnonzero((offsets != offsets[0]).any(0))
+    if not len(columns):
+        return datasets
+    common = offsets[0].copy()
+    common[columns] = np.average(offsets[:, columns], axis=0, weights=[dataset.steps for dataset in datasets])
+    return [_around(dataset, own, common, columns) for dataset, own in zip(datasets, offsets, strict=True)]
+
+
+def _around(
+    dataset: TrajectoryDataset, own: NDArray[np.float64], common: NDArray[np.float64], columns: NDArray[np.intp]
+) -> TrajectoryDataset:
+    """A dataset whose observations are less `common`, and no longer less `own`, in those columns."""
+    moved = {name: getattr(dataset, name).clone() for name in ("observations", "final_observations")}
+    by = torch.from_numpy((own - common)[columns]).to(dataset.observations.device)
+    for values in moved.values():
+        values[:, columns] = (values[:, columns].double() + by).float()
+    before, after = (seen[:, columns].cpu().numpy() for seen in (dataset.observations, moved["observations"]))
+    lost = columns[precision.loses_digits(before.astype(np.float64), after, dataset.lengths.tolist())]
+    said = derived.lost_digits(f"{dataset.id} in this mixture", [f"observation feature {number}" for number in lost])
+    return replace(dataset, **moved, offset=common, cautions=(*dataset.cautions, *said))

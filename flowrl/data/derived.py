@@ -1,11 +1,13 @@
-"""What follows from a dataset's arrays: returns-to-go, which final observations are known, a fingerprint."""
+"""What follows from a dataset's arrays: returns-to-go, which final observations are known, a fingerprint, cautions."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flowrl.data.stored_arrays import StoredArrays
+from flowrl.text import listed
 
 
 def next_known(arrays: StoredArrays, last: NDArray[np.int64], final: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -39,4 +41,25 @@ def fingerprint(arrays: StoredArrays) -> str:
     for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards, arrays.terminations):
         digest.update(str(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
+    if arrays.offset.any():
+        digest.update(arrays.offset.data)
     return digest.hexdigest()
+
+
+def cautions(id: str, arrays: StoredArrays) -> tuple[str, ...]:
+    """What was left out or lost as the dataset was read, a sentence each."""
+    said = []
+    if len(arrays.left_out):
+        places = listed(arrays.left_out.tolist())
+        said.append(f"{id}: {len(arrays.left_out):,} episode(s) have no steps and are left out: {places}")
+    return (*said, *lost_digits(id, arrays.rounded.tolist()))
+
+
+def lost_digits(what: str, names: Sequence[str]) -> list[str]:
+    """A sentence on the values of those names, whose digits float32 does not hold; none where there are no names."""
+    if not names:
+        return []
+    return [
+        f"{what}: precision is lost, since float32 does not hold the digits that tell the values of {listed(names)}"
+        " apart: store differences instead"
+    ]

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flowrl.data.precision import is_wide, settle
 from flowrl.data.spaces import Leaf
-from flowrl.data.stored_arrays import StoredArrays, one_hot_or_flat
+from flowrl.data.stored_arrays import StoredArrays, flags, one_hot_or_flat
 from flowrl.errors import InputError, cause
 
 
@@ -41,10 +42,24 @@ def join(
             first, size = episodes[0][place].shape[1], episode[place].shape[1]
             if size != first:
                 raise InputError(f"episode {index}: {name} have {size} numbers a row, those of episode 0 have {first}")
-    flat = [np.concatenate(arrays) for arrays in zip(*episodes, strict=True)]
+    with np.errstate(over="ignore"):  # then it is infinite, and refused as such
+        seen, acted, rewarded = (
+            np.concatenate([episode[place] for episode in episodes]).astype(np.float32) for place in range(3)
+        )
+    ends = np.concatenate([episode[3] for episode in episodes])
     lengths = np.array([len(episode[2]) for episode in episodes], np.int64)
-    ends = np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)
-    return StoredArrays(*flat, truncations=ends & ~flat[3], lengths=lengths)
+    places = {"observations": 0, "actions": 1, "rewards": 2}
+
+    def exact(name: str, columns: NDArray[np.intp], of: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        chosen = [episodes[number][places[name]] for number in of]
+        if not any(is_wide(part.dtype) for part in chosen):
+            return None
+        return np.concatenate([part.reshape(len(part), -1)[:, columns] for part in chosen]).astype(np.float64)
+
+    offset, names = settle(seen, acted, rewarded, lengths, exact)
+    last = np.isin(np.arange(lengths.sum()), np.cumsum(lengths) - 1)
+    rounded = np.array(names, np.str_)
+    return StoredArrays(seen, acted, rewarded, ends, last & ~ends, lengths, offset=offset, rounded=rounded)
 
 
 def action_bounds(
@@ -80,7 +95,7 @@ def _episode(
     rewards: ArrayLike,
     terminations: ArrayLike,
     discrete_actions: int | None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_]]:
     """One episode's observations (T+1, o), actions (T, a), rewards (T,) and terminations (T,)."""
     reward = _numbers(index, "rewards", rewards)
     if reward.ndim != 1 or not len(reward):
@@ -101,33 +116,31 @@ def _episode(
         if choices.shape != (steps,):
             _refuse(index, "actions", choices, f"({steps},), a whole number a step")
         done = one_hot_or_flat(index, "actions", Leaf("", (), discrete_actions, 0), choices)
-    return seen, done.astype(np.float32), reward, _flags(index, terminations, steps)
+    return seen, done, reward, _flags(index, terminations, steps)
 
 
-def _numbers(index: int, name: str, values: ArrayLike) -> NDArray[np.float32]:
+def _numbers(index: int, name: str, values: ArrayLike) -> NDArray[Any]:
     try:
         array = np.asarray(values)
     except ValueError as error:
         raise InputError(f"episode {index}: {name} are no array: {cause(error)}") from error
     if array.dtype.kind not in "fiub":
         raise InputError(f"episode {index}: {name} are of type {array.dtype}: they must be numbers")
-    with np.errstate(over="ignore"):  # then it is infinite, and refused as such
-        return array.astype(np.float32)
+    return array
 
 
 def _flags(index: int, values: ArrayLike, steps: int) -> NDArray[np.bool_]:
     """(T,) bool, from as many flags or from one for the last step."""
-    flags = np.asarray(values)
-    if flags.ndim == 0:
-        flags = np.append(np.zeros(steps - 1, flags.dtype), flags)
-    if flags.shape != (steps,):
-        _refuse(index, "terminations", flags, f"({steps},), a flag a step, or one flag for the episode")
-    if flags.dtype.kind not in "fiub" or not np.isin(flags, (0, 1)).all():
-        raise InputError(f"episode {index}: terminations must be True or False")
-    early = np.flatnonzero(flags[:-1])
+    given = np.asarray(values)
+    if given.ndim == 0:
+        given = np.append(np.zeros(steps - 1, given.dtype), given)
+    if given.shape != (steps,):
+        _refuse(index, "terminations", given, f"({steps},), a flag a step, or one flag for the episode")
+    ends = flags(index, "terminations", given)
+    early = np.flatnonzero(ends[:-1])
     if len(early):
         raise InputError(f"episode {index} is terminated at step {early[0]} of {steps}: it must end there")
-    return flags.astype(np.bool_)
+    return ends
 
 
 def _refuse(index: int, name: str, array: NDArray[Any], expected: str) -> None:

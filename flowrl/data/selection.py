@@ -127,7 +127,12 @@ def _share(text: str, dataset: str) -> float:
 
 def _select(dataset: TrajectoryDataset, selection: Selection) -> TrajectoryDataset:
     if selection.dataset_episodes != ":":
-        kept = _numbers(selection.dataset_episodes, dataset.episodes, "dataset_episodes", "episodes")
+        stored = dataset.episodes + len(dataset.left_out)
+        chosen = _numbers(selection.dataset_episodes, stored, "dataset_episodes", "episodes")
+        rows = {number: row for row, number in enumerate(sorted({*range(stored)} - {*dataset.left_out}))}
+        kept = [rows[number] for number in chosen if number in rows]
+        if not kept:
+            raise InputError(f"dataset_episodes {selection.dataset_episodes!r} leaves only episodes without steps")
         dataset = dataset.select(torch.tensor(kept), f"episodes-{selection.dataset_episodes}")
     if selection.min_return is not None:
         dataset = dataset.at_least(selection.min_return)

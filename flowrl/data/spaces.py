@@ -7,9 +7,11 @@ space lists them: Minari stores spaces without that order. So a goal in the obse
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from flowrl.errors import InputError
 
@@ -88,6 +90,22 @@ def _leaves(space: gym.Space, name: str, what: str) -> list[Leaf]:
             " and Dict and Tuple of these are supported"
         )
     return [leaf for key, part in parts for leaf in _leaves(part, f"{name}/{key}".lstrip("/"), what)]
+
+
+def integer_type(space: gym.spaces.Box) -> str | None:
+    """The name of a Box's type where its values are whole numbers, as int64; None where they are real."""
+    return space.dtype.name if np.issubdtype(space.dtype, np.integer) else None
+
+
+def within(values: NDArray[Any], low: ArrayLike, high: ArrayLike, dtype: DTypeLike) -> NDArray[Any]:
+    """Values clipped to bounds of any type and as numbers of `dtype`, rounded to the nearest where these are whole."""
+    if not np.issubdtype(dtype, np.integer):
+        return np.clip(values.astype(dtype), low, high)
+    # A float may be beyond a bound of int64 that it is meant to equal, and its cast would change the sign.
+    rounded = np.rint(values.astype(np.float64))
+    below, above = rounded <= np.asarray(low, np.float64), rounded >= np.asarray(high, np.float64)
+    inside = np.where(below | above, 0, rounded).astype(dtype)
+    return np.where(below, low, np.where(above, high, inside)).astype(dtype)
 
 
 def _is_picture(space: gym.spaces.Box) -> bool:

@@ -4,7 +4,7 @@ import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,42 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
+from flowrl.data.precision import Exact, is_wide, settle
 from flowrl.data.spaces import Leaf, action_leaf, leaves
 from flowrl.errors import InputError, cause
 from flowrl.files import replacing
 
 CACHE_NAME = "flowrl_cache.npz"
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 INFLATION = 1_100  # no filter of HDF5 makes data smaller than by this (deflate: 1,032): a larger claim is damage
 
 
 @dataclass(frozen=True)
 class StoredArrays:
-    """A dataset's episodes end to end, E of them with N steps in all."""
+    """A dataset's episodes end to end, E of them with N steps in all; those without steps are left out."""
 
-    observations: NDArray[np.float32]  # (N+E, observation size): T+1 an episode
+    observations: NDArray[np.float32]  # (N+E, observation size): T+1 an episode, less the offset
     actions: NDArray[np.float32]  # (N, action size); one-hot rows where actions are discrete
     rewards: NDArray[np.float32]  # (N,)
     terminations: NDArray[np.bool_]  # (N,)
     truncations: NDArray[np.bool_]  # (N,)
     lengths: NDArray[np.int64]  # (E,)
+    offset: NDArray[np.float64] = field(default_factory=lambda: np.zeros(()))
+    """(observation size,), or () where it is 0: what observations lie around, see `flowrl.data.precision`."""
+    left_out: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """The places in the dataset of the episodes that have no steps, in order."""
+    rounded: NDArray[np.str_] = field(default_factory=lambda: np.zeros(0, np.str_))
+    """What loses digits as float32, by name."""
+
+    @property
+    def places(self) -> NDArray[np.int64]:
+        """(E,) the places of the episodes in the dataset, counted from 0 with those that are left out."""
+        return np.delete(np.arange(len(self.lengths) + len(self.left_out)), self.left_out)
+
+    @property
+    def raw_observations(self) -> NDArray[np.floating]:
+        """(N+E, observation size) with the offset: float32, or float64 where there is one."""
+        return self.observations + self.offset if self.offset.any() else self.observations
 
 
 def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredArrays:
@@ -44,7 +61,8 @@ def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredA
         cache: use the cache, and write one where there is none.
 
     Raises:
-        InputError: no episode; shapes that disagree with each other or with the spaces; unreadable file.
+        InputError: no episode with a step; shapes that disagree with each other or with the spaces; flags other than
+            True and False; unreadable file.
     """
     observation, action = leaves(dataset.observation_space, "observation"), action_leaf(dataset.action_space)
     indices = [int(index) for index in dataset.episode_indices]
@@ -109,7 +127,12 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
                 raise InputError(f"episode {index}: {name} claim shape {stored.shape}, more than the file can hold")
             return stored
 
-        lengths = np.array([_length(index, array(index, "rewards").shape) for index in indices], np.int64)
+        every = np.array([_length(index, array(index, "rewards").shape) for index in indices], np.int64)
+        left_out, lengths = _without_empty(every)
+        for index in (indices[place] for place in left_out):
+            for name in (*(f"observations/{leaf.name}".rstrip("/") for leaf in observation), "actions"):
+                _check_empty(index, name, array(index, name).shape)
+        indices = np.delete(indices, left_out).tolist()
         arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
         step = 0
         for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
@@ -123,9 +146,51 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
             for name in ("rewards", "terminations", "truncations"):
                 source, target = array(index, name), getattr(arrays, name)[rows]
                 check_shape(index, name, source.shape, target.shape, length)
-                source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
+                if target.dtype == np.bool_ and source.dtype != np.bool_:
+                    values = np.empty(source.shape, source.dtype)
+                    source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+                    target[:] = flags(index, name, values)
+                else:
+                    source.read(h5py.h5s.ALL, h5py.h5s.ALL, target)
             step += length
-    return arrays
+        return _settled(arrays, left_out, _exact_hdf5(array, indices, observation, action))
+
+
+def _exact_hdf5(array: Any, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> Exact:
+    """Reads columns again, as they are stored."""
+    parts = {"observations": observation, "actions": [action], "rewards": [Leaf("", (), 1)]}
+
+    def exact(group: str, columns: NDArray[np.intp], episodes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        rows, wide = [], False
+        for index in (indices[episode] for episode in episodes):
+            row, column = [], 0
+            for leaf in parts[group]:
+                mine = columns[(columns >= column) & (columns < column + leaf.size)] - column
+                column += leaf.size
+                if not len(mine):
+                    continue
+                name = f"{group}/{leaf.name}".rstrip("/")
+                source = array(index, name)
+                values = np.empty(source.shape, source.dtype)
+                source.read(h5py.h5s.ALL, h5py.h5s.ALL, values)
+                wide |= leaf.first is None and is_wide(values.dtype)
+                row.append(one_hot_or_flat(index, name, leaf, values)[:, mine])
+            rows.append(np.concatenate(row, axis=1))
+        return np.concatenate(rows).astype(np.float64) if wide else None
+
+    return exact
+
+
+def _without_empty(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The places of the episodes without steps, and the lengths of the others."""
+    if not lengths.any():
+        raise InputError(f"no episode has a step: all {len(lengths):,} are empty")
+    return np.flatnonzero(lengths == 0), lengths[lengths > 0]
+
+
+def _settled(arrays: StoredArrays, left_out: NDArray[np.int64], exact: Exact) -> StoredArrays:
+    offset, rounded = settle(arrays.observations, arrays.actions, arrays.rewards, arrays.lengths, exact)
+    return replace(arrays, offset=offset, left_out=left_out, rounded=np.array(rounded, np.str_))
 
 
 def _read_leaf(index: int, group: str, leaf: Leaf, array: Any, target: NDArray[np.float32], length: int) -> None:
@@ -163,9 +228,29 @@ def one_hot_or_flat(index: int, name: str, leaf: Leaf, values: NDArray[Any]) -> 
 def _length(index: int, shape: tuple[int, ...]) -> int:
     if len(shape) != 1:
         raise InputError(f"episode {index}: rewards have shape {shape}: they must be one number a step")
-    if shape[0] == 0:
-        raise InputError(f"episode {index} has no steps")
     return shape[0]
+
+
+def _check_empty(index: int, name: str, shape: tuple[int, ...]) -> None:
+    """Raise InputError where an episode without rewards has rows of another array beyond the first observation."""
+    if shape[:1] > ((1,) if name.startswith("observations") else (0,)):
+        raise InputError(f"episode {index} has no steps, but {shape[0]} {name}: an array of it is missing or cut")
+
+
+def flags(index: int, name: str, values: Any) -> NDArray[np.bool_]:
+    """The flags `name` of episode `index` as bool, of whatever type they are.
+
+    Raises:
+        InputError: a value is none of True, False, 1 and 0.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "O":
+        array = np.array(array.tolist())
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"episode {index}: {name} are of type {array.dtype}: they must be True or False, or 1 or 0")
+    if len(bad := array[(array != 0) & (array != 1)]):
+        raise InputError(f"episode {index}: {name} hold {bad[0]}: they must be True or False, or 1 or 0")
+    return array.astype(np.bool_)
 
 
 def check_shape(index: int, name: str, shape: Sequence[int], expected: Sequence[int], length: int) -> None:
@@ -181,7 +266,7 @@ def check_shape(index: int, name: str, shape: Sequence[int], expected: Sequence[
 
 def check_finite(arrays: StoredArrays) -> None:
     """Raise InputError where an array that training reads holds NaN or infinity, naming it and the first episode."""
-    episodes = np.arange(len(arrays.lengths))
+    episodes = arrays.places
     for name, rows in (("observations", arrays.lengths + 1), ("actions", arrays.lengths), ("rewards", arrays.lengths)):
         array = getattr(arrays, name)
         # One pass without a temporary: a sum is finite unless a term is not (or all is too large to train on).
@@ -209,17 +294,34 @@ def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) 
 def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
     """The arrays of Minari's own episodes: for its formats other than HDF5."""
     parts: list[tuple[NDArray[Any], ...]] = []
+    every = []
     for episode in episodes:
-        length = _length(episode.id, np.shape(episode.rewards))
-        flat = [np.asarray(getattr(episode, name)) for name in ("rewards", "terminations", "truncations")]
-        for name, values in zip(("terminations", "truncations"), flat[1:], strict=True):
+        every.append(length := _length(episode.id, np.shape(episode.rewards)))
+        if not length:
+            for name, leaf in (*(("observations", leaf) for leaf in observation), ("actions", action)):
+                _check_empty(episode.id, name, np.shape(_part(episode, name, leaf)))
+            continue
+        ends = []
+        for name in ("terminations", "truncations"):
+            values = np.asarray(getattr(episode, name))
             check_shape(episode.id, name, values.shape, (length,), length)
-        parts.append((observation_rows(episode, observation), _rows(episode, "actions", action, length), *flat))
-    lengths = np.array([len(part[2]) for part in parts], np.int64)
+            ends.append(flags(episode.id, name, values))
+        rows = observation_rows(episode, observation), _rows(episode, "actions", action, length)
+        parts.append((*rows, np.asarray(episode.rewards), *ends))
+    left_out, lengths = _without_empty(np.array(every, np.int64))
     arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
-    for number, field in enumerate(fields(StoredArrays)[:-1]):
-        np.concatenate([part[number] for part in parts], out=getattr(arrays, field.name), casting="same_kind")
-    return arrays
+    names = ("observations", "actions", "rewards", "terminations", "truncations")
+    stored = {name: [part[number] for part in parts] for number, name in enumerate(names)}
+    for name, values in stored.items():
+        np.concatenate(values, out=getattr(arrays, name), casting="same_kind")
+
+    def exact(group: str, columns: NDArray[np.intp], episodes: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        chosen = [stored[group][episode] for episode in episodes]
+        if not any(is_wide(part.dtype) for part in chosen):
+            return None
+        return np.concatenate([part.reshape(len(part), -1)[:, columns] for part in chosen]).astype(np.float64)
+
+    return _settled(arrays, left_out, exact)
 
 
 def observation_rows(episode: Any, observation: Sequence[Leaf]) -> NDArray[Any]:
@@ -232,10 +334,16 @@ def observation_rows(episode: Any, observation: Sequence[Leaf]) -> NDArray[Any]:
     return np.concatenate([_rows(episode, "observations", leaf, length + 1) for leaf in observation], axis=1)
 
 
-def _rows(episode: Any, group: str, leaf: Leaf, rows: int) -> NDArray[Any]:
+def _part(episode: Any, group: str, leaf: Leaf) -> Any:
+    """One array of a nested value."""
     values = getattr(episode, group)
     for key in leaf.name.split("/") if leaf.name else ():
         values = values[int(key.removeprefix("_index_"))] if isinstance(values, tuple) else values[key]
+    return values
+
+
+def _rows(episode: Any, group: str, leaf: Leaf, rows: int) -> NDArray[Any]:
+    values = _part(episode, group, leaf)
     name = f"{group}/{leaf.name}".rstrip("/")
     check_shape(episode.id, name, np.shape(values), (rows, *leaf.shape), len(episode.rewards))
     return one_hot_or_flat(episode.id, name, leaf, np.asarray(values))

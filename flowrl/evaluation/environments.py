@@ -5,6 +5,7 @@ import importlib
 import os
 import traceback
 import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -52,13 +53,13 @@ class FlatObservation(gym.ObservationWrapper, RecordConstructorArgs):
         return self.observation(observation), reward, terminated, truncated, info
 
     def observation(self, observation: Any) -> Any:
-        """The row (d,) of one observation.
+        """The row (d,) of one observation, in the precision in which the environment returned it.
 
         Raises:
             InputError: it does not fit the space.
         """
         try:
-            return gym.spaces.flatten(self._sorted, observation)
+            return np.concatenate(list(_flat(self._sorted, observation)))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise InputError(f"its observation does not fit its space ({kind_and_cause(error)})") from error
 
@@ -73,6 +74,38 @@ def _sorted(space: gym.Space) -> gym.Space:
     if isinstance(space, gym.spaces.Tuple):
         return gym.spaces.Tuple([_sorted(part) for part in space.spaces])
     return space
+
+
+def _flat(space: gym.Space, value: Any) -> Iterator[Any]:
+    """The parts of a row; Gymnasium's `flatten` would cast them to the type that the space declares."""
+    if isinstance(space, gym.spaces.Dict):
+        for name, part in space.spaces.items():
+            yield from _flat(part, value[name])
+    elif isinstance(space, gym.spaces.Tuple):
+        for part, each in zip(space.spaces, value, strict=True):
+            yield from _flat(part, each)
+    elif isinstance(space, gym.spaces.Box | gym.spaces.MultiBinary):
+        yield np.asarray(value).ravel()
+    else:
+        yield gym.spaces.flatten(space, value)
+
+
+class Centred(gym.ObservationWrapper):
+    """Observations less the offset of a dataset, subtracted in float64, see `flowrl.data.precision`.
+
+    Args:
+        env: with flat observations.
+        offset: (observation size,).
+    """
+
+    def __init__(self, env: gym.Env, offset: Sequence[float] | np.ndarray) -> None:
+        super().__init__(env)
+        self._offset = np.asarray(offset, np.float64)
+        self.observation_space = gym.spaces.Box(-np.inf, np.inf, self._offset.shape, np.float64)
+
+    def observation(self, observation: Any) -> np.ndarray:
+        """The observation (d,) less the offset."""
+        return np.asarray(observation, np.float64) - self._offset
 
 
 class OneEpisode(gym.Wrapper):
@@ -208,12 +241,16 @@ def make_vector_env(
     *,
     mode: Literal["sync", "async"] = "sync",
     render_mode: str | None = None,
+    offset: Sequence[float] | np.ndarray | None = None,
 ) -> gym.vector.VectorEnv:
     """`num_envs` copies of one environment, each wrapped in `OneEpisode`.
 
     Call `reset(seed=[...])` with one seed a slot, then `step(actions)`, actions (num_envs, a), until every slot has
     flagged its end. `sync` steps the slots in this process, `async` in one process each (worth it only for
     simulators that take milliseconds a step).
+
+    Args:
+        offset: (observation size,) of the dataset, subtracted from observations in float64; None for none.
 
     Raises:
         InputError: as `make_env`.
@@ -224,12 +261,13 @@ def make_vector_env(
     if mode not in ("sync", "async"):
         raise ValueError(f"unknown vector mode {mode!r}; known are 'sync' and 'async'")
     env = _checked(env)
+    make = partial(_one_episode, env, render_mode, offset)
     if mode == "async":
-        return WorkerProcesses(partial(_one_episode, env, render_mode), num_envs, _name(env))
+        return WorkerProcesses(make, num_envs, _name(env))
     made: list[gym.Env] = []
     try:
         for _ in range(num_envs):
-            made.append(_one_episode(env, render_mode))
+            made.append(make())
         return gym.vector.SyncVectorEnv([partial(_same, one) for one in made])
     except Exception as error:
         for one in made:  # one that allows a few at a time can be made again
@@ -244,9 +282,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _one_episode(env: str | EnvSpec, render_mode: str | None) -> gym.Env:
+def _one_episode(
+    env: str | EnvSpec, render_mode: str | None, offset: Sequence[float] | np.ndarray | None = None
+) -> gym.Env:
     with trusting(True):  # it was checked above, maybe in another process
-        return OneEpisode(make_env(env, render_mode=render_mode))
+        made = make_env(env, render_mode=render_mode)
+    return OneEpisode(made if offset is None else Centred(made, offset))
 
 
 def _same(env: gym.Env) -> gym.Env:

@@ -58,6 +58,7 @@ def play(
     step: int,
     of_dataset: DatasetReference | None = None,
     one_at_a_time: bool = False,
+    offset: Sequence[float] | np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Play every target on the same environment seeds in one vector environment.
 
@@ -68,6 +69,7 @@ def play(
         of_dataset: the reference scores that are stored with the dataset; used where the environment has no other.
         one_at_a_time: play one episode after another, see `flowrl.evaluation.trial`; so it is done as well where not as
              many environments can be made as there are episodes.
+        offset: (observation size,) of the data that it was trained on, see `make_vector_env`.
 
     Returns:
         A row per episode, as `evaluations.jsonl` holds it.
@@ -77,7 +79,7 @@ def play(
     """
     seeds = [evaluation.episode_seed + i for i in range(evaluation.episodes)]
     goals = list(targets) if actor.conditioned else [None]
-    envs = _made(env, 1 if one_at_a_time else len(goals) * len(seeds), evaluation.vector)
+    envs = _made(env, 1 if one_at_a_time else len(goals) * len(seeds), evaluation.vector, offset)
     try:
         results = rollout(actor, envs, goals, seeds, device)
     finally:
@@ -106,13 +108,15 @@ def play(
     ]
 
 
-def _made(env: EnvSpec, slots: int, mode: Literal["sync", "async"]) -> VectorEnv:
+def _made(
+    env: EnvSpec, slots: int, mode: Literal["sync", "async"], offset: Sequence[float] | np.ndarray | None
+) -> VectorEnv:
     try:
-        return make_vector_env(env, slots, mode=mode)
+        return make_vector_env(env, slots, mode=mode, offset=offset)
     except InputError as error:
         if slots == 1:
             raise
-        envs = make_vector_env(env, 1, mode=mode)
+        envs = make_vector_env(env, 1, mode=mode, offset=offset)
         print(f"{error}; {slots} of them are too many, so episodes are played one after another", flush=True)
         return envs
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
+from flowrl.data.spaces import within
 from flowrl.errors import InputError
 from flowrl.protocols import Actor
 
@@ -107,11 +108,14 @@ def any_action(space: gym.Space) -> np.ndarray:
 
 
 def playable(acted: np.ndarray, space: gym.Space) -> np.ndarray:
-    """What an environment is given: real actions (slots, action size) clipped; of one-hot rows (slots, n), numbers."""
+    """What an environment is given: of one-hot rows (slots, n), numbers; other actions (slots, action size) clipped.
+
+    Where the space is of whole numbers, to the nearest of them.
+    """
     if isinstance(space, gym.spaces.Discrete):
         return acted.argmax(-1) + space.start
     assert isinstance(space, gym.spaces.Box)
-    return np.clip(acted.astype(space.dtype), space.low, space.high)
+    return within(acted, space.low, space.high, space.dtype)
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> torch.Tensor:

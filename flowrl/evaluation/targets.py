@@ -44,7 +44,7 @@ def resolve_targets(words: Sequence[str], percentiles: Sequence[float]) -> list[
 def target_cautions(words: Sequence[str], percentiles: Sequence[float]) -> list[str]:
     """A sentence for every target given as a number that is far from the data; takes what `resolve_targets` does."""
     low, high = percentiles[0], percentiles[-1]
-    span = max(high - low, 1e-6)
+    span = max(high - low, 1e-6 * max(abs(low), abs(high)))
     cautions = []
     for word in words:
         try:

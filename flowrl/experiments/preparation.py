@@ -162,6 +162,9 @@ def summarise_returns(
 def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
     """The run's `config.json`: all that decides its numbers, and what is needed to play it without its dataset."""
     dataset = prepared.dataset
+    # These two only where there is something to say, so that runs of earlier versions can be resumed.
+    boundary = {} if dataset.offset is None else {"observation_offset": dataset.offset.tolist()}
+    boundary |= {} if dataset.whole_actions is None else {"whole_actions": dataset.whole_actions}
     return {
         "agent": options.agent,
         "agent_config": prepared.config.record(),
@@ -178,6 +181,7 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
         "observation_columns": prepared.columns,
         "action_size": dataset.actions.shape[1],
         "discrete_start": dataset.discrete_start,
+        **boundary,
         "env_spec": NO_ENVIRONMENT if prepared.env is None else prepared.env.to_json(),
         "device": str(prepared.device),
         "threads": torch.get_num_threads(),

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from flowrl.data import scales
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import Selection
 from flowrl.errors import InputError
@@ -108,6 +109,7 @@ def _evaluate(
         rows = play(
             actor, prepared.env, prepared.targets, evaluation, prepared.device,
             kind=kind, step=step, of_dataset=prepared.reference, one_at_a_time=prepared.trial.one_at_a_time,
+            offset=prepared.dataset.offset,
         )  # fmt: skip
     except InputError as error:
         raise InputError(
@@ -124,6 +126,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
+    warn(*dataset.cautions, *scales.cautions(dataset, prepared.columns))
     warn(*usable_reference(dataset.stored_references)[1], *prepared.config.cautions(dataset, mine, device))
     warn(*prepared.trial.cautions)
     if conditioned:
@@ -134,8 +137,9 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
-    line = f"[{options.name}] {dataset.id}: {size}; {training.precision} on {device}{together}"
-    print(one_line(line), flush=True)
+    lines = [f"{dataset.id}: {size}; {training.precision} on {device}{together}"]
+    for line in (*lines, *scales.sentences(dataset, prepared.columns)):
+        print(one_line(f"[{options.name}] {line}"), flush=True)
 
 
 def _evaluation_metrics(

@@ -51,7 +51,7 @@ class Histogram:
         if isinstance(edges, int) and len(values):
             low, high = float(values.min()), float(values.max())
             # Values that differ by rounding alone leave no room for bins between them.
-            room = max(1e-9 * max(abs(low), abs(high), 1.0), high - low)
+            room = max(1e-9 * (max(abs(low), abs(high)) or 1.0), high - low)
             edges = np.linspace(low, low + room if room > high - low else high, edges + 1)
         counts, bin_edges = np.histogram(values, edges)
         return cls(tuple(bin_edges.tolist()), tuple(counts.tolist()))

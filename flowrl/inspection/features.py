@@ -8,6 +8,7 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
+from flowrl.data.scales import NOTHING, ROUNDING
 from flowrl.data.spaces import Column, columns, leaves
 
 __all__ = ["Feature", "Layout", "features_of"]
@@ -71,14 +72,25 @@ class Feature:
 
 
 def features_of(
-    array: Floats, names: Sequence[Column], low: Floats | None = None, high: Floats | None = None
+    array: Floats,
+    names: Sequence[Column],
+    low: Floats | None = None,
+    high: Floats | None = None,
+    *,
+    offset: Floats | float = 0.0,
 ) -> tuple[Feature, ...]:
-    """Every column of an array (N, d), with its bounds (d,) where it has some."""
+    """Every column of an array (N, d), with its bounds (d,) where it has some.
+
+    Args:
+        offset: (d,) or 0, what the array lies around: added to what is said of it.
+    """
+    around = np.broadcast_to(offset, array.shape[1:])
     return tuple(
         # In rows, columns are far apart in memory: one pass brings them together, all others work on that copy.
         _feature(
             array[:, number].astype(np.float64),
             column,
+            float(around[number]),
             None if low is None else low[number],
             None if high is None else high[number],
         )
@@ -86,22 +98,25 @@ def features_of(
     )
 
 
-def _feature(values: NDArray[np.float64], column: Column, low: float | None, high: float | None) -> Feature:
+def _feature(
+    values: NDArray[np.float64], column: Column, offset: float, low: float | None, high: float | None
+) -> Feature:
     finite = values[np.isfinite(values)]
     non_finite = len(values) - len(finite)
     if not len(finite):
         return Feature(column.name, None, None, None, None, False, non_finite, one_hot=column.one_hot)
     minimum, maximum, std = float(finite.min()), float(finite.max()), float(finite.std())
-    at_low, below = _at_bound(-finite, None if low is None else -low)
-    at_high, above = _at_bound(finite, high)
+    largest = max(abs(minimum), abs(maximum))
+    at_low, below = _at_bound(-finite, None if low is None else -low, largest)
+    at_high, above = _at_bound(finite, high, largest)
     return Feature(
         name=column.name,
-        minimum=minimum,
-        mean=float(finite.mean()),
+        minimum=minimum + offset,
+        mean=float(finite.mean()) + offset,
         std=std,
-        maximum=maximum,
+        maximum=maximum + offset,
         # As the normaliser judges it: rounding alone makes a constant vary.
-        constant=std <= 1e-6 * max(abs(minimum), abs(maximum), 1.0),
+        constant=std <= max(ROUNDING * largest, NOTHING),
         non_finite=non_finite,
         at_low=at_low,
         at_high=at_high,
@@ -110,9 +125,13 @@ def _feature(values: NDArray[np.float64], column: Column, low: float | None, hig
     )
 
 
-def _at_bound(values: Floats, bound: float | None) -> tuple[float | None, int]:
-    """The share of the values at an upper bound or above it, and how many are above by more than rounding."""
+def _at_bound(values: Floats, bound: float | None, largest: float) -> tuple[float | None, int]:
+    """The share of the values at an upper bound or above it, and how many are above by more than rounding.
+
+    Args:
+        largest: of all values, whatever their sign.
+    """
     if bound is None or not np.isfinite(bound):
         return None, 0
-    rounding = 1e-6 * max(1.0, abs(float(bound)))
+    rounding = ROUNDING * max(largest, abs(float(bound)))
     return float((values >= bound - rounding).mean()), int((values > bound + rounding).sum())

@@ -70,7 +70,8 @@ def _inspect(
     statistics = alignment = steering = stitching = None
     if arrays is not None:
         say("summarising the arrays")
-        statistics = summarise(arrays, dataset.episode_indices.tolist(), Layout.of(dataset), references)
+        indices = dataset.episode_indices[arrays.places].tolist()
+        statistics = summarise(arrays, indices, Layout.of(dataset), references)
         if transitions:
             say("checking transitions against the simulator")
             alignment = check_alignment(dataset, env, transitions, np.random.default_rng((seed, 1)))
@@ -87,7 +88,11 @@ def _inspect(
         metadata=metadata(dataset),
         references=references,
         refused=refused,
-        warnings=[*find_warnings(statistics, alignment, references), *unusable_references(dataset)],
+        warnings=[
+            *(() if loaded is None else loaded.cautions),
+            *find_warnings(statistics, alignment, references),
+            *unusable_references(dataset),
+        ],
         statistics=statistics,
         alignment=alignment,
         steering=steering,

@@ -40,13 +40,14 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
                 rows = {
                     (name, array.shape[0]) for name in ("observations", "actions") for array in _arrays(group, name)
                 }
-                if length == 0 or rows - {("observations", length + 1), ("actions", length)}:
+                fitting = {("observations", length + 1), ("actions", length)}
+                if rows - fitting - (set() if length else {("observations", 0)}):
                     wrong.append(int(index))
     except (OSError, KeyError, RuntimeError, AttributeError, IndexError, TypeError):
         return []  # the first refusal says all that is known
     if len(wrong) < 2:
         return []
-    return [f"{len(wrong):,} episodes in all are empty or disagree in length: {listed(wrong)}"]
+    return [f"{len(wrong):,} episodes in all disagree in length: {listed(wrong)}"]
 
 
 def _arrays(group: Any, name: str) -> Iterator[h5py.Dataset]:

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.scales import NOTHING, ROUNDING
 
 __all__ = ["FOLDS", "Gain", "regression_gain"]
 
@@ -100,9 +101,10 @@ def _random_features(inputs: Doubles, generator: np.random.Generator) -> Doubles
 def _standardised(array: Floats) -> Doubles:
     """Columns with mean 0 and deviation 1, outliers cut at 5; those that never vary become 0."""
     array = array.astype(np.float64)
+    rounding = np.maximum(ROUNDING * np.abs(array).max(0), NOTHING)
     array -= array.mean(0)
     std = array.std(0)
-    return np.clip(array / np.where(std > 1e-6, std, np.inf), -5.0, 5.0)
+    return np.clip(array / np.where(std > rounding, std, np.inf), -5.0, 5.0)
 
 
 def held_out_errors(

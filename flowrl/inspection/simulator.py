@@ -136,6 +136,8 @@ def _transition_errors(
     chosen = _drawn([int(i) for i in dataset.episode_indices], episodes, generator)
     each = -(-transitions // len(chosen))
     for stored in dataset.iterate_episodes(chosen):
+        if not len(stored.rewards):  # it was left out
+            continue
         episode = StoredEpisode.of(stored, observation)
         last, finite = episode.last, episode.finite
         inner = generator.choice(last - 1, min(last - 1, max(each - 2, 0)), replace=False) + 1 if last > 1 else []
@@ -190,6 +192,8 @@ def _seeded_replay(
     shifted: list[Replayed] = []
     repeats, steps = True, 0
     for stored in dataset.iterate_episodes(_drawn(tuple(seeds), SEEDED_EPISODES, generator)):
+        if not len(stored.rewards):
+            continue
         episode = StoredEpisode.of(stored, observation)
         if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite:
             continue

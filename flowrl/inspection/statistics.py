@@ -105,7 +105,7 @@ def summarise(arrays: StoredArrays, indices: Sequence[int], layout: Layout, refe
         both_flags=int((terminated & truncated).sum()),
         neither_flag=int((~terminated & ~truncated).sum()),
         early_flags=len(np.unique(episode_of[flagged])),
-        observations=features_of(arrays.observations, layout.observations),
+        observations=features_of(arrays.observations, layout.observations, offset=arrays.offset),
         actions=features_of(arrays.actions, layout.actions, layout.action_low, layout.action_high),
         non_finite=non_finite,
         non_finite_places=places,

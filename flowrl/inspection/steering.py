@@ -81,7 +81,7 @@ def judge_steering(dataset: TrajectoryDataset, references: References, generator
     if len(lengths) < FEW_EPISODES:
         return Steering("no", f"No: {len(lengths)} episode(s) are too few to choose between returns.")
     spread = _spread(returns, lengths, references)
-    if returns.max() - returns.min() <= 1e-6 * max(float(np.abs(returns).max()), 1.0):
+    if returns.max() - returns.min() <= 1e-6 * float(np.abs(returns).max()):
         return Steering("no", "No: all episodes have the same return.", (_spread_sentence(spread),), spread)
     everywhere = regression_gain(dataset, generator)
     start = regression_gain(dataset, generator, within=START) if int(lengths.max()) > START else None

@@ -84,8 +84,10 @@ def judge_stitching(
     if starts is None:
         chosen = generator.choice(dataset.episodes, min(RESETS, dataset.episodes), replace=False)
         starts = dataset.observations[dataset.starts][torch.from_numpy(np.sort(chosen))].double().numpy()
-    if starts.shape[1] != dataset.observations.shape[1]:
+    elif starts.shape[1] != dataset.observations.shape[1]:
         return Stitching("unknown", "Not judged: the environment observes something else than the data hold.")
+    elif dataset.offset is not None:
+        starts = starts - dataset.offset
     radius = step_length(dataset)
     graph = Graph.of(dataset, radius, generator)
     first = torch.from_numpy(starts).float()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.scales import NOTHING, ROUNDING
 
 __all__ = ["Graph", "best_returns", "near_rows", "step_length"]
 
@@ -114,7 +115,8 @@ def near_rows(
 
 def _scaled(dataset: TrajectoryDataset, observations: Tensor) -> Tensor:
     std = dataset.observations.std(0)
-    return observations / torch.where(std > 1e-6, std, torch.inf)
+    rounding = (ROUNDING * dataset.observations.abs().amax(0)).clamp(min=NOTHING)
+    return observations / torch.where(std > rounding, std, torch.inf)
 
 
 def _chosen(dataset: TrajectoryDataset, generator: np.random.Generator) -> Tensor:

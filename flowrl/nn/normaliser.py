@@ -6,20 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.data.dataset import TrajectoryDataset
-
-
-def _spread(values: Tensor, otherwise: float) -> Tensor:
-    """Standard deviation of (N, ...) over N; `otherwise` where rounding alone makes a constant vary."""
-    values = values.double()
-    std = values.std(0, correction=0)
-    return std.masked_fill(std <= 1e-6 * values.abs().amax(0).clamp(min=1.0), otherwise)
+from flowrl.data.scales import action_scale, spread
 
 
 class Normaliser(nn.Module):
     """Scales raw observations, actions and returns for a model, and actions back; a part of the model's weights.
 
     Observations: minus their mean, over their standard deviation (a feature that never varies is only centred).
-    Actions: the action bounds to [-1, 1]. Returns-to-go: over `return_scale`, their standard deviation over steps.
+    Actions: their bounds to [-1, 1], or the data's range where the bounds are far wider, see `flowrl.data.scales`.
+    Returns-to-go: over `return_scale`, their standard deviation over steps.
 
     Args:
         observation_size: features of a raw observation.
@@ -61,12 +56,12 @@ class Normaliser(nn.Module):
         self = cls(dataset.observations.shape[1], dataset.actions.shape[1], columns=columns, discrete=discrete)
         observations = dataset.observations if columns is None else dataset.observations[:, list(columns)]
         self.observation_mean.copy_(observations.double().mean(0))
-        self.observation_std.copy_(_spread(observations, otherwise=1.0))
-        self.action_centre.copy_((dataset.action_high + dataset.action_low) / 2)
-        half_range = (dataset.action_high - dataset.action_low) / 2
-        self.action_half_range.copy_(half_range.masked_fill(half_range == 0, 1.0))
+        self.observation_std.copy_(spread(observations, otherwise=1.0))
+        centre, half_range = action_scale(dataset)
+        self.action_centre.copy_(centre)
+        self.action_half_range.copy_(half_range)
         largest = float(dataset.returns_to_go.abs().max())
-        self.return_scale.copy_(_spread(dataset.returns_to_go, otherwise=largest or 1.0))
+        self.return_scale.copy_(spread(dataset.returns_to_go, otherwise=largest or 1.0))
         return self
 
     def observations(self, raw: Tensor) -> Tensor:

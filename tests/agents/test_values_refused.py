@@ -67,6 +67,14 @@ def test_equal_returns_cannot_scale_rewards():
         small("iql", scale_rewards="returns").for_dataset(dataset)
 
 
+def test_returns_that_differ_by_rounding_cannot_scale_rewards_and_tiny_ones_can():
+    rounded = of([[100.0, 200.0], [100.0, 200.0 + 6e-5]], [False, False])
+    assert len(set(rounded.returns.tolist())) == 2
+    with pytest.raises(InputError, match="scale_rewards is returns"):
+        small("iql", scale_rewards="returns").for_dataset(rounded)
+    small("iql", scale_rewards="returns").for_dataset(of([[1e-9, 2e-9], [2e-9, 2e-9]], [False, False]))
+
+
 def test_what_cannot_be_learned_from_leaves_no_run_folder(tmp_path):
     steps = np.zeros((3, 4))
     discrete = TrajectoryDataset.from_arrays(

@@ -200,6 +200,25 @@ def test_a_rare_mismatch_is_said_and_one_of_rounding_is_not(path):
     assert read_file(save(path, content)).mismatches == 0
 
 
+@pytest.mark.parametrize(("offset", "unit"), [(0.0, 1e-8), (4e6, 1.0), (1.7e9, 1.0)])
+def test_the_last_observation_is_judged_alike_in_all_units(path, offset, unit):
+    content = arrays(60, terminals=(), timeouts=range(9, 60, 10), dtype=np.float64)
+    content["next_observations"][[9, 29]] = content["observations"][[10, 30]]  # these alone repeat
+    expected = read_file(save(path, content))
+    assert (expected.repeated, expected.mismatches) == (2, 0)
+    for name in ("observations", "next_observations"):
+        content[name] = offset + unit * content[name]
+    read = read_file(save(path, content))
+    assert (read.repeated, read.mismatches) == (2, 0)
+    assert read.episodes[1].observations[-1].tolist() == content["next_observations"][19].tolist()
+
+
+def test_the_wider_type_of_two_is_kept(path):
+    content = arrays()
+    content["next_observations"] = content["next_observations"].astype(np.float64) + 1e-9
+    assert read_file(save(path, content)).episodes[0].observations[-1].tolist() == [1003 + 1e-9, 1e-9, 1e-9]
+
+
 def test_what_follows_the_last_flag_is_not_compared(path):
     content = arrays(12, terminals=(3,), timeouts=(8,))
     content["next_observations"][9:] = 5

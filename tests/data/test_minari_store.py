@@ -240,14 +240,45 @@ def test_numbers_that_are_not_finite_are_refused(written, name, value):
     assert refused() == f"{name} hold NaN or infinity, first in episode 2"
 
 
-def test_an_episode_without_steps_is_refused(written):
-    def empty(file):
-        for name in ("actions", "rewards", "terminations", "truncations"):
-            put(file, f"episode_1/{name}", file[f"episode_1/{name}"][:0])
-        put(file, "episode_1/observations", file["episode_1/observations"][:1])
+def emptied(*episodes):
+    """An edit after which these have no steps, as a recording that was broken off after a reset."""
 
-    edit(written, empty)
-    assert refused() == "episode 1 has no steps"
+    def empty(file):
+        for episode in episodes:
+            for name in ("actions", "rewards", "terminations", "truncations"):
+                put(file, f"episode_{episode}/{name}", file[f"episode_{episode}/{name}"][:0])
+            put(file, f"episode_{episode}/observations", file[f"episode_{episode}/observations"][:1])
+
+    return empty
+
+
+def test_an_episode_without_steps_is_left_out_with_a_caution(written):
+    edit(written, emptied(1))
+    dataset = TrajectoryDataset.from_minari(ID)
+    assert dataset.lengths.tolist() == [LENGTHS[0], *LENGTHS[2:]]
+    assert dataset.left_out == (1,)
+    assert re.search(r"no steps.*\b1$", dataset.cautions[0])
+
+
+def test_a_dataset_of_episodes_without_steps_is_refused(written):
+    edit(written, emptied(*range(len(LENGTHS))))
+    assert "no episode has a step" in refused()
+
+
+def test_an_episode_that_lost_its_rewards_is_not_taken_for_one_without_steps(written):
+    edit(written, lambda file: put(file, "episode_1/rewards", file["episode_1/rewards"][:0]))
+    assert refused().startswith("episode 1 has no steps, but")
+
+
+def test_messages_count_the_episodes_that_are_left_out(written):
+    def spoil(file):
+        emptied(0)(file)
+        rewards = file["episode_2/rewards"][()]
+        rewards[0] = np.nan
+        put(file, "episode_2/rewards", rewards)
+
+    edit(written, spoil)
+    assert refused() == "rewards hold NaN or infinity, first in episode 2"
 
 
 def test_a_dataset_without_episodes_is_refused(written):

@@ -11,6 +11,19 @@ from flowrl.inspection.statistics import episode_returns, summarise
 from flowrl.inspection.tables import score_table
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 1.0, 2.0**30])
+def test_histograms_and_columns_are_alike_in_all_units(unit, tiny, tiny_statistics):
+    values = np.array([-1.0, 0.0, 0.5, 1.0])
+    assert Histogram.of(unit * values).counts == Histogram.of(values).counts
+    scaled = replace(tiny, observations=np.float32(unit) * tiny.observations, actions=np.float32(unit) * tiny.actions)
+    bounds = {"action_low": np.array([-unit]), "action_high": np.array([unit])}
+    summary, plain = tiny_statistics(scaled, **bounds), tiny_statistics(tiny)
+    for one, other in zip(summary.observations + summary.actions, plain.observations + plain.actions, strict=True):
+        assert (one.constant, one.at_low, one.at_high, one.outside) == (
+            other.constant, other.at_low, other.at_high, other.outside,
+        )  # fmt: skip
+
+
 def test_counts_lengths_and_returns(tiny, tiny_statistics):
     summary = tiny_statistics()
     assert (summary.episodes, summary.steps) == (3, 6)

@@ -42,6 +42,15 @@ def test_two_halves_of_a_way_are_joined_by_hand():
     assert (without.alone, without.joined, without.verdict) == (2, 8, "unknown")
 
 
+@pytest.mark.parametrize(("offset", "unit"), [(0.0, 1e-9), (1.7e9, 1.0)])
+def test_ways_are_joined_alike_in_all_units(offset, unit):
+    ways = [[offset + unit * place for place in way] for way in ([0, 1, 2], [2, 3, 4])]
+    dataset = line(*ways, rewards=[[1, 1], [1, 5]], terminations=[False, True])
+    start = np.full((3, 1), offset)
+    judged = judge_stitching(dataset, start, 4, NONE | {"flowrl": (0.0, 8.0)}, np.random.default_rng(0))
+    assert (judged.mean, judged.alone, judged.joined, judged.verdict) == (2, 2, 8, "yes")
+
+
 def test_halves_that_do_not_touch_and_what_follows_an_end_are_not_joined():
     apart = line([0, 1, 2], [2.5, 3, 4], rewards=[[1, 1], [1, 5]], terminations=[False, True])
     assert best_returns(graph(apart), 4, lowest=0.0).tolist() == [2, 1, 6, 5]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flowrl.data.d4rl import hdf5
 from flowrl.data.minari_store import Episode
+from flowrl.data.precision import EPSILON
 from flowrl.errors import InputError
 
 HORIZON = 1000  # of the locomotion tasks, whose v0 files have no timeouts
@@ -103,6 +104,7 @@ def _cut(
     if "next_observations" in arrays:
         following = arrays["next_observations"]
         real, mismatches = _compare(following, observations, ends, allow_misaligned)
+        last = last.astype(np.result_type(last, following))
         last[real] = following[ends[real]]
     episodes = [
         Episode(
@@ -177,10 +179,13 @@ def _compare(
 def _mismatched(following: NDArray[np.floating], observations: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(N-1,): where the next observation is not the next row's, beyond rounding."""
     mismatched = np.empty(len(observations) - 1, np.bool_)
+    # A thousandth of its range at most: a feature may be tiny, or vary by little around a large number.
+    most = 1e-3 * (observations.max(0).astype(np.float64) - observations.min(0))
     for start in range(0, len(mismatched), _ROWS_AT_ONCE):
         stop = min(start + _ROWS_AT_ONCE, len(mismatched))
         # float64: the difference of two float32 may overflow
         ours, theirs = (a.astype(np.float64) for a in (following[start:stop], observations[start + 1 : stop + 1]))
         gap = np.abs(ours - theirs)
-        mismatched[start:stop] = (gap > 1e-5 + 1e-4 * np.abs(theirs)).any(1)
+        rounding = np.maximum(most, EPSILON * np.abs(theirs))
+        mismatched[start:stop] = (gap > np.minimum(1e-5 + 1e-4 * np.abs(theirs), rounding)).any(1)
     return mismatched

@@ -15,9 +15,10 @@ from flowrl.errors import InputError
 def get_dataset(dataset_id: str) -> dict[str, NDArray[Any]]:
     """All steps of a Minari dataset as D4RL's flat dict, N rows each, episodes end to end.
 
-    `observations` (N, o), `actions` (N, a), `rewards` (N,), `next_observations` (N, o) float32; `terminals` (N,) and
-    `timeouts` (N,) bool. As in D4RL, an episode ends where one of the two is set: that includes a last step that the
-    dataset itself neither terminates nor truncates, which is a timeout here. `next_observations` is the dataset's own
+    `observations` (N, o), `actions` (N, a), `rewards` (N,), `next_observations` (N, o) float32, but observations of a
+    clock and the like float64 (see `flowrl.data.precision`); `terminals` (N,) and `timeouts` (N,) bool. As in D4RL, an
+    episode ends where one of the two is set: that includes a last step that the dataset itself neither terminates nor
+    truncates, which is a timeout here. `next_observations` is the dataset's own
     observation t+1, on an episode's last row too.
 
     Raises:
@@ -69,17 +70,17 @@ def sequence_dataset(dataset_id: str) -> Iterator[dict[str, NDArray[Any]]]:
 def _flat(dataset_id: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """`get_dataset`, and the lengths (E,) of the episodes."""
     arrays = read_arrays(open_dataset(dataset_id))
-    lengths = arrays.lengths
+    lengths, observations = arrays.lengths, arrays.raw_observations
     episode_of = np.repeat(np.arange(len(lengths)), lengths)
     rows = np.arange(len(episode_of)) + episode_of  # an episode has one more observation than steps
     last = np.cumsum(lengths) - 1
     timeouts = arrays.truncations.copy()
     timeouts[last] |= ~arrays.terminations[last]
     flat = {
-        "observations": arrays.observations[rows],
+        "observations": observations[rows],
         "actions": arrays.actions,
         "rewards": arrays.rewards,
-        "next_observations": arrays.observations[rows + 1],
+        "next_observations": observations[rows + 1],
         "terminals": arrays.terminations,
         "timeouts": timeouts,
     }
