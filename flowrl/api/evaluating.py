@@ -13,8 +13,10 @@ from flowrl.agents.loading import load_agent, load_policy
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.training import study_run
 from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, choose_environment
+from flowrl.evaluation.agreement import agree
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
+from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
@@ -178,17 +180,19 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     loaded = load_agent(folder, device, rollout=options.rollout, acting_context=options.acting_context)
     config = folder.config() or {}
     try:
-        spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
-        sizes = config["observation_size"], config["action_size"]
+        spec, recorded = config["env_spec"], Recorded.from_config(config)
         config["dataset_returns"]["percentiles"]
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"
         ) from error
-    env = choose_environment(options.env, spec and EnvSpec.from_json(spec), dataset, options.env_kwargs)
-    check_spaces(env, *sizes, discrete_start)
-    warn(*loaded.config.acting_cautions())
-    return _PlayableRun(folder, config, loaded.actor, loaded.step, env)
+    env = choose_environment(options.env, spec and EnvSpec.from_json(spec), recorded.dataset, options.env_kwargs)
+    agreement = agree(env, recorded, chosen=options.env is not None)
+    agreement.check()
+    warn(*agreement.warnings, *loaded.config.acting_cautions())
+    for note in agreement.notes:
+        print(note)
+    return _PlayableRun(folder, config, loaded.actor, loaded.step, agreement.env)
 
 
 def _report(

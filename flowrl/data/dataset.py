@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from flowrl.data import derived, plain_arrays
+from flowrl.data.declared import NOTHING, Declared, of_several
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
@@ -45,6 +46,7 @@ class TrajectoryDataset:
     fingerprint: str  # of lengths, observations, actions and rewards
     discrete_start: int | None = None  # the number of the first of the discrete actions; None: they are real numbers
     weights: Tensor | None = None  # (E,) float64: how often a step of an episode is drawn; None: all steps equally
+    declared: Declared = NOTHING  # what the dataset says about itself
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
@@ -61,15 +63,23 @@ class TrajectoryDataset:
         """Build from an opened dataset and the arrays that were read from it.
 
         Raises:
-            InputError: the arrays hold NaN or infinity.
+            InputError: the arrays hold NaN or infinity, or less than the dataset's metadata say.
         """
+        declared = Declared.of(stored)
+        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards))
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
         else:
             assert isinstance(stored.action_space, gym.spaces.Box)
             low, high, first = stored.action_space.low, stored.action_space.high, None
         return cls.from_stored_arrays(
-            stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
+            stored.id,
+            arrays,
+            action_low=low,
+            action_high=high,
+            env_spec=stored.env_spec,
+            discrete_start=first,
+            declared=declared,
         )
 
     @classmethod
@@ -117,7 +127,16 @@ class TrajectoryDataset:
         low, high = plain_arrays.action_bounds(action_low, action_high, arrays.actions.shape[1], discrete_actions)
         spec = environment_spec(env) if isinstance(env, str) else env
         first = None if discrete_actions is None else 0
-        return cls.from_stored_arrays(id, arrays, action_low=low, action_high=high, env_spec=spec, discrete_start=first)
+        bounds = None if discrete_actions is not None else (tuple(low.tolist()), tuple(high.tolist()))
+        return cls.from_stored_arrays(
+            id,
+            arrays,
+            action_low=low,
+            action_high=high,
+            env_spec=spec,
+            discrete_start=first,
+            declared=Declared(action_bounds=bounds),
+        )
 
     @classmethod
     def from_stored_arrays(
@@ -129,6 +148,7 @@ class TrajectoryDataset:
         action_high: NDArray[np.floating],
         env_spec: EnvSpec | None = None,
         discrete_start: int | None = None,
+        declared: Declared = NOTHING,
     ) -> "TrajectoryDataset":
         """Build from flat arrays; an infinite action bound becomes the extreme of the data.
 
@@ -170,6 +190,7 @@ class TrajectoryDataset:
             action_high=torch.from_numpy(high),
             fingerprint=derived.fingerprint(arrays),
             discrete_start=discrete_start,
+            declared=declared,
         )
 
     @property
@@ -179,6 +200,11 @@ class TrajectoryDataset:
     @property
     def steps(self) -> int:
         return len(self.rewards)
+
+    @property
+    def evaluation_env(self) -> EnvSpec | None:
+        """The environment to judge agents in: the one that is named for that, or else the recorded one."""
+        return self.declared.evaluation_env or self.env_spec
 
     def to(self, device: torch.device | str) -> "TrajectoryDataset":
         """The same dataset on another device."""
@@ -236,6 +262,7 @@ class TrajectoryDataset:
             starts=starts,
             lengths=lengths,
             weights=None if self.weights is None else self.weights[kept],
+            declared=self.declared.of_a_part(),
             fingerprint=f"{self.fingerprint}/{name}",
         )
 
@@ -283,6 +310,7 @@ class TrajectoryDataset:
             ends=torch.repeat_interleave(ends, lengths),
             starts=ends - lengths,
             weights=weights,
+            declared=of_several([dataset.declared for dataset in datasets]),
             action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
             action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
             fingerprint="+".join(dataset.fingerprint for dataset in datasets) + (f"*{list(shares)}" if shares else ""),

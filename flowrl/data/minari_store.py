@@ -16,11 +16,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.data.stored_arrays import check_shape
+from flowrl.data.stored_spec import make_specs_readable
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
@@ -69,7 +71,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
     if not path.exists():
         _download(dataset)
     try:
-        return minari.MinariDataset(path)
+        return minari.MinariDataset(make_specs_readable(MinariStorage.read(path)))
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 

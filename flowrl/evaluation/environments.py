@@ -13,6 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from flowrl.errors import InputError
+from flowrl.evaluation.as_recorded import to_play
 
 __all__ = ["FlatObservation", "OneEpisode", "cores", "make_env", "make_vector_env"]
 
@@ -91,13 +92,15 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> gym.Env:
 
     Observations that are not flat arrays become rows, see `FlatObservation`. A spec of one of our own environments
     gets the registered entry point: the one that an older flowrl stored may name a module that has moved, or that now
-    belongs to another project.
+    belongs to another project. How a stored one was rendered, or reset by itself, is left out.
 
     Raises:
         InputError: the id is not registered (the message names the nearest ones), or it cannot be made here.
     """
-    if isinstance(env, EnvSpec) and env.id.startswith(OURS) and env.id in gym.registry:
-        env = replace(env, entry_point=gym.registry[env.id].entry_point)
+    if isinstance(env, EnvSpec):
+        env = to_play(env)
+        if env.id.startswith(OURS) and env.id in gym.registry:
+            env = replace(env, entry_point=gym.registry[env.id].entry_point)
     keywords: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
     with warnings.catch_warnings():
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.

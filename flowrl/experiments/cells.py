@@ -22,6 +22,7 @@ from flowrl.experiments.preparation import Prepared, is_finished, prepare
 from flowrl.report import Run
 from flowrl.training.rows import EVALUATIONS
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.tracking import warn
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 _TAIL = 65_536  # bytes of a log that surely hold its last line
@@ -122,6 +123,7 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
     finished = set()
     prepared: dict[tuple[str, Selection], Prepared] = {}
     ids: dict[str, str] = {}  # of the datasets, and the name that each was given by
+    said: set[str] = set()
     for cell in cells:
         options = cell.options if device is None else replace(cell.options, device=device)
         if not any(dataset == options.dataset for dataset, _ in prepared):
@@ -131,6 +133,10 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
             prepared[data] = prepare(options, prepared.get(data))
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
+        agreement = prepared[data].agreement
+        new = [sentence for sentence in (*agreement.warnings, *agreement.notes) if sentence not in said]
+        said.update(new)
+        warn(*new)
         dataset = prepared[data].dataset.id
         if (known := ids.setdefault(dataset, options.dataset)) != options.dataset:
             raise InputError(f"datasets: {known} and {options.dataset} are both {dataset}: give it once")

@@ -13,8 +13,10 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import load
 from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, choose_environment
+from flowrl.evaluation.agreement import Agreement, agree
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.episodes import versions
+from flowrl.evaluation.recorded import KEPT, Recorded
 from flowrl.evaluation.reference_scores import reference_scores
 from flowrl.evaluation.targets import resolve_targets
 from flowrl.experiments.options import RunOptions
@@ -37,6 +39,8 @@ class Prepared(NamedTuple):
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
+    recorded: Recorded  # what of the whole dataset its environment was compared with
+    agreement: Agreement
 
 
 def prepare(options: RunOptions, like: Prepared | None = None, in_memory: TrajectoryDataset | None = None) -> Prepared:
@@ -58,14 +62,17 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
         return like._replace(config=config, training=training, device=device)
     dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
-    env = choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
-    check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
+    env = choose_environment(options.env, dataset.evaluation_env, dataset.id, options.env_kwargs)
+    recorded = Recorded.of(dataset)
+    agreement = agree(env, recorded, chosen=options.env is not None, dataset=dataset)
+    agreement.check()
+    env = agreement.env
     config = options.config.for_dataset(selected)
     config.check_memory(Normaliser.of(selected, columns), training, device)
     check_record(options.agent, config)
     returns = summarise_returns(dataset, selected, env)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
-    return Prepared(selected, columns, env, targets, returns, config, training, device)
+    return Prepared(selected, columns, env, targets, returns, config, training, device, recorded, agreement)
 
 
 def check_record(agent: str, config: AgentConfig) -> None:
@@ -129,6 +136,7 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
         "selection": asdict(options.selection),
         "fingerprint": dataset.fingerprint,
         "dataset_returns": prepared.returns,
+        KEPT: prepared.recorded.record(),
         "observation_size": dataset.observations.shape[1],
         "observation_columns": prepared.columns,
         "action_size": dataset.actions.shape[1],

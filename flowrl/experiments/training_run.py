@@ -87,12 +87,14 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     """Say what is about to be trained, and what is probably not meant."""
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
-    warn(*prepared.config.cautions(dataset, mine, device))
+    warn(*prepared.agreement.warnings, *prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":
         part = "" if options.selection == Selection() else "the selected part of "
         warn(f"returns are not expected to steer on {part}{options.dataset}: {prepared.returns['steering']['reason']}")
+    for note in prepared.agreement.notes:
+        print(f"[{options.name}] {note}")
     span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""

@@ -36,11 +36,12 @@ class Inspection:
 def metadata(dataset: minari.MinariDataset) -> dict[str, str]:
     """What a dataset says of itself, as text; what it does not say is left out."""
     stored = dataset.storage.metadata
-    env = dataset.env_spec
+    env, judging = dataset.env_spec, dataset._eval_env_spec  # Minari has no public name for it
     entries = {
         "environment": None if env is None else env.id,
         "horizon": None if env is None else env.max_episode_steps,
         "environment arguments": None if env is None or not env.kwargs else env.kwargs,
+        "evaluation environment": None if judging is None or judging == env else judging.id,
         "algorithm": stored.get("algorithm_name"),
         "description": stored.get("description"),
         "requirements": stored.get("requirements"),

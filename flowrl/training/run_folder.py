@@ -23,7 +23,7 @@ _FREE_TO_CHANGE = {"device", "versions", "commit", "threads", "processes"}
 # Replaced by the folder's owner alone.
 _OWNED = ("config.json", "checkpoint.pt", METRICS, EVALUATIONS, "study.json")
 # What follows from the data, which the fingerprint stands for.
-_DERIVED = {"dataset_returns", "observation_size", "action_size"}
+_DERIVED = {"dataset_returns", "recorded", "observation_size", "action_size"}
 
 
 class RunFolder:
