@@ -70,13 +70,13 @@ class Declared:
         )
 
     def check_totals(self, id: str, episodes: int, steps: int) -> None:
-        """Raise InputError where a dataset's arrays hold less than it says: a part of it is missing."""
-        for what, said, held in (("episodes", self.total_episodes, episodes), ("steps", self.total_steps, steps)):
-            if said is not None and held < said:
-                raise InputError(
-                    f"{id} holds {held:,} {what} and its metadata say {said:,} (total_{what}): a part is missing;"
-                    " restore the dataset, or correct its metadata.json"
-                )
+        """Raise InputError where a dataset's arrays hold fewer steps than it says: a part of it is missing."""
+        if self.total_steps is not None and steps < self.total_steps:
+            said = "" if self.total_episodes is None else f" in {self.total_episodes:,} episodes"
+            raise InputError(
+                f"{id} holds {steps:,} steps in {episodes:,} episodes, and its metadata say {self.total_steps:,}{said}"
+                " (total_steps): a part is missing; restore the dataset, or correct its metadata.json"
+            )
 
     def of_a_part(self) -> "Declared":
         """What holds of some of the episodes; reset options stay those of all, as target returns do."""
