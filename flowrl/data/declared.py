@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ class Declared:
         """
         space, whole = stored.action_space, len(stored.episode_indices) == stored.storage.total_episodes
         try:
-            metadata = _read_episodes(stored)
+            metadata, more = _read_episodes(stored)
             options = [_options(row) for row in metadata]
         except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(f"the episodes' metadata of {stored.id} cannot be read: {cause(error)}") from error
@@ -66,7 +65,7 @@ class Declared:
             action_bounds=bounds,
             total_episodes=int(stored.storage.total_episodes) if whole else None,
             total_steps=int(stored.storage.total_steps) if whole else None,
-            more_episodes=whole and _has_more(stored),
+            more_episodes=whole and more,
         )
 
     def check_totals(self, id: str, episodes: int, steps: int) -> None:
@@ -112,17 +111,23 @@ def _sum(numbers: Sequence[int | None]) -> int | None:
     return sum(known) if len(known) == len(numbers) else None
 
 
-def _read_episodes(stored: minari.MinariDataset) -> list[dict[str, Any]]:
-    """The metadata of the first episode and of others, up to `MOST_READ` of them, in their order."""
+def _read_episodes(stored: minari.MinariDataset) -> tuple[list[dict[str, Any]], bool]:
+    """The metadata of the first episode and of others, up to `MOST_READ` of them, in their order.
+
+    Returns:
+        Also whether the files hold an episode after the last.
+    """
     indices = [int(index) for index in stored.episode_indices]
+    following = f"episode_{max(indices, default=-1) + 1}"
     if len(indices) > MOST_READ:
         drawn = np.random.default_rng(0).choice(len(indices) - 1, MOST_READ - 1, replace=False) + 1
         indices = [indices[0], *(indices[number] for number in sorted(drawn))]
-    file = Path(stored.storage.data_path) / "main_data.hdf5"
-    if not file.exists():
-        return list(stored.storage.get_episode_metadata(indices))
+    folder = Path(stored.storage.data_path)
+    if not (file := folder / "main_data.hdf5").exists():
+        more = (folder / following.removeprefix("episode_")).is_dir()
+        return list(stored.storage.get_episode_metadata(indices)), more
     with h5py.File(file, "r") as opened:
-        return [_attributes(opened, index) for index in indices]
+        return [_attributes(opened, index) for index in indices], following in opened
 
 
 def _attributes(file: h5py.File, index: int) -> dict[str, Any]:
@@ -132,15 +137,6 @@ def _attributes(file: h5py.File, index: int) -> dict[str, Any]:
     kept = [name for name in names if name == b"seed" or name.startswith(b"options/")]
     attributes = h5py.Group(group).attrs
     return unflatten_dict({name.decode(): attributes[name.decode()] for name in kept})
-
-
-def _has_more(stored: minari.MinariDataset) -> bool:
-    folder, following = Path(stored.storage.data_path), int(stored.storage.total_episodes)
-    if not (file := folder / "main_data.hdf5").exists():
-        return (folder / str(following)).is_dir()
-    with suppress(OSError), h5py.File(file, "r") as opened:
-        return f"episode_{following}" in opened
-    return False
 
 
 def _options(row: Mapping[str, Any]) -> Options:

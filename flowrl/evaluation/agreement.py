@@ -143,9 +143,8 @@ def _of_itself(recorded: Recorded) -> Iterator[Finding]:
     if recorded.outside:
         yield Finding(
             "doubtful",
-            f"{recorded.outside:,} numbers in the actions of {recorded.dataset} lie outside of its bounds of actions,"
-            f" {recorded.action_bounds}: the data reach from {recorded.actions}, and agents are trained on them as they"
-            " are",
+            f"{recorded.outside:,} numbers in the actions of {recorded.dataset} lie outside of its bounds,"
+            f" {recorded.action_bounds}: they reach from {recorded.actions}, and what agents do is kept within",
         )
 
 
