@@ -18,7 +18,9 @@ import tyro
 from flowrl.data.minari_store import dataset_path, local_ids
 from flowrl.envs.collecting import CollectedDataset, collect
 from flowrl.errors import InputError
+from flowrl.evaluation.agreement import cautions_of
 from flowrl.scripts.cli import parse, run, typed
+from flowrl.training.tracking import warn
 
 QUANTILES = (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1)
 
@@ -81,6 +83,7 @@ def main(args: Args) -> None:
         progress=True,
     )
     _print(collected)
+    warn(*cautions_of(collected.dataset_id))
 
 
 def _print(collected: CollectedDataset) -> None:

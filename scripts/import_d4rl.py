@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from flowrl.data.d4rl import import_d4rl
+from flowrl.evaluation.agreement import cautions_of
 from flowrl.scripts.cli import parse, run, typed
 from flowrl.training.tracking import warn
 
@@ -55,6 +56,7 @@ def main(args: Args) -> None:
     print("\n".join(imported.summary()))
     if imported.file.mismatches:
         warn(f"{imported.source}: some flags are not where the episodes end")
+    warn(*cautions_of(imported.dataset_id))
     print(f"next: {typed('train')} flow --dataset {imported.dataset_id}")
 
 

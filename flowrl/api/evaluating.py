@@ -15,8 +15,10 @@ from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
 from flowrl.data.unreadable_environment import read_spec
 from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, choose_environment
+from flowrl.evaluation.agreement import agree
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
+from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.reference_scores import DatasetReference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
 from flowrl.evaluation.trial import Trial, try_environment
@@ -223,8 +225,7 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     loaded = load_agent(folder, device, rollout=options.rollout, acting_context=options.acting_context)
     config = folder.config() or {}
     try:
-        spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
-        sizes = config["observation_size"], config["action_size"]
+        spec, recorded = config["env_spec"], Recorded.from_config(config)
         if config["dataset_returns"]["percentiles"] is None:
             raise KeyError("dataset_returns.percentiles")
         reference = DatasetReference.from_record(config["dataset_returns"].get("reference"))
@@ -236,10 +237,15 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
         raise InputError(f"{folder.path / 'config.json'} is damaged: {error}") from error
     if spec == NO_ENVIRONMENT and options.env is None:
         raise InputError(f"run {folder.path} was trained without an environment: choose one to play it in (env)")
-    env = choose_environment(options.env, _stored_spec(folder, spec, options), dataset, options.env_kwargs)
-    check_spaces(env, *sizes, discrete_start)
-    warn(*loaded.config.acting_cautions())
-    return _PlayableRun(folder, config, loaded.actor, loaded.step, env, reference)
+    stored = _stored_spec(folder, spec, options)
+    env = choose_environment(options.env, stored, recorded.dataset, options.env_kwargs)
+    agreement = agree(env, recorded, chosen=options.env is not None)
+    agreement.check()
+    assert agreement.env is not None
+    warn(*agreement.warnings, *loaded.config.acting_cautions())
+    for note in agreement.notes:
+        print(one_line(note))
+    return _PlayableRun(folder, config, loaded.actor, loaded.step, agreement.env, reference)
 
 
 def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from flowrl.data import derived, plain_arrays, precision
+from flowrl.data.declared import NOTHING, Declared, of_several
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset, stored_references
 from flowrl.data.spaces import integer_type
@@ -54,6 +55,7 @@ class TrajectoryDataset:
     whole_actions: str | None = None  # the integer type of whole-number actions, as int64; None for all others
     left_out: tuple[int, ...] = ()  # places in the stored dataset of episodes without steps; of a selection none
     cautions: tuple[str, ...] = ()  # what was left out or lost as the data were read, a sentence each
+    declared: Declared = NOTHING  # what the dataset says about itself
 
     @classmethod
     def from_minari(cls, dataset: str) -> "TrajectoryDataset":
@@ -70,8 +72,10 @@ class TrajectoryDataset:
         """Build from an opened dataset and the arrays that were read from it.
 
         Raises:
-            InputError: the arrays hold NaN or infinity.
+            InputError: the arrays hold NaN or infinity, or less than the dataset's metadata say.
         """
+        declared = Declared.of(stored)
+        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards))
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first, whole = np.zeros(1), np.ones(1), int(stored.action_space.start), None
         else:
@@ -79,7 +83,13 @@ class TrajectoryDataset:
             assert isinstance(space, gym.spaces.Box)
             low, high, first, whole = space.low, space.high, None, integer_type(space)
         dataset = cls.from_stored_arrays(
-            stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
+            stored.id,
+            arrays,
+            action_low=low,
+            action_high=high,
+            env_spec=stored.env_spec,
+            discrete_start=first,
+            declared=declared,
         )
         return replace(
             dataset,
@@ -133,7 +143,16 @@ class TrajectoryDataset:
         low, high = plain_arrays.action_bounds(action_low, action_high, arrays.actions.shape[1], discrete_actions)
         spec = environment_spec(env) if isinstance(env, str) else env
         first = None if discrete_actions is None else 0
-        return cls.from_stored_arrays(id, arrays, action_low=low, action_high=high, env_spec=spec, discrete_start=first)
+        bounds = None if discrete_actions is not None else (tuple(low.tolist()), tuple(high.tolist()))
+        return cls.from_stored_arrays(
+            id,
+            arrays,
+            action_low=low,
+            action_high=high,
+            env_spec=spec,
+            discrete_start=first,
+            declared=Declared(action_bounds=bounds),
+        )
 
     @classmethod
     def from_stored_arrays(
@@ -145,6 +164,7 @@ class TrajectoryDataset:
         action_high: NDArray[np.floating],
         env_spec: EnvSpec | None = None,
         discrete_start: int | None = None,
+        declared: Declared = NOTHING,
     ) -> "TrajectoryDataset":
         """Build from flat arrays; an infinite action bound becomes the extreme of the data.
 
@@ -189,6 +209,7 @@ class TrajectoryDataset:
             offset=arrays.offset if arrays.offset.any() else None,
             left_out=tuple(arrays.left_out.tolist()),
             cautions=derived.cautions(id, arrays),
+            declared=declared,
         )
 
     @property
@@ -198,6 +219,11 @@ class TrajectoryDataset:
     @property
     def steps(self) -> int:
         return len(self.rewards)
+
+    @property
+    def evaluation_env(self) -> EnvSpec | None:
+        """The environment to judge agents in: the one that is named for that, or else the recorded one."""
+        return self.declared.evaluation_env or self.env_spec
 
     def to(self, device: torch.device | str) -> "TrajectoryDataset":
         """The same dataset on another device."""
@@ -256,6 +282,7 @@ class TrajectoryDataset:
             lengths=lengths,
             weights=None if self.weights is None else self.weights[kept],
             left_out=(),
+            declared=self.declared.of_a_part(),
             fingerprint=f"{self.fingerprint}/{name}",
         )
 
@@ -304,6 +331,7 @@ class TrajectoryDataset:
             ends=torch.repeat_interleave(ends, lengths),
             starts=ends - lengths,
             weights=weights,
+            declared=of_several([dataset.declared for dataset in datasets]),
             action_low=torch.stack([dataset.action_low for dataset in datasets]).amin(0),
             action_high=torch.stack([dataset.action_high for dataset in datasets]).amax(0),
             offset=datasets[0].offset,

@@ -16,11 +16,13 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
+from minari.dataset.minari_storage import MinariStorage
 from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
 from flowrl.data.stored_arrays import check_shape
+from flowrl.data.stored_spec import make_specs_readable
 from flowrl.data.unreadable_environment import open_without_environment
 from flowrl.errors import InputError, cause
 
@@ -83,7 +85,8 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
             print(f"the folder {dataset} holds no dataset: it has no metadata.json", flush=True)
         _download(dataset)
     try:
-        return open_without_environment(path) or minari.MinariDataset(path)
+        stored = open_without_environment(path)
+        return stored or minari.MinariDataset(make_specs_readable(MinariStorage.read(path)))
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 

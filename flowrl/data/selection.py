@@ -55,7 +55,7 @@ def load(dataset: str | TrajectoryDataset, selection: Selection, env: str | None
         return Loaded(dataset, _select(dataset, selection), columns)
     names, shares = _parts(dataset)
     datasets = [TrajectoryDataset.from_minari(resolve(name)) for name in names]
-    specs = {part.env_spec.id: part for part in datasets if part.env_spec is not None}
+    specs = {part.evaluation_env.id: part for part in datasets if part.evaluation_env is not None}
     if len(specs) > 1 and env is None:
         raise InputError(f"{dataset} mixes the environments {', '.join(specs)}: env must name one")
     selected = [_select(part, selection) for part in datasets]

@@ -7,24 +7,22 @@ import minari
 from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_storage import MinariStorage
 
+from flowrl.data.stored_spec import make_specs_readable, without_unknown
 from flowrl.errors import InputError, kind_and_cause
 
 __all__ = ["environment_problem", "open_without_environment", "read_spec"]
 
 _STORED = ("env_spec", "eval_env_spec")
-_OF_OLD_GYMNASIUM = ('"order_enforce": true,', '"apply_api_compatibility": false,', '"autoreset": false, ')
 
 
 def read_spec(text: Any) -> EnvSpec:
-    """The specification that a JSON text holds, also where Gymnasium before 1.0 wrote it.
+    """The specification that a JSON text holds, also where another version of Gymnasium wrote it.
 
     Raises:
         InputError: it cannot be read, in the words of the error alone.
     """
     try:
-        for field in _OF_OLD_GYMNASIUM:
-            text = text.replace(field, "")
-        spec = EnvSpec.from_json(text)
+        spec = EnvSpec.from_json(without_unknown(text))
     except Exception as error:  # JSON of any shape meets a dataclass
         raise InputError(kind_and_cause(error.__cause__ or error)) from error
     if not isinstance(spec.kwargs, dict):
@@ -51,7 +49,11 @@ def open_without_environment(path: Path) -> minari.MinariDataset | None:
     storage = MinariStorage.read(path)
     kind = type(type(storage).__name__, (_WithoutEnvironment, type(storage)), {"problems": problems})
     return minari.MinariDataset(
-        kind(storage.data_path, storage.observation_space, storage.action_space, jpeg_encoding=storage.jpeg_encoding)
+        make_specs_readable(
+            kind(
+                storage.data_path, storage.observation_space, storage.action_space, jpeg_encoding=storage.jpeg_encoding
+            )
+        )
     )
 
 

@@ -109,28 +109,3 @@ def _spec_of(env: gym.Env) -> EnvSpec:
     if name.isidentifier():  # a run keeps the spec as JSON, which holds the name of a class and not the class
         spec = replace(spec, entry_point=f"{spec.entry_point.__module__}:{name}")
     return spec
-
-
-def check_spaces(env: EnvSpec, observation_size: int, action_size: int, discrete_start: int | None) -> None:
-    """Raise InputError where an environment's spaces are not those of the data.
-
-    Args:
-        observation_size: features of an observation in the data, all of them.
-        action_size: features of an action, or the number of discrete actions.
-        discrete_start: the number of the first discrete action; None for real actions.
-    """
-    playing = make_env(env)
-    playing.close()
-    observation, action = playing.observation_space, playing.action_space
-    if observation.shape != (observation_size,):
-        raise InputError(
-            f"the observation of {env.id} has shape {observation.shape}: the data have {(observation_size,)}"
-        )
-    if discrete_start is None:
-        expected, same = f"({action_size},)", isinstance(action, gym.spaces.Box) and action.shape == (action_size,)
-    else:
-        expected = f"Discrete({action_size}, start={discrete_start})"
-        same = action == gym.spaces.Discrete(action_size, start=discrete_start)
-    if not same:
-        actual = f"has shape {action.shape}" if isinstance(action, gym.spaces.Box) else f"is {action}"
-        raise InputError(f"the action of {env.id} {actual}: the data have {expected}")

@@ -16,6 +16,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils import RecordConstructorArgs
 
 from flowrl.errors import InputError, cause, kind_and_cause
+from flowrl.evaluation.as_recorded import to_play
 from flowrl.evaluation.guard import RAISED, Guarded, five, two
 from flowrl.evaluation.trust import check_spec, trusting
 from flowrl.evaluation.worker_processes import WorkerProcesses
@@ -155,8 +156,8 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> Guarded:
 
     Observations that are not flat arrays become rows, see `FlatObservation`, and what the environment does amiss is a
     sentence, see `Guarded`. A spec of one of our own environments gets the registered entry point: the one that an
-    older flowrl stored may name a module that has moved, or that now belongs to another project. A `render_mode` of the
-    spec is left out: there is a picture, or a window, only where this call asks for it.
+    older flowrl stored may name a module that has moved, or that now belongs to another project. How a stored one was
+    rendered, or reset by itself, is left out: there is a picture, or a window, only where this call asks for it.
 
     Raises:
         InputError: the id is not registered (the message names the nearest ones), it cannot be made here, or a spec
@@ -183,6 +184,7 @@ def _checked(env: str | EnvSpec) -> str | EnvSpec:
     """
     if not isinstance(env, EnvSpec):
         return env
+    env = to_play(env)
     if env.id.startswith(OURS) and env.id in gym.registry:
         env = replace(env, entry_point=gym.registry[env.id].entry_point)
     try:

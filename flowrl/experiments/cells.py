@@ -124,6 +124,7 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
     finished = set()
     prepared: dict[tuple[str, Selection], Prepared] = {}
     ids: dict[str, str] = {}  # of the datasets, and the name that each was given by
+    said: set[str] = set()
     for cell in cells:
         options = cell.options if device is None else replace(cell.options, device=device)
         if new := not any(dataset == options.dataset for dataset, _ in prepared):
@@ -133,8 +134,11 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
             prepared[data] = prepare(options, prepared.get(data))
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
-        if new:
-            warn(*usable_reference(prepared[data].dataset.stored_references)[1])
+        mine = prepared[data]
+        words = [*mine.agreement.warnings, *mine.agreement.notes, *usable_reference(mine.dataset.stored_references)[1]]
+        new = [sentence for sentence in dict.fromkeys(words) if sentence not in said]
+        said.update(new)
+        warn(*new)
         dataset = prepared[data].dataset.id
         if (known := ids.setdefault(dataset, options.dataset)) != options.dataset:
             raise InputError(f"datasets: {known} and {options.dataset} are both {dataset}: give it once")

@@ -13,8 +13,10 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.selection import load
 from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, choose_environment
+from flowrl.evaluation.agreement import Agreement, agree
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.episodes import EvaluationConfig, versions
+from flowrl.evaluation.recorded import KEPT, Recorded
 from flowrl.evaluation.reference_scores import DatasetReference, reference_scores, usable_reference
 from flowrl.evaluation.targets import resolve_targets
 from flowrl.evaluation.trial import UNTRIED, Trial, try_environment
@@ -39,6 +41,8 @@ class Prepared(NamedTuple):
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
+    recorded: Recorded  # what of the whole dataset its environment was compared with
+    agreement: Agreement
     trial: Trial = UNTRIED  # of the environment; rank 0 alone tries it, and plays
 
 
@@ -61,9 +65,10 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
         config.check_memory(Normaliser.of(like.dataset, like.columns), training, device)
         return like._replace(config=config, training=training, device=device)
     dataset, selected, columns = load(in_memory or options.dataset, options.selection, options.env)
-    env = _environment(options, dataset)
-    if env is not None:
-        check_spaces(env, dataset.observations.shape[1], dataset.actions.shape[1], dataset.discrete_start)
+    recorded = Recorded.of(dataset)
+    agreement = agree(_environment(options, dataset), recorded, chosen=options.env is not None, dataset=dataset)
+    agreement.check()
+    env = agreement.env
     config = options.config.for_dataset(selected)
     config.check_memory(Normaliser.of(selected, columns), training, device)
     check_record(options.agent, config)
@@ -71,7 +76,7 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     returns = summarise_returns(dataset, selected, env, reference)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
     return Prepared(
-        selected, columns, env, targets, returns, reference, config, training, device,
+        selected, columns, env, targets, returns, reference, config, training, device, recorded, agreement,
         _tried(env, options.evaluation, len(targets)),
     )  # fmt: skip
 
@@ -82,12 +87,12 @@ def _environment(options: RunOptions, dataset: TrajectoryDataset) -> EnvSpec | N
     if options.env is None and dataset.environment_problem is not None:
         problem = f"the environment that dataset {dataset.id} names cannot be read ({dataset.environment_problem})"
         raise InputError(f"{problem}: choose one (env)")
-    if options.env is None and dataset.env_spec is None:
+    if options.env is None and dataset.evaluation_env is None:
         raise InputError(
             f"dataset {dataset.id} names no environment: choose one (env); a training alone can also do without and"
             f" play nothing (env {NO_ENVIRONMENT})"
         )
-    return choose_environment(options.env, dataset.env_spec, dataset.id, options.env_kwargs)
+    return choose_environment(options.env, dataset.evaluation_env, dataset.id, options.env_kwargs)
 
 
 def _tried(env: EnvSpec | None, evaluation: EvaluationConfig, targets: int) -> Trial:
@@ -103,7 +108,7 @@ def _dataset_reference(options: RunOptions, dataset: TrajectoryDataset, env: Env
     usable, _ = usable_reference(dataset.stored_references)
     if usable is None:
         return None
-    of = env if options.env is None else dataset.env_spec
+    of = env if options.env is None else dataset.evaluation_env
     return DatasetReference(usable.random, usable.expert, None if of is None else of.id)
 
 
@@ -177,6 +182,7 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
         "selection": asdict(options.selection),
         "fingerprint": dataset.fingerprint,
         "dataset_returns": prepared.returns,
+        KEPT: prepared.recorded.record(),
         "observation_size": dataset.observations.shape[1],
         "observation_columns": prepared.columns,
         "action_size": dataset.actions.shape[1],

@@ -127,13 +127,15 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
     warn(*dataset.cautions, *scales.cautions(dataset, prepared.columns))
-    warn(*usable_reference(dataset.stored_references)[1], *prepared.config.cautions(dataset, mine, device))
-    warn(*prepared.trial.cautions)
+    warn(*usable_reference(dataset.stored_references)[1], *prepared.agreement.warnings, *prepared.trial.cautions)
+    warn(*prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))
     if conditioned and prepared.returns["steering"]["verdict"] == "no":
         part = "" if options.selection == Selection() else "the selected part of "
         warn(f"returns are not expected to steer on {part}{options.dataset}: {prepared.returns['steering']['reason']}")
+    for note in prepared.agreement.notes:
+        print(f"[{options.name}] {note}")
     span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""

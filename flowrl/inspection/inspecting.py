@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 
 import minari
 import numpy as np
@@ -10,10 +11,13 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
+from flowrl.evaluation.agreement import Agreement, agree
+from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.trust import check_spec, trusting
 from flowrl.inspection.features import Layout
-from flowrl.inspection.references import TRUSTED, References, dataset_references, unusable_references
+from flowrl.inspection.references import TRUSTED, References, dataset_references
 from flowrl.inspection.refusals import load
 from flowrl.inspection.result import Inspection, metadata
 from flowrl.inspection.simulator import check_alignment
@@ -67,7 +71,7 @@ def _inspect(
     arrays, loaded, refused = load(dataset)
     # References belong to the environment that the returns are from, whatever simulator checks them.
     references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)
-    statistics = alignment = steering = stitching = None
+    statistics = alignment = steering = stitching = agreement = None
     if arrays is not None:
         say("summarising the arrays")
         indices = dataset.episode_indices[arrays.places].tolist()
@@ -80,19 +84,20 @@ def _inspect(
         by_trust = {name: references[name] for name in TRUSTED}
         steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
         say("judging whether it needs stitching")
-        playing = (env or loaded.env_spec) if transitions else None
-        stitching = _stitching(loaded, playing, by_trust, seed)
+        if transitions:
+            agreement = _agreement(loaded, env)
+        stitching = _stitching(loaded, None if agreement is None else agreement.env, by_trust, seed)
+    warnings = find_warnings(statistics, alignment, references)
+    if agreement is not None:
+        refused = [*refused, *(finding.sentence for finding in agreement.findings if finding.kind == "wrong")]
+        warnings += [*agreement.warnings, *agreement.notes]
     return Inspection(
         id=dataset.id,
         fingerprint=None if loaded is None else loaded.fingerprint,
         metadata=metadata(dataset),
         references=references,
         refused=refused,
-        warnings=[
-            *(() if loaded is None else loaded.cautions),
-            *find_warnings(statistics, alignment, references),
-            *unusable_references(dataset),
-        ],
+        warnings=warnings,
         statistics=statistics,
         alignment=alignment,
         steering=steering,
@@ -100,13 +105,24 @@ def _inspect(
     )
 
 
-def _stitching(dataset: TrajectoryDataset, env: str | EnvSpec | None, references: References, seed: int) -> Stitching:
+def _agreement(dataset: TrajectoryDataset, env: str | None) -> Agreement | None:
+    """With the environment that it would be played in; None where there is none, or it cannot be made here."""
+    with suppress(ValueError):  # the alignment says why
+        spec = choose_environment(env, dataset.evaluation_env, dataset.id)
+        # Numbers in actions outside of their bounds are in the statistics.
+        recorded = replace(Recorded.of(dataset), outside=0)
+        return agree(spec, recorded, chosen=env is not None, dataset=dataset)
+    return None
+
+
+def _stitching(dataset: TrajectoryDataset, env: EnvSpec | None, references: References, seed: int) -> Stitching:
     """Judged from where `env` starts, or where that cannot be made here from where the data do."""
     starts = None
     if env is not None:
         with suppress(ValueError):  # the alignment says why
             starts = evaluation_starts(env, seed)
-    horizon = None if dataset.env_spec is None else dataset.env_spec.max_episode_steps
+    judging = dataset.evaluation_env
+    horizon = None if judging is None else judging.max_episode_steps
     return judge_stitching(dataset, starts, horizon, references, np.random.default_rng((seed, 3)))
 
 

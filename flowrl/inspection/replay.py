@@ -107,13 +107,14 @@ def replay(
     observations: NDArray[np.floating],
     actions: NDArray[Any],
     rewards: NDArray[np.floating],
+    options: dict[str, Any] | None = None,
 ) -> Replayed:
-    """Reset with `seed`, play the T stored actions and compare with the T+1 stored observations and T rewards.
+    """Reset with `seed` and `options`, play the T stored actions, and compare the T+1 observations and T rewards.
 
     Works for any environment, whatever its wrappers: actions are given as they were stored, numbers where Discrete.
     Where the environment ends earlier than the stored episode, the errors from there on are infinite.
     """
-    observation, _ = env.reset(seed=seed)
+    observation, _ = env.reset(seed=seed, options=options)
     first = distance(observation, observations[0])
     errors, reward_errors = np.full(len(actions), np.inf), np.full(len(actions), np.inf)
     for step, action in enumerate(actions):

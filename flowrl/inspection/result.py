@@ -37,11 +37,13 @@ class Inspection:
 def metadata(dataset: minari.MinariDataset) -> dict[str, str]:
     """What a dataset says of itself, as text; what it does not say is left out."""
     stored = dataset.storage.metadata
-    env, problem = dataset.env_spec, environment_problem(dataset)
+    env, judging = dataset.env_spec, dataset._eval_env_spec  # Minari has no public name for it
+    problem = environment_problem(dataset)
     entries = {
         "environment": env.id if env is not None else problem and f"cannot be read ({problem})",
         "horizon": None if env is None else env.max_episode_steps,
         "environment arguments": None if env is None or not env.kwargs else env.kwargs,
+        "evaluation environment": None if judging is None or judging == env else judging.id,
         "algorithm": stored.get("algorithm_name"),
         "description": stored.get("description"),
         "requirements": stored.get("requirements"),

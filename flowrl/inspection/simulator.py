@@ -49,7 +49,7 @@ def check_alignment(
             return Alignment("unknown", f"Not checked: {error}.", env_id=env_name)
         if (mismatch := _space_mismatch(dataset, env)) is not None:
             return Alignment("unknown", f"Not checked: {mismatch}.", env_id=env_name)
-        env.reset(seed=0)
+        env.reset(seed=0, options=_reset_options(dataset, int(dataset.episode_indices[0])))
         errors = _transition_errors(dataset, env, transitions, generator)
         seeded = _seeded_replay(dataset, env, generator, alone=not errors.observations["stored"])
         return judge_alignment(errors, seeded, env_name)
@@ -73,6 +73,12 @@ def reset_seeds(dataset: minari.MinariDataset, indices: Sequence[int]) -> dict[i
         }
     except (OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise InputError(f"the seeds of {dataset.id} cannot be read: {cause(error)}") from error
+
+
+def _reset_options(dataset: minari.MinariDataset, index: int) -> dict[str, Any] | None:
+    """What an episode's reset was given beside its seed, where that was recorded."""
+    (row,) = dataset.storage.get_episode_metadata([index])
+    return row.get("options")
 
 
 @dataclass(frozen=True)
@@ -102,10 +108,12 @@ class StoredEpisode:
         """No observation or action is NaN or infinite."""
         return bool(np.isfinite(self.observations).all() and np.isfinite(self.actions).all())
 
-    def replayed(self, env: gym.Env, seed: int, *, actions_later: int = 0) -> Replayed:
+    def replayed(
+        self, env: gym.Env, seed: int, options: dict[str, Any] | None = None, *, actions_later: int = 0
+    ) -> Replayed:
         """Replay it, with every action taken from so many steps later; the first ones end the row."""
         actions = np.roll(self.actions, -actions_later, 0)
-        return replay(env, seed, self.observations, actions, self.rewards)
+        return replay(env, seed, self.observations, actions, self.rewards, options)
 
 
 def _space_mismatch(dataset: minari.MinariDataset, env: gym.Env) -> str | None:
@@ -197,12 +205,12 @@ def _seeded_replay(
         episode = StoredEpisode.of(stored, observation)
         if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite:
             continue
-        seed = seeds[episode.id]
-        replayed = episode.replayed(env, seed)
+        reset = seeds[episode.id], _reset_options(dataset, episode.id)
+        replayed = episode.replayed(env, *reset)
         if alone:
-            shifted.append(episode.replayed(env, seed, actions_later=1))
+            shifted.append(episode.replayed(env, *reset, actions_later=1))
             if not replays:
-                repeats = np.array_equal(replayed.observations, episode.replayed(env, seed).observations)
+                repeats = np.array_equal(replayed.observations, episode.replayed(env, *reset).observations)
         replays.append(replayed)
         steps += len(episode.rewards)
     return _summarised(replays, shifted, repeats=repeats) if replays else None

@@ -14,7 +14,7 @@ from flowrl.training.stored_json import is_number, is_whole_number, parse_json
 # What may differ between a run and its resumption: it changes where the numbers are made, not which.
 _FREE_TO_CHANGE = {"device", "versions", "commit", "threads", "processes"}
 # What follows from the data, which the fingerprint stands for.
-_DERIVED = {"dataset_returns", "observation_size", "action_size"}
+_DERIVED = {"dataset_returns", "recorded", "observation_size", "action_size"}
 # What makes the weights of a run: its checkpoint and its rows belong to it where these are the same.
 _TRAINED = ("agent", "agent_config", "training", "seed", "dataset", "selection", "fingerprint")
 

@@ -4,7 +4,8 @@ import gymnasium as gym
 import pytest
 
 from flowrl.errors import InputError
-from flowrl.evaluation.environment_choice import check_spaces, read_keywords
+from flowrl.evaluation.agreement import check_spaces
+from flowrl.evaluation.environment_choice import read_keywords
 
 
 def test_the_words_of_an_environments_values():
