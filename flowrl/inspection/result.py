@@ -39,7 +39,7 @@ def metadata(dataset: minari.MinariDataset) -> dict[str, str]:
     stored = dataset.storage.metadata
     env, problem = dataset.env_spec, environment_problem(dataset)
     entries = {
-        "environment": env.id if env is not None else problem and f"cannot be read ({problem})",
+        "environment": env.id if env is not None else problem and f"an environment that cannot be read ({problem})",
         "horizon": None if env is None else env.max_episode_steps,
         "environment arguments": None if env is None or not env.kwargs else env.kwargs,
         "algorithm": stored.get("algorithm_name"),
