@@ -61,9 +61,10 @@ class EpisodePlayer:
         self._observations[0] = observation
         time, terminated, truncated = 0, False, False
         while not (terminated or truncated):
-            action = policy.act(observation, generator)
+            action = np.array(policy.act(observation, generator))  # a copy, which the environment may change
+            self._actions[time] = action
             observation, reward, terminated, truncated, _ = self._env.step(action)
-            self._actions[time], self._rewards[time] = action, reward
+            self._rewards[time] = reward
             time += 1
             self._observations[time] = observation
         terminations, truncations = np.zeros(time, bool), np.zeros(time, bool)

@@ -147,8 +147,8 @@ class OneEpisode(gym.Wrapper):
         if self._over:
             return self._observation, 0.0, False, False, {}
         self._observation, reward, terminated, truncated, _ = self.env.step(action)
-        self._over = bool(terminated or truncated)
-        return self._observation, float(reward), bool(terminated), bool(truncated), {}
+        self._over = terminated or truncated
+        return self._observation, float(reward), terminated, truncated, {}
 
 
 def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> Guarded:

@@ -26,7 +26,7 @@ class Guarded(gym.Wrapper):
 
     `reset` and `step` return observations (d,) that no later step changes, finite numbers of the dtype that the
     environment returned; rewards that are finite floats; and flags that are bools. An array of one number is taken for
-    the number. An action is copied before the environment may change it. `close` never fails, see `close_failure`.
+    the number. `close` never fails, see `close_failure`.
 
     Args:
         name: of the environment, for messages.
@@ -68,11 +68,12 @@ class Guarded(gym.Wrapper):
         """
         self._steps += 1
         try:
-            # An array of actions is the caller's, who may still need it.
-            result = self.env.step(action.copy() if isinstance(action, np.ndarray) else action)
-            observation, reward, terminated, truncated, info = five(result)
+            result = self.env.step(action)
+            if type(result) is not tuple or len(result) != 5:
+                result = five(result)
         except RAISED as error:
             raise self._failed(error) from error
+        observation, reward, terminated, truncated, info = result
         reward = float(reward) if isinstance(reward, float) else self._number(reward)
         if not math.isfinite(reward):
             raise self._amiss(f"reward {reward}", "a finite number")

@@ -40,7 +40,7 @@ def metadata(dataset: minari.MinariDataset) -> dict[str, str]:
     env, judging = dataset.env_spec, dataset._eval_env_spec  # Minari has no public name for it
     problem = environment_problem(dataset)
     entries = {
-        "environment": env.id if env is not None else problem and f"cannot be read ({problem})",
+        "environment": env.id if env is not None else problem and f"an environment that cannot be read ({problem})",
         "horizon": None if env is None else env.max_episode_steps,
         "environment arguments": None if env is None or not env.kwargs else env.kwargs,
         "evaluation environment": None if judging is None or judging == env else judging.id,

@@ -1,5 +1,7 @@
 """What an environment does amiss in the middle of an evaluation is blamed on it, and leaves no result behind."""
 
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from misbehaving import (
     spec_of,
 )
 
+from flowrl.envs.playing import EpisodePlayer
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.episodes import EvaluationConfig, play
@@ -109,12 +112,13 @@ def test_a_first_observation_outlives_the_next_step():
     assert first[:2].tolist() == [7, 0]
 
 
-def test_an_action_that_the_environment_changes_stays_the_callers():
-    action = np.ones(2, np.float32)
-    env = make_env(spec_of(ChangesActions))
-    env.reset(seed=0)
-    env.step(action)
-    assert action.tolist() == [1, 1]
+def test_an_environment_may_change_the_action_it_is_given():
+    assert played(ChangesActions) == played(Sound)
+    kept = np.ones(2, np.float32)
+    policy = SimpleNamespace(act=lambda observation, generator: kept)
+    episode = EpisodePlayer(make_env(spec_of(ChangesActions))).episode(policy, 0, 0)  # pyright: ignore[reportArgumentType]
+    assert kept.tolist() == [1, 1]
+    assert episode.actions.tolist() == [[1, 1]] * LENGTH
 
 
 def test_numbers_are_seen_as_they_are_returned_whatever_is_declared():

@@ -74,7 +74,7 @@ def _spaces(path: Path, file: D4RLFile, env_spec: EnvSpec | None) -> tuple[gym.s
         return observation_space, action_space
     try:
         env = gym.make(env_spec)
-    except (gym.error.Error, ImportError) as error:
+    except (Exception, SystemExit) as error:  # its own code may raise anything
         raise InputError(f"environment {env_spec.id} cannot be made here: {cause(error)}") from error
     env.close()
     for what, space, stored in [
