@@ -15,8 +15,9 @@ from flowrl.training.stored_json import is_number, is_whole_number, parse_json
 _FREE_TO_CHANGE = {"device", "versions", "commit", "threads", "processes"}
 # What follows from the data, which the fingerprint stands for.
 _DERIVED = {"dataset_returns", "recorded", "observation_size", "action_size"}
-# What makes the weights of a run: its checkpoint and its rows belong to it where these are the same.
-_TRAINED = ("agent", "agent_config", "training", "seed", "dataset", "selection", "fingerprint")
+# What makes the weights of a run: its checkpoint and its rows belong to it where these are the same. Of the dataset it
+# is the fingerprint; a name may change.
+_TRAINED = ("agent", "agent_config", "training", "seed", "selection", "fingerprint")
 
 
 def _is_finite(value: Any) -> bool:
@@ -96,7 +97,10 @@ def other_run(before: dict[str, Any], now: dict[str, Any]) -> str | None:
     """What shows that two configurations train other weights, as 'seed is 1, not 0'; None where nothing does."""
     for name in _TRAINED:
         for place, was, is_ in differences(before.get(name), now.get(name), name):
-            return f"{place} is {was}, not {is_}"
+            shown = [f"{place} is {was}, not {is_}"]
+            if name == "fingerprint" and before.get("dataset") != now.get("dataset"):
+                shown.insert(0, f"dataset is {before.get('dataset')}, not {now.get('dataset')}")
+            return ", and its ".join(shown)
     return None
 
 

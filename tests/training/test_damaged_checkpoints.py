@@ -223,7 +223,7 @@ def test_a_finished_run_with_a_damaged_checkpoint_goes_on_and_is_whole_again(
     ("change", "message"),
     [
         ({"seed": 3}, "seed is 3, not 0"),
-        ({"dataset": "other"}, "dataset is other, not random"),
+        ({"dataset": "other", "fingerprint": "y"}, "dataset is other, not random, and its fingerprint is y, not x"),
         ({"fingerprint": "y"}, "fingerprint is y, not x"),
         ({"training": {"steps": 24}}, "training.steps is 24, not 12"),
         ({"agent": "flow"}, "agent is flow, not bc"),
