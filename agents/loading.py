@@ -7,14 +7,14 @@ import torch
 
 from flowrl.agents.policy import Policy
 from flowrl.agents.registry import find_agent
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 from flowrl.nn.acting import RolloutMode
 from flowrl.nn.normaliser import Normaliser
 from flowrl.protocols import Actor
-from flowrl.training.checkpoint import restore
+from flowrl.training.checkpoint import UNFIT, check_run, restore
 from flowrl.training.config import AgentConfig, TrainingConfig
 from flowrl.training.device import choose_device, isolated_rng
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.run_folder import CHECKPOINT, PREVIOUS, RunFolder
 
 
 class LoadedAgent(NamedTuple):
@@ -32,7 +32,7 @@ def load_policy(
     rollout: RolloutMode | None = None,
     acting_context: int | None = None,
 ) -> Policy:
-    """A run's last checkpoint as a policy.
+    """A run's last checkpoint as a policy; with a warning the one before, if the last one is damaged.
 
     Args:
         run_dir: a run folder.
@@ -64,25 +64,27 @@ def load_agent(
         raise InputError(f"{run.path} is no run folder: it holds no config.json")
     checkpoint = run.load()
     if checkpoint is None:
-        raise InputError(f"run folder {run.path} holds no checkpoint yet")
+        spare = f" ({PREVIOUS} is there: rename it to {CHECKPOINT})" if (run.path / PREVIOUS).exists() else ""
+        raise InputError(f"run folder {run.path} holds no checkpoint yet{spare}")
     try:
         settings = type(find_agent(config["agent"]).config).from_record(config["agent_config"])
         training = TrainingConfig(**config["training"])
+        check_run(checkpoint, config, run.path)  # before networks are made as large as a damaged configuration says
         normaliser = Normaliser(
             config["observation_size"],
             config["action_size"],
             columns=config["observation_columns"],
             discrete=config["discrete_start"] is not None,
         )
+        settings = settings.acting(rollout, acting_context)
+        with isolated_rng(0, device):  # the initial weights are replaced at once
+            learner = settings.build(normaliser, training, device)
     except InputError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (*UNFIT, MemoryError) as error:
         raise InputError(
-            f"{run.path / 'config.json'} was written by another version of flowrl: it cannot be loaded ({error})"
+            f"{run.path / 'config.json'} was written by another version of flowrl: it cannot be loaded ({cause(error)})"
         ) from error
-    settings = settings.acting(rollout, acting_context)
-    with isolated_rng(0, device):  # the initial weights are replaced at once
-        learner = settings.build(normaliser, training, device)
     restore(learner, checkpoint, config, run.path)
     learner.actor.train(False)
     return LoadedAgent(learner.actor, settings, checkpoint["step"])

@@ -53,10 +53,11 @@ from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.rollout import playable, rollout
 from flowrl.evaluation.video import record_clip
-from flowrl.files import write_atomically
+from flowrl.files import read_file, write_atomically
 from flowrl.nn.trajectory_actor import Recording, TrajectoryActor
 from flowrl.protocols import Actor
-from flowrl.training.run_folder import RunFolder
+from flowrl.training.run_folder import CHECKPOINT, RunFolder
+from flowrl.training.stored_json import parse_json
 
 FORMAT = 2  # of study.json
 FILE, CLIP = "study.json", "episode.gif"
@@ -85,9 +86,9 @@ def stored_study(run: RunFolder) -> dict[str, Any] | None:
     """The study in the folder of a finished run; None unless it is whole and up to date. Raises as `study` does."""
     key, _ = _key(run)
     try:
-        stored = json.loads((run.path / FILE).read_text())
+        stored = parse_json(read_file(run.path / FILE) or b"")
         whole = stored["key"] == key and (stored["clip"]["file"] is None or (run.path / CLIP).exists())
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return None
     return stored if whole else None
 
@@ -108,7 +109,11 @@ def _key(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
         raise InputError(f"run {run.path} is not finished: it can be studied after its final evaluation")
     if checkpoint is None:
         raise InputError(f"run {run.path} has lost its checkpoint.pt: it cannot be studied without")
-    weights = hashlib.sha256((run.path / "checkpoint.pt").read_bytes()).hexdigest()[:16]
+    if (
+        checkpoint["step"] < config["training"]["steps"]
+    ):  # the last one is damaged, and its episodes are not of this one
+        raise InputError(f"run {run.path} has lost its last {CHECKPOINT}: it can be studied when it is trained again")
+    weights = hashlib.sha256((run.path / CHECKPOINT).read_bytes()).hexdigest()[:16]
     return {"format": FORMAT, "step": checkpoint["step"], "checkpoint": weights} | played, config
 
 

@@ -151,6 +151,7 @@ def evaluate_runs(
         finished = bool(first.folder.final_rows(first.config))  # damaged rows are reported before anything is played
         for run in runs:
             rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
+            rows = run.folder.named(rows)
             run.folder.append(EVALUATIONS, rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
@@ -180,7 +181,8 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     try:
         spec, dataset, discrete_start = config["env_spec"], config["dataset"], config["discrete_start"]
         sizes = config["observation_size"], config["action_size"]
-        config["dataset_returns"]["percentiles"]
+        if config["dataset_returns"]["percentiles"] is None:
+            raise KeyError("dataset_returns.percentiles")
     except (KeyError, TypeError) as error:
         raise InputError(
             f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"

@@ -169,8 +169,18 @@ class Chunks:
         return {"rows": self.rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """See `flowrl.protocols.Sampler`."""
-        self.rows = state["rows"]
+        """See `flowrl.protocols.Sampler`.
+
+        Raises:
+            KeyError, ValueError: it is of another number of rows, or of other data.
+        """
+        rows = state["rows"]
+        if rows is not None:
+            if not isinstance(rows, Tensor) or (rows.shape, rows.dtype) != ((self.batch_size,), torch.int64):
+                raise ValueError(f"the rows of the next batch must be {self.batch_size} whole numbers")
+            if int(rows.min()) < 1 or int(rows.max()) > self.dataset.steps:
+                raise ValueError(f"the rows of the next batch must lie between 1 and {self.dataset.steps}")
+        self.rows = rows
 
 
 def draw_rows(dataset: TrajectoryDataset, count: int, generator: torch.Generator) -> Tensor:

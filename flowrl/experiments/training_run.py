@@ -45,7 +45,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
             distributed.from_rank_zero(held.enter_context, folder.locked())
             config = describe(options, prepared)
             distributed.from_rank_zero(folder.begin, config)
-            if distributed.from_rank_zero(folder.final_rows, config):
+            if distributed.from_rank_zero(folder.is_finished, config):
                 if distributed.rank() == 0:
                     print(f"[{name}] run {folder.path} is finished: nothing to do")
                 return folder.path
@@ -60,7 +60,7 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
                 few = replace(options.evaluation, episodes=options.evaluate_episodes)
                 began = time.perf_counter()
                 rows = play(learner.actor, prepared.env, prepared.targets, few, device, kind="training", step=step)
-                folder.append(EVALUATIONS, rows)
+                folder.append(EVALUATIONS, folder.named(rows))
                 tracker.record(step, *_evaluation_metrics(rows, options, prepared, step, time.perf_counter() - began))
 
             train(
@@ -74,10 +74,10 @@ def run_training(options: RunOptions, dataset: TrajectoryDataset | None = None) 
         print(f"[{name}] final evaluation: {over}{episodes} episodes", flush=True)
         began = time.perf_counter()
         rows = play(learner.actor, prepared.env, prepared.targets, options.evaluation, device, kind="final", step=last)
-        folder.append(EVALUATIONS, rows)
         metrics, line = _evaluation_metrics(rows, options, prepared, last, time.perf_counter() - began)
         with Tracker(folder, name, last, last) as tracker:
             tracker.record(last, metrics | peak_memory(device), line)
+        folder.append(EVALUATIONS, folder.named(rows))  # last of all: they end the run
         print(episodes_table(rows))
         print(f"[{name}] done: {folder.path}")
     return folder.path

@@ -12,28 +12,19 @@ import numpy as np
 
 from flowrl.errors import InputError
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.stored_config import entry
+from flowrl.training.stored_json import parse_json
 
 Row = dict[str, Any]
 
-# What a report needs of `config.json`, and of which kind it must be.
-_NUMBER = (int, float)
-_CONFIG: dict[tuple[str, ...], tuple[type | tuple[type, ...], str]] = {
-    ("agent",): (str, "a name"),
-    ("agent_config",): (dict, "an object"),
-    ("training", "steps"): (int, "a whole number"),
-    ("evaluation", "targets"): (list, "a list of numbers"),
-    ("evaluation", "episodes"): (int, "a whole number"),
-    ("evaluation", "episode_seed"): (int, "a whole number"),
-    ("seed",): (int, "a whole number"),
-    ("dataset",): (str, "a name"),
-    ("dataset_returns", "percentiles"): (list, "a list of numbers"),
-    ("dataset_returns", "mean"): (_NUMBER, "a number"),
-    ("dataset_returns", "mean_by_step"): (_NUMBER, "a number"),
-    ("dataset_returns", "episodes"): (int, "a whole number"),
-    ("dataset_returns", "steps"): (int, "a whole number"),
-    ("fingerprint",): (str, "a text"),
-    ("env_spec",): (str, "an environment's specification"),
-}
+# What a report needs of `config.json`.
+_NEEDED = (
+    *(("agent",), ("agent_config",), ("training", "steps")),
+    *(("evaluation", "targets"), ("evaluation", "episodes"), ("evaluation", "episode_seed")),
+    *(("seed",), ("dataset",)),
+    *(("dataset_returns", name) for name in ("percentiles", "mean", "mean_by_step", "episodes", "steps")),
+    *(("fingerprint",), ("env_spec",)),
+)
 _WITHOUT_TARGET = "bc"  # earlier versions played this agent, which takes no target, once per target all the same
 
 
@@ -82,7 +73,7 @@ class Run:
         """
         config = _checked_config(folder)
         configured = _configured_env_kwargs(config, folder.path / "config.json")
-        rows = folder.rows("evaluations.jsonl")
+        rows = folder.own_rows()
         if not (final := folder.final_rows(config)):
             raise InputError(
                 f"run {folder.path} is not finished: it lacks a final evaluation of its last step with one episode for"
@@ -90,6 +81,8 @@ class Run:
             )
         played = final if episodes is None else episodes
         _check_episodes(played, folder.path)
+        training = [row for row in rows if row["kind"] == "training"]
+        _check_episodes(training, folder.path)
         counted_at = config["evaluation"]["targets"] if targets is None else targets
         at_targets = _at_every_target(played, counted_at)
         seeds = sorted({row["seed"] for row in played})
@@ -107,7 +100,7 @@ class Run:
             },
             episodes=tuple(at_targets),
             played=tuple(played),
-            training_episodes=tuple(_at_every_target([row for row in rows if row["kind"] == "training"], counted_at)),
+            training_episodes=tuple(_at_every_target(training, counted_at)),
             metrics=tuple(folder.rows("metrics.jsonl")),
             study=study,
         )
@@ -158,30 +151,20 @@ def _checked_config(folder: RunFolder) -> Row:
     config, file = folder.config(), folder.path / "config.json"
     if config is None:
         raise InputError(f"{folder.path} is no run folder: it holds no config.json")
-    for path, (kind, words) in _CONFIG.items():
-        value: Any = config
-        for name in path:
-            value = value.get(name) if isinstance(value, dict) else None
-        name = ".".join(path)
-        if value is None:
+    for path in _NEEDED:
+        if entry(config, path) is None:
+            name = ".".join(path)
             raise InputError(f"{file} lacks {name}: train the run again with this version of flowrl, or leave it out")
-        if not isinstance(value, kind) or (kind is list and not _all_numbers(value)):
-            raise InputError(f"{file} is damaged: its {name} must be {words}; restore the file, or train the run again")
-    if len(config["dataset_returns"]["percentiles"]) != 101:
-        raise InputError(f"{file} is damaged: its dataset_returns.percentiles must be 101 numbers; restore the file")
     steering = config["dataset_returns"].get("steering", {"verdict": "", "reason": ""})  # earlier runs have none
     if not (isinstance(steering, dict) and {"verdict", "reason"} <= steering.keys()):
         raise InputError(f"{file} is damaged: its dataset_returns.steering has no verdict and reason; restore the file")
     return config
 
 
-def _all_numbers(values: list[Any]) -> bool:
-    return bool(values) and all(isinstance(value, _NUMBER) for value in values)
-
-
 def _check_episodes(played: Sequence[Row], path: Path) -> None:
     """Raise InputError where returns are not finite, or only some episodes have a target."""
-    if not all(math.isfinite(row["return"]) for row in played):
+    scores = [row[name] for row in played for name in ("return", "score_d4rl", "score_measured")]
+    if not all(math.isfinite(score) for score in scores if score is not None):
         raise InputError(f"run {path} has an episode whose return is not a finite number: train the run again")
     if len({row["target"] is None for row in played}) > 1:
         raise InputError(
@@ -201,7 +184,10 @@ def _at_every_target(rows: Sequence[Row], targets: Sequence[float]) -> list[Row]
 def _configured_env_kwargs(config: Row, file: Path) -> Row:
     """The keyword arguments of the run's own environment."""
     try:
-        return _plain(json.loads(config["env_spec"])["kwargs"])
+        kwargs = parse_json(config["env_spec"])["kwargs"]
+        if not isinstance(kwargs, dict):
+            raise TypeError(f"its keyword arguments are {kwargs!r}")
+        return _plain(kwargs)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{file} is damaged: its env_spec is not one of Gymnasium's; restore the file") from error
 

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Part
-from flowrl.errors import InputError
-from flowrl.protocols import Learner
+from flowrl.errors import InputError, cause
+from flowrl.protocols import Learner, Sampler
 from flowrl.training import distributed
-from flowrl.training.checkpoint import is_finite, restore
+from flowrl.training.checkpoint import UNFIT, is_finite, restore
 from flowrl.training.config import TrainingConfig
 from flowrl.training.device import rng_states, set_rng_states
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.stored_json import is_whole_number
 from flowrl.training.tracking import Tracker
 
 
@@ -75,14 +76,13 @@ def train(
     distributed.seed_own_dropout(seed)
     if (checkpoint := run.load()) is not None:
         restore(learner, checkpoint, run.config() or {}, run.path, dataset.fingerprint)
-        sampler.load_state_dict(checkpoint["sampler"])
-        order.set_state(checkpoint["generators"]["order"])
-        set_rng_states(device, checkpoint["generators"]["ranks"])
-        metrics.load_state_dict(checkpoint["metrics"])
+        _restore_place(sampler, order, metrics, device, checkpoint, run)
         first = checkpoint["step"]
     if len(set(distributed.gather(first))) > 1:
         raise InputError(f"the processes do not see the same checkpoint: {run.path} must be a folder that all share")
-    distributed.from_rank_zero(run.rewind, first)
+    if first > config.steps:
+        raise InputError(f"the checkpoint in {run.path} is of step {first:,}, and steps is {config.steps:,}")
+    distributed.from_rank_zero(run.rewind, first, ended=first == config.steps)
 
     def snapshot(step: int) -> dict[str, Any]:
         return {
@@ -121,9 +121,28 @@ def train(
                 state = snapshot(step)
                 if not is_finite(state["learner"]):
                     raise _diverged(step, "a weight or a statistic is NaN or infinite")
+                tracker.flush()  # a kill after the checkpoint loses no point before it
                 distributed.from_rank_zero(run.save, state)
             if signum:
                 raise Stopped(signum, step)
+
+
+def _restore_place(
+    sampler: Sampler,
+    order: torch.Generator,
+    metrics: "Means",
+    device: torch.device,
+    checkpoint: dict[str, Any],
+    run: RunFolder,
+) -> None:
+    """Set all but the learner to where a run's checkpoint goes on; raise InputError where it does not say."""
+    try:
+        sampler.load_state_dict(checkpoint["sampler"])
+        order.set_state(checkpoint["generators"]["order"])
+        set_rng_states(device, checkpoint["generators"]["ranks"])
+        metrics.load_state_dict(checkpoint["metrics"])
+    except UNFIT as error:
+        raise InputError(f"the checkpoint in {run.path} does not say how to go on: {cause(error)}") from error
 
 
 class Means:
@@ -150,8 +169,17 @@ class Means:
         return {"sums": {name: total.cpu() for name, total in self._sums.items()}, "counts": dict(self._counts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
-        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        """Go on from a `state_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: it is none.
+        """
+        sums, counts = dict(state["sums"]), dict(state["counts"])
+        if sums.keys() != counts.keys() or not all(map(is_whole_number, counts.values())):
+            raise ValueError("its metrics have sums without counts")
+        if not all(isinstance(total, Tensor) and total.ndim == 0 for total in sums.values()):
+            raise ValueError("a sum of its metrics is no scalar")
+        self._sums, self._counts = sums, counts
 
 
 def _check_finite(means: dict[str, float], step: int) -> None:

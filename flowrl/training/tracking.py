@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
 from flowrl.text import duration
-from flowrl.training.run_folder import RunFolder
+
+if TYPE_CHECKING:  # a run folder warns
+    from flowrl.training.run_folder import RunFolder
 
 
 class Tracker:
@@ -24,14 +26,14 @@ class Tracker:
         last_step: the step the run ends at.
     """
 
-    def __init__(self, run: RunFolder, name: str, first_step: int, last_step: int) -> None:
+    def __init__(self, run: "RunFolder", name: str, first_step: int, last_step: int) -> None:
         self.run, self.name, self.last_step = run, name, last_step
         self._first_step = self._step = first_step
         self._time, self._cpu_time = time.perf_counter(), time.process_time()
 
     @cached_property
     def _writer(self) -> SummaryWriter:
-        return SummaryWriter(str(self.run.path), purge_step=self._first_step + 1 if self._first_step else None)
+        return SummaryWriter(str(self.run.path), purge_step=self._first_step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -66,6 +68,11 @@ class Tracker:
         finally:
             self._time += time.perf_counter() - began
             self._cpu_time += time.process_time() - cpu_began
+
+    def flush(self) -> None:
+        """Bring what was recorded into TensorBoard's file; rows are in theirs at once."""
+        if "_writer" in vars(self):
+            self._writer.flush()
 
     def say(self, line: str) -> None:
         """A line on the console."""

@@ -336,6 +336,7 @@ def test_a_failing_cell_is_reported_and_the_others_finish(finished, tmp_path, da
     (broken / "evaluations.jsonl").write_text("{\n{}\n" if damaged == "evaluations.jsonl" else "")
     if damaged != "evaluations.jsonl":
         (broken / damaged).write_text("{")
+        (broken / "checkpoint.previous.pt").write_text("{")
     with pytest.raises(InputError) as caught:
         compare(tmp_path, seeds=1)
     said, listed = str(caught.value).splitlines()
@@ -352,6 +353,7 @@ def test_a_failing_cell_is_reported_and_the_others_finish(finished, tmp_path, da
 @pytest.mark.parametrize(("damaged", "left"), [("metrics.jsonl", {"bc"}), ("checkpoint.pt", {"bc", "flow"})])
 def test_a_finished_cell_that_was_damaged_later_stops_nothing(finished, tmp_path, damaged, left):
     broken = shutil.copytree(finished.out / NAME / "flow-seed0", tmp_path / NAME / "flow-seed0")
+    (broken / "checkpoint.previous.pt").write_text("{")
     lines = (broken / damaged).read_bytes().splitlines(keepends=True)
     (broken / damaged).write_bytes(b"".join([lines[0], b"{\n", *lines[1:]]) if damaged != "checkpoint.pt" else b"{")
     with pytest.raises(InputError) as caught:

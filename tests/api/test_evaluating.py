@@ -220,9 +220,9 @@ def test_what_is_no_run_is_refused_and_not_made_one(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_a_truncated_checkpoint_is_refused(tiny_run):
-    file = tiny_run / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+def test_truncated_checkpoints_are_refused(tiny_run):
+    for file in tiny_run.glob("checkpoint*.pt"):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(InputError, match="checkpoint.pt is damaged"):
         evaluate(tiny_run)
 

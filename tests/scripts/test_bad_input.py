@@ -110,9 +110,9 @@ def test_evaluate_without_a_run(refused, tmp_path, tiny_run):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_a_truncated_checkpoint(refused, tiny_run, tiny_argv, reach_dataset, share):
-    file = tiny_run / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+def test_truncated_checkpoints(refused, tiny_run, tiny_argv, reach_dataset, share):
+    for file in tiny_run.glob("checkpoint*.pt"):
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     (tiny_run / "evaluations.jsonl").unlink()  # else the run is finished
     assert "checkpoint.pt is " in refused(evaluate.start, [tiny_run])
     assert "checkpoint.pt is " in refused(train.start, tiny_argv("flow", tiny_run))

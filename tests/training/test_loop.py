@@ -333,10 +333,10 @@ def test_a_checkpoint_of_another_architecture_is_refused(dataset, tmp_path, othe
 
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
-def test_a_truncated_checkpoint_is_refused(dataset, tmp_path, share):
+def test_truncated_checkpoints_are_refused(dataset, tmp_path, share):
     trained(FLOW, dataset, tmp_path)
-    file = tmp_path / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+    for file in tmp_path.glob("checkpoint*.pt"):
+        file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     with pytest.raises(InputError, match="checkpoint.pt is "):
         trained(FLOW, dataset, tmp_path)
 

@@ -13,6 +13,7 @@ from flowrl import files
 from flowrl.errors import InputError
 from flowrl.files import write_atomically
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.stored_config import identity
 
 CHECKPOINT = {
     "step": 3,
@@ -279,6 +280,7 @@ def test_a_run_folder_below_a_file_is_an_os_error(tmp_path):
 HOLD = """
 import sys
 from flowrl.training.run_folder import RunFolder
+from flowrl.training.stored_config import identity
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.readline()
@@ -313,3 +315,46 @@ def test_a_first_try_without_a_checkpoint_binds_nobody(tmp_path):
     run.save(CHECKPOINT)
     with pytest.raises(InputError, match="training.learning_rate was 0.001 and is 0.01"):
         run.begin({"training": {"learning_rate": 1e-2}})
+
+
+def test_a_whole_last_row_without_its_line_end_is_kept(begun):
+    file = begun.path / "metrics.jsonl"
+    file.write_bytes(b'{"step": 1}\r\n\n{"step": 2}')
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}]
+    begun.append("metrics.jsonl", [{"step": 3}])
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 2}, {"step": 3}]
+    file.write_bytes(b'{"step": 1}\n' + bytes(512))  # as a power failure leaves a block that was never written
+    assert begun.rows("metrics.jsonl") == [{"step": 1}]
+
+
+def test_a_damaged_last_row_that_has_its_line_end_is_reported(begun):
+    (begun.path / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"stop": 2}\n')
+    with pytest.raises(InputError, match=r"line 2 \(its step is missing\)"):
+        begun.rows("metrics.jsonl")
+
+
+def test_a_byte_order_mark_is_no_damage(begun):
+    config = begun.config()
+    for name in ("config.json", "metrics.jsonl"):
+        begun.append("metrics.jsonl", [{"step": 1}])
+        (begun.path / name).write_bytes(b"\xef\xbb\xbf" + (begun.path / name).read_bytes())
+    assert begun.config() == config
+    assert begun.rows("metrics.jsonl") == [{"step": 1}, {"step": 1}]
+
+
+def test_a_runs_name_stays_what_it_is():
+    """Rows that are stored bear it: another form of an old configuration must not change it."""
+    config = {"agent": "flow", "agent_config": {"width": 16}, "training": {"steps": 5}, "seed": 0, "dataset": "d"}
+    name = identity(config | {"fingerprint": "f", "selection": {}})
+    assert name == "c0b2323201cf4b8f"
+    assert identity(config | {"fingerprint": "f", "selection": {}, "device": "cuda", "evaluation": 1}) == name
+    assert identity(config | {"fingerprint": "f", "selection": {}, "seed": 1}) != name
+
+
+def test_a_run_that_is_rewound_to_its_end_drops_the_metrics_of_its_final_evaluation(begun):
+    begun.append("metrics.jsonl", [{"step": 2, "eval/return": 1.0}, {"step": 5, "train/loss": 1.0}])
+    begun.append("metrics.jsonl", [{"step": 5, "eval/return": 2.0}])
+    begun.rewind(5)
+    assert len(begun.rows("metrics.jsonl")) == 3
+    begun.rewind(5, ended=True)
+    assert begun.rows("metrics.jsonl") == [{"step": 2, "eval/return": 1.0}, {"step": 5, "train/loss": 1.0}]

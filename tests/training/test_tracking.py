@@ -107,3 +107,19 @@ def test_the_writer_is_closed_when_training_fails(run):
 )
 def test_durations_as_a_person_says_them(seconds, text):
     assert duration(seconds) == text
+
+
+def test_what_is_flushed_survives_a_kill(run):
+    tracker = Tracker(run, "x", 0, 40)
+    tracker.progress(10, {"train/loss": 1.0})
+    tracker.flush()  # and no closing
+    assert points(run, "train/loss") == [(10, 1.0)]
+    tracker.__exit__(None, None, None)
+
+
+def test_a_run_that_begins_again_draws_no_point_of_its_first_try(run, clock):
+    for value in (1.0, 2.0):
+        with Tracker(run, "x", 0, 40) as tracker:
+            clock.now += 10
+            tracker.progress(10, {"train/loss": value})
+    assert points(run, "train/loss") == [(10, 2.0)]
