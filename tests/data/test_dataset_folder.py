@@ -147,8 +147,8 @@ def test_a_place_that_cannot_be_written_is_named(minari_root, monkeypatch, tmp_p
     (minari_root / "taken").write_text("a file")
     with pytest.raises(InputError, match="cannot be written to .*taken: "):
         check_room("taken/data-v0")
+    monkeypatch.setattr(dataset_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
     with pytest.raises(InputError, match=r"disk of .* is full: 2\.0 MB are left, .* needs 3\.0 MB"):
-        monkeypatch.setattr(dataset_folder.shutil, "disk_usage", lambda path: SimpleNamespace(free=2_000_000))
         check_room(ID, 3_000_000)
     for root in (tmp_path / "file", tmp_path / "file" / "below"):
         (tmp_path / "file").write_text("a file")
