@@ -85,7 +85,7 @@ def stored_study(run: RunFolder) -> dict[str, Any] | None:
     """The study in the folder of a finished run; None unless it is whole and up to date. Raises as `study` does."""
     key, _ = _key(run)
     try:
-        stored = json.loads((run.path / FILE).read_text())
+        stored = json.loads((run.path / FILE).read_text(encoding="utf-8"))
         whole = stored["key"] == key and (stored["clip"]["file"] is None or (run.path / CLIP).exists())
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None

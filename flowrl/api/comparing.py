@@ -12,12 +12,14 @@ from flowrl.experiments.cells import MatrixAgent, finished_cells, make_cells
 from flowrl.experiments.matrix import MatrixOptions, load_runs, report_of, run_matrix
 from flowrl.experiments.options import with_options
 from flowrl.report import Report, write_report
+from flowrl.streams import any_encoding
 
 # Options of a training that the comparison itself sets, and those that must be the same for every agent.
 SET_BY_COMPARISON = ("dataset", "seed", "run_dir", "device", "threads")
 SAME_FOR_ALL = (*SET_BY_COMPARISON, "env", "env_kwargs", "targets", "episodes", "episode_seed", "study")
 
 
+@any_encoding()
 def compare(
     datasets: str | Sequence[str],
     agents: str | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]] = ("flow", "dt"),

@@ -74,7 +74,7 @@ def write_files(folder: Path, dataset_id: str, episodes: Sequence[Episode], abou
             "minari_version": minari.__version__,
             "total_steps": sum(len(episode.rewards) for episode in episodes),
             "total_episodes": len(episodes),
-            "dataset_size": storage.get_size(),
+            "dataset_size": _megabytes(folder),
             **about.metadata,
         }
     )
@@ -93,6 +93,11 @@ def _entries(about: DatasetDescription) -> dict[str, Any]:
     if about.reference_scores is not None:
         entries |= dict(zip(("ref_min_score", "ref_max_score"), about.reference_scores, strict=True))
     return entries
+
+
+def _megabytes(folder: Path) -> float:
+    """The size of a folder's files; Minari's own function fails on a relative path."""
+    return round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1)
 
 
 def _hdf5(episodes: Sequence[Episode]) -> memoryview:

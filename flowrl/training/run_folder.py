@@ -71,7 +71,7 @@ class RunFolder:
         if not file.exists():
             return None
         try:
-            config = json.loads(file.read_text())
+            config = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, RecursionError) as error:
             raise InputError(f"{file} is damaged: {error}") from error
         if not isinstance(config, dict):
