@@ -193,7 +193,8 @@ def _fail(message: str, code: int) -> int:
             return code
         # torchrun ends all processes once one has failed. So rank 0 speaks first, and alone if it has failed too.
         time.sleep(10)
-    print(f"error: {message}", file=sys.stderr)
+    with suppress(OSError):  # stderr may go to a disk that is full
+        print(f"error: {message}", file=sys.stderr)
     return code
 
 

@@ -91,6 +91,7 @@ def test_every_text_file_is_opened_with_an_encoding():
     assert not wrong
 
 
+@pytest.mark.slow
 def test_it_runs_without_what_windows_lacks(tmp_path, minari_root):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "cp1252", "PYTHONUTF8": "0", "MPLBACKEND": "agg",
