@@ -44,7 +44,7 @@ def publishing(path: Path, root: Path) -> Iterator[None]:
 
     It takes milliseconds, so others wait.
     """
-    with FileLock(root / ".lock"):
+    with _locked(root / ".lock"):
         _bring_back(path)
         yield
 
@@ -60,7 +60,13 @@ def one_at_a_time(dataset_id: str, root: Path, waits: Callable[[], None]) -> Ite
         OSError: the root is read-only, or no folder.
     """
     name = hashlib.sha256(dataset_id.encode(errors="surrogatepass")).hexdigest()[:12]
-    file = root / f".making-{name}.lock"
+    with _locked(root / f".making-{name}.lock", waits):
+        yield
+
+
+@contextmanager
+def _locked(file: Path, waits: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Hold a lock that falls with the process, however it dies; its file is gone afterwards."""
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
@@ -70,7 +76,8 @@ def one_at_a_time(dataset_id: str, root: Path, waits: Callable[[], None]) -> Ite
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows keeps an open file
+        # While it is held: who waits for a file that is gone tries again with a new one.
+        with suppress(OSError):  # Windows keeps an open file, and filelock removes it there
             file.unlink()
         lock.release()
 
