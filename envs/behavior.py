@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from gymnasium.spaces import Box, Discrete
 
 from flowrl.errors import InputError
 
@@ -16,11 +17,13 @@ __all__ = [
     "GaussianPolicy",
     "Remembering",
     "UniformPolicy",
+    "action_bounds",
     "policy_record",
     "policy_records",
     "read_policy",
     "shipped_policy",
     "snapshot_path",
+    "valid_action",
 ]
 
 POLICIES = Path(__file__).parent / "policies"
@@ -31,7 +34,7 @@ class BehaviorPolicy(Protocol):
     """Anything that acts on one observation."""
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """Sample an action (a,) with `generator`; without one, return the deterministic action."""
+        """Sample an action (a,), or the number of a Discrete one; without a generator, the deterministic action."""
         ...
 
 
@@ -102,14 +105,39 @@ class UniformPolicy:
     """Uniformly random actions within the bounds; the deterministic action is their centre."""
 
     low: np.ndarray
-    """(a,), least action."""
+    """(a,), least action; or (), the first number of a Discrete one. Bounds of whole numbers have actions of them."""
     high: np.ndarray
-    """(a,), greatest action."""
+    """Greatest action, likewise; it is one of them."""
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """An action (a,), float32, whatever the observation; see `BehaviorPolicy`."""
+        """An action (a,), float32 or int64, whatever the observation; see `BehaviorPolicy`."""
+        if np.issubdtype(self.low.dtype, np.integer):
+            if generator is None:
+                return ((self.low + self.high) // 2)[()]
+            return np.asarray(generator.integers(self.low, self.high, endpoint=True))[()]
         share = 0.5 if generator is None else generator.random(self.low.shape)
         return (self.low + share * (self.high - self.low)).astype(np.float32)
+
+
+def action_bounds(space: Box | Discrete) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the greatest action: (a,) of a Box, () of a Discrete; int64 where actions are whole numbers."""
+    if isinstance(space, Discrete):
+        return np.array(space.start, np.int64), np.array(space.start + space.n - 1, np.int64)
+    if np.issubdtype(space.dtype, np.integer):
+        return space.low.astype(np.int64), space.high.astype(np.int64)
+    return space.low, space.high
+
+
+def valid_action(action: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """A finite action within the bounds that `action_bounds` gives: clipped and, where they are whole, rounded.
+
+    Raises:
+        ValueError: the number of a Discrete action that does not exist.
+    """
+    if not low.shape and not (low <= action <= high and action == np.round(action)):
+        raise ValueError(f"it must return a whole number from {low} to {high}")
+    whole = np.issubdtype(low.dtype, np.integer)
+    return np.clip(np.round(action) if whole else action, low, high).astype(np.int64 if whole else np.float32)[()]
 
 
 def read_policy(path: Path) -> GaussianPolicy | UniformPolicy:

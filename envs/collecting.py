@@ -1,10 +1,10 @@
-"""Collecting a Minari dataset: one of our own, or any policies in any environment with Box spaces."""
+"""Collecting a Minari dataset: one of our own, or any policies in any environment with flat observations."""
 
 import importlib.metadata
+import math
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,18 @@ import gymnasium as gym
 import numpy as np
 from tqdm import tqdm
 
-from flowrl.data.minari_store import COLLECTED_NAMESPACE, DatasetDescription, Episode, dataset_path, write_dataset
+from flowrl.data.minari_store import (
+    COLLECTED_NAMESPACE,
+    DatasetDescription,
+    Episode,
+    check_room,
+    dataset_path,
+    write_dataset,
+)
 from flowrl.envs.behavior import BehaviorPolicy
 from flowrl.envs.mixtures import Mixture, dataset_ids, mixture
 from flowrl.envs.own_policies import own_policy
-from flowrl.envs.playing import play_episodes
+from flowrl.envs.playing import play_episodes, stored_type
 from flowrl.errors import InputError
 from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.environments import cores, make_env
@@ -61,7 +68,7 @@ def collect(
 
     Args:
         dataset_id: one of `flowrl.envs.mixtures.dataset_ids()`; any other id needs `env` and `policies`.
-        env: id of an environment with flat Box spaces and a time limit.
+        env: id of an environment with observations in a flat Box, actions in a flat Box or Discrete, and a time limit.
         policies: share the steps equally, in this order; a text is read by `flowrl.envs.own_policies.own_policy`.
         normalizer: the `.pkl` that VecNormalize saved beside the models of Stable-Baselines3.
         steps: the last episode of each policy is played to its end, so rather more are written. If None: the number
@@ -73,8 +80,9 @@ def collect(
         progress: show a progress bar on stderr.
 
     Raises:
-        InputError: unknown dataset, environment or policy, a number out of range, the dataset exists, or a process
-            that played was killed.
+        InputError: unknown dataset, environment or policy, a number out of range, the dataset exists, it cannot be
+            written where datasets are, or a process that played was killed.
+        OSError: the disk became full while it was written: nothing is left behind.
     """
     recipe = _recipe(dataset_id, env, policies, normalizer)
     path = dataset_path(dataset_id)
@@ -84,11 +92,9 @@ def collect(
             raise InputError(f"{name} is {value}: it must be at least {least}")
     if path.exists() and not force:
         raise InputError(f"dataset {dataset_id} exists already at {path}")
+    check_room(dataset_id, steps * _bytes_of_a_step(recipe))
     began = time.monotonic()
-    try:
-        episodes = _played(recipe, steps, seed, jobs or cores(), progress)
-    except BrokenProcessPool:
-        raise InputError("a process that played was killed: nothing is written, start again") from None
+    episodes = _played(recipe, steps, seed, jobs or cores(), progress)
     seconds = time.monotonic() - began
     _write(dataset_id, recipe, episodes, steps, seed, command, author=None if policies else "flowrl", force=force)
     returns = np.array([episode.rewards.sum() for episode in episodes])
@@ -114,13 +120,24 @@ def _recipe(
     spec = choose_environment(env_id, None, dataset_id)  # one that a dataset can hold
     env = make_env(spec)
     env.close()
-    for what, space in [("observation", env.unwrapped.observation_space), ("action", env.action_space)]:
-        if not isinstance(space, gym.spaces.Box) or len(space.shape) != 1:
-            raise InputError(f"the {what} space of {env_id} is {space}: it must be a flat Box")
+    observations, actions = env.unwrapped.observation_space, env.action_space
+    if not isinstance(observations, gym.spaces.Box) or len(observations.shape) != 1:
+        raise InputError(f"the observation space of {env_id} is {observations}: it must be a flat Box")
+    flat = isinstance(actions, gym.spaces.Box) and len(actions.shape) == 1
+    if not (flat or isinstance(actions, gym.spaces.Discrete)):
+        raise InputError(f"the action space of {env_id} is {actions}: it must be a flat Box or Discrete")
     players = tuple(own_policy(policy, env, normalizer) if isinstance(policy, str) else policy for policy in policies)
     names = ", ".join(policy if isinstance(policy, str) else type(policy).__name__ for policy in policies)
     about = f"{env_id}, played by {names}" + (" in equal shares of steps." if len(policies) > 1 else ".")
     return Mixture(spec, players, names, about, DEFAULT_STEPS)
+
+
+def _bytes_of_a_step(recipe: Mixture) -> int:
+    env = make_env(recipe.env)
+    env.close()
+    spaces = [(env.observation_space, env.observation_space.dtype), (env.action_space, stored_type(env.action_space))]
+    sizes = [math.prod(space.shape or ()) * np.dtype(kind).itemsize for space, kind in spaces]
+    return sum(sizes) + 8 + 2  # the reward and two flags
 
 
 def _played(recipe: Mixture, steps: int, seed: int, jobs: int, progress: bool) -> list[Episode]:
@@ -152,8 +169,6 @@ def _write(
     references = reference_scores(recipe.env.id)
     env = make_env(recipe.env)
     env.close()
-    assert isinstance(env.observation_space, gym.spaces.Box)
-    assert isinstance(env.action_space, gym.spaces.Box)
     # Minari's metadata have no field for these.
     own = references.flowrl
     metadata: dict[str, Any] = {"collection_seed": seed, "collection_steps": steps}

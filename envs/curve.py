@@ -20,14 +20,14 @@ Curve = list[list[Any]]
 
 def read_curve(path: Path) -> Curve:
     """The rows of a file that `write_curve` wrote, as text."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return list(csv.reader(file))[1:]
 
 
 def write_curve(path: Path, curve: Curve) -> None:
     """Write the rows as CSV, all or nothing."""
     partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
+    with partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["steps", "mean_return", "mean_length"], *curve])
     os.replace(partial, path)
 

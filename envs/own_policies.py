@@ -9,18 +9,22 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box
+from gymnasium.spaces import Box, Discrete
 
-from flowrl.envs.behavior import BehaviorPolicy, UniformPolicy
+from flowrl.envs.behavior import BehaviorPolicy, UniformPolicy, action_bounds, valid_action
 from flowrl.errors import InputError, cause
 
 __all__ = ["CallablePolicy", "SB3Policy", "own_policy"]
 
 ALGORITHMS = {
-    **dict.fromkeys(("A2C", "DDPG", "PPO", "SAC", "TD3"), "stable_baselines3"),
-    **dict.fromkeys(("ARS", "CrossQ", "TQC", "TRPO"), "sb3_contrib"),
+    **dict.fromkeys(("A2C", "DDPG", "DQN", "PPO", "SAC", "TD3"), "stable_baselines3"),
+    **dict.fromkeys(("ARS", "CrossQ", "QRDQN", "TQC", "TRPO"), "sb3_contrib"),
 }
-"""Algorithms for continuous actions without memory, and the package of each."""
+"""Algorithms without memory, and the package of each."""
+DISCRETE = ("A2C", "ARS", "DQN", "PPO", "QRDQN", "TRPO")
+"""Those that can have Discrete actions."""
+CONTINUOUS = tuple(name for name in ALGORITHMS if name not in ("DQN", "QRDQN"))
+"""Those that can have actions in a Box."""
 
 
 def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> BehaviorPolicy:
@@ -29,41 +33,47 @@ def own_policy(text: str, env: gym.Env, normalizer: Path | None = None) -> Behav
     Args:
         text: `random` (uniformly random actions), `ALGORITHM:FILE.zip` (a model of Stable-Baselines3, as in
             `ppo:model.zip`), or `MODULE:NAME` (a Python callable: ``NAME(observation, generator)`` gives an action).
-        env: with Box spaces.
+        env: with observations in a Box, and actions in a Box or Discrete.
         normalizer: the `.pkl` that VecNormalize saved beside the model of Stable-Baselines3.
 
     Raises:
         InputError: the text names no policy, the policy cannot be loaded, or it does not fit the environment.
     """
     actions, observations = env.action_space, env.observation_space
-    assert isinstance(actions, Box)
+    assert isinstance(actions, Box | Discrete)
     assert isinstance(observations, Box)
+    low, high = action_bounds(actions)
     if text == "random":
-        if not actions.is_bounded():
+        if isinstance(actions, Box) and not actions.is_bounded():
             raise InputError(f"policy random needs bounded actions: {env.spec and env.spec.id} has {actions}")
-        return UniformPolicy(actions.low, actions.high)
+        return UniformPolicy(low, high)
     before, colon, after = text.partition(":")
     if not colon or not before or not after:
         raise InputError(f"unknown policy {text!r}: write random, MODULE:NAME or ALGORITHM:FILE.zip (ppo:model.zip)")
     if after.endswith(".zip"):
         return _sb3_policy(before, Path(after), normalizer, observations, actions)
-    policy = CallablePolicy(before, after, actions.low, actions.high)
+    policy = CallablePolicy(before, after, low, high)
     if not callable(policy.function):
         raise InputError(f"policy {text!r} is not callable: it must take an observation and a generator")
     return policy
 
 
-def _sb3_policy(algorithm: str, path: Path, normalizer: Path | None, observations: Box, actions: Box) -> "SB3Policy":
-    text, names = f"{algorithm}:{path}", {name.lower(): name for name in ALGORITHMS}
+def _sb3_policy(
+    algorithm: str, path: Path, normalizer: Path | None, observations: Box, actions: Box | Discrete
+) -> "SB3Policy":
+    text = f"{algorithm}:{path}"
+    names = {name.lower(): name for name in (DISCRETE if isinstance(actions, Discrete) else CONTINUOUS)}
     if algorithm.lower() not in names:
         raise InputError(f"policy {text!r}: unknown algorithm {algorithm!r}; known are {', '.join(names)}")
-    policy = SB3Policy(names[algorithm.lower()], path, normalizer, actions.low, actions.high)
+    policy = SB3Policy(names[algorithm.lower()], path, normalizer, *action_bounds(actions))
     for what, of_model, of_env in [
         ("observations", policy.model.observation_space, observations),
         ("actions", policy.model.action_space, actions),
     ]:
         if of_model.shape != of_env.shape:
             raise InputError(f"policy {text!r} has {what} of shape {of_model.shape}, the environment {of_env.shape}")
+        if isinstance(of_env, Discrete) and of_model != of_env:
+            raise InputError(f"policy {text!r} has the actions {of_model}, the environment {of_env}")
     policy.normalise(np.zeros(observations.shape))  # an unusable normaliser fails here and not while playing
     return policy
 
@@ -75,9 +85,9 @@ class CallablePolicy:
     module: str
     name: str
     low: np.ndarray
-    """(a,), least action."""
+    """(a,) or (), least action; see `flowrl.envs.behavior.action_bounds`."""
     high: np.ndarray
-    """(a,), greatest action."""
+    """Greatest action, likewise."""
 
     @cached_property
     def function(self) -> Any:
@@ -92,13 +102,14 @@ class CallablePolicy:
             raise InputError(f"policy {self.module}:{self.name} cannot be imported: {cause(error)}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (a,), clipped to the bounds; see `BehaviorPolicy`.
+        """The action, clipped to the bounds; see `BehaviorPolicy`.
 
         Raises:
-            InputError: it fails, or its action has another shape or is not finite.
+            InputError: it fails, or its action has another shape, is not finite, or is no number of a Discrete one.
         """
+        whole = np.issubdtype(self.low.dtype, np.integer)
         try:
-            action = np.asarray(self.function(observation, generator), np.float32)
+            action = np.asarray(self.function(observation, generator), np.float64 if whole else np.float32)
         except Exception as error:  # it is the user's own code
             raise InputError(f"policy {self.module}:{self.name} failed: {type(error).__name__}: {error}") from error
         if action.shape != self.low.shape or not np.isfinite(action).all():
@@ -106,7 +117,10 @@ class CallablePolicy:
                 f"policy {self.module}:{self.name} returned {action!s} of shape {action.shape}:"
                 f" it must return finite numbers of shape {self.low.shape}"
             )
-        return np.clip(action, self.low, self.high)
+        try:
+            return valid_action(action, self.low, self.high)
+        except ValueError as error:
+            raise InputError(f"policy {self.module}:{self.name} returned {action!s}: {error}") from error
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CallablePolicy, (self.module, self.name, self.low, self.high)
@@ -126,9 +140,9 @@ class SB3Policy:
     normalizer: Path | None
     """The file of `VecNormalize.save`; None where observations were not normalised."""
     low: np.ndarray
-    """(a,), least action."""
+    """(a,) or (), least action; see `flowrl.envs.behavior.action_bounds`."""
     high: np.ndarray
-    """(a,), greatest action."""
+    """Greatest action, likewise."""
 
     @cached_property
     def model(self) -> Any:
@@ -165,7 +179,7 @@ class SB3Policy:
             raise InputError(f"{self.normalizer} cannot be loaded as a VecNormalize: {cause(error)}") from error
 
     def act(self, observation: np.ndarray, generator: np.random.Generator | None = None) -> np.ndarray:
-        """The action (a,), clipped to the bounds; see `BehaviorPolicy`."""
+        """The action, clipped to the bounds; see `BehaviorPolicy`."""
         import torch
 
         # Loading a model seeds torch's generator: load it outside the fork.
@@ -174,7 +188,7 @@ class SB3Policy:
             if generator is not None:
                 torch.manual_seed(int(generator.integers(2**63)))
             action, _ = model.predict(normalised, deterministic=generator is None)
-        return np.clip(action, self.low, self.high).astype(np.float32)
+        return valid_action(action, self.low, self.high)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SB3Policy, (self.algorithm, self.path, self.normalizer, self.low, self.high)

@@ -1,12 +1,7 @@
 """Playing whole episodes with behavior policies, in this process or in several."""
 
-import multiprocessing
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import gymnasium as gym
@@ -15,30 +10,40 @@ from gymnasium.envs.registration import EnvSpec
 
 from flowrl.data.minari_store import Episode
 from flowrl.envs.behavior import BehaviorPolicy, Remembering
+from flowrl.envs.side_by_side import Workers
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
 from flowrl.evaluation.trial import try_environment
 from flowrl.training.tracking import warn
 
-__all__ = ["EpisodePlayer", "play_episodes"]
+__all__ = ["EpisodePlayer", "play_episodes", "stored_type"]
+
+
+def stored_type(space: gym.Space) -> type[np.generic]:
+    """The type of stored actions: int64 for whole numbers, float32 for others."""
+    return np.int64 if np.issubdtype(space.dtype, np.integer) else np.float32
 
 
 class EpisodePlayer:
     """Plays whole episodes, raw, into buffers of the longest one's size, used again for each: no Python lists.
 
     Raises:
-        InputError: the environment has no time limit, or its observations or actions are not arrays.
+        InputError: the environment has no time limit, its observations are no arrays, or its actions neither arrays nor
+            Discrete.
     """
 
     def __init__(self, env: gym.Env) -> None:
         if env.spec is None or env.spec.max_episode_steps is None:
             raise InputError(f"{env} has no time limit, so an episode might never end")
         observation, action, horizon = env.observation_space, env.action_space, env.spec.max_episode_steps
-        if not isinstance(observation, gym.spaces.Box) or not isinstance(action, gym.spaces.Box):
-            raise InputError(f"{env} has the spaces {observation} and {action}; Box spaces are supported")
+        if not isinstance(observation, gym.spaces.Box) or not isinstance(action, gym.spaces.Box | gym.spaces.Discrete):
+            raise InputError(
+                f"{env} has the spaces {observation} and {action}: a Box and a Box or Discrete are supported"
+            )
         self._env = env
         self._observations = np.empty((horizon + 1, *observation.shape), observation.dtype)
-        self._actions = np.empty((horizon, *action.shape), np.float32)
+        self._actions = np.empty((horizon, *(action.shape or ())), stored_type(action))
+        self._whole = self._actions.dtype == np.int64
         self._rewards = np.empty(horizon)
 
     def episode(self, policy: BehaviorPolicy, seed: int, index: int, *, sample: bool = True) -> Episode:
@@ -50,7 +55,8 @@ class EpisodePlayer:
             sample: False takes the policy's deterministic actions.
 
         Returns:
-            Actions are float32, exactly as the environment received them; rewards float64.
+            Actions are exactly as the environment received them: float32, or whole numbers as int64. Observations are
+            as it returned them; rewards float64.
         """
         for_reset, for_actions = np.random.SeedSequence((seed, index)).spawn(2)
         reset_seed = int(for_reset.generate_state(1)[0])
@@ -58,15 +64,18 @@ class EpisodePlayer:
         if isinstance(policy, Remembering):
             policy = policy.begin()
         observation, _ = self._env.reset(seed=reset_seed)
+        self._observations = self._observations.astype(np.asarray(observation).dtype, copy=False)
         self._observations[0] = observation
         time, terminated, truncated = 0, False, False
         while not (terminated or truncated):
             action = np.array(policy.act(observation, generator))  # a copy, which the environment may change
+            if self._whole:
+                action = np.rint(action).astype(np.int64)[()]
             self._actions[time] = action
             observation, reward, terminated, truncated, _ = self._env.step(action)
             self._rewards[time] = reward
             time += 1
-            self._observations[time] = observation
+            self._keep(time, observation)
         terminations, truncations = np.zeros(time, bool), np.zeros(time, bool)
         terminations[-1], truncations[-1] = terminated, truncated
         return Episode(
@@ -77,6 +86,13 @@ class EpisodePlayer:
             truncations,
             reset_seed,
         )
+
+    def _keep(self, time: int, observation: Any) -> None:
+        """An observation as it is returned, whatever type the space declares."""
+        kind = np.asarray(observation).dtype
+        if kind != self._observations.dtype:
+            self._observations = self._observations.astype(np.result_type(kind, self._observations.dtype), copy=False)
+        self._observations[time] = observation
 
 
 def play_episodes(
@@ -92,7 +108,8 @@ def play_episodes(
             that allows one at a time is played in this process.
 
     Raises:
-        InputError: `steps` or `jobs` below 1, no policy, or an environment that fails or `EpisodePlayer` cannot play.
+        InputError: `steps` or `jobs` below 1, no policy, an environment that fails or that `EpisodePlayer` cannot
+            play, or a process that was killed.
     """
     if steps < 1 or jobs < 1 or not policies:
         raise InputError(f"needs at least one step, one policy and one job, not {steps}, {len(policies)} and {jobs}")
@@ -143,35 +160,10 @@ def _in_order(
 def _side_by_side(
     env: str | EnvSpec, policies: Sequence[BehaviorPolicy], share: int, seed: int, jobs: int
 ) -> Iterator[Episode]:
-    # Spawned, not forked: a policy may have started threads, which do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, _start_worker, (env, tuple(policies), seed)) as pool:
-        try:
-            yield from _in_order(lambda *which: pool.submit(_play, *which).result, policies, share, 2 * jobs)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    with Workers(_player, (env, tuple(policies), seed), jobs) as workers:
+        yield from _in_order(workers.start, policies, share, 2 * jobs)
 
 
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(env: str | EnvSpec, policies: tuple[BehaviorPolicy, ...], seed: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process handles it and ends the workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    try:
-        _worker.update(player=EpisodePlayer(make_env(env)), policies=policies, seed=seed)
-    except InputError as error:  # raised here it would not be told
-        _worker.update(failure=error)
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _play(policy: int, index: int) -> Episode:
-    if "failure" in _worker:
-        raise _worker["failure"]
-    return _worker["player"].episode(_worker["policies"][policy], _worker["seed"], index)
+def _player(env: str | EnvSpec, policies: tuple[BehaviorPolicy, ...], seed: int) -> Callable[[int, int], Episode]:
+    player = EpisodePlayer(make_env(env))
+    return lambda policy, index: player.episode(policies[policy], seed, index)

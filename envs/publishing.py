@@ -86,7 +86,7 @@ def publish(
         "stages": stages(recipe, kept),
         "snapshots": list(rows),
     }
-    (partial / "snapshots.json").write_text(json.dumps(record, indent=1) + "\n")
+    (partial / "snapshots.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     _exchange(partial, folder)
 
 

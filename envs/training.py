@@ -118,10 +118,11 @@ def train(
 def _claim(run_dir: Path, name: str) -> None:
     """Create the run folder of a recipe, or check that it belongs to this one."""
     mark = run_dir / "recipe"
-    if mark.exists() and mark.read_text() != name:
-        raise InputError(f"{run_dir} holds a training of {mark.read_text()}: choose another run folder")
+    if mark.exists() and mark.read_text(encoding="utf-8") != name:
+        other = mark.read_text(encoding="utf-8")
+        raise InputError(f"{run_dir} holds a training of {other}: choose another run folder")
     run_dir.mkdir(parents=True, exist_ok=True)
-    mark.write_text(name)
+    mark.write_text(name, encoding="utf-8")
 
 
 def _resume(
@@ -140,7 +141,7 @@ def _resume(
             " choose another run folder, or that seed and no fewer steps"
         )
     resumptions = [step for step in _resumptions(run_dir) if step <= model.num_timesteps] + [model.num_timesteps]
-    (run_dir / "resumed.json").write_text(json.dumps(resumptions))
+    (run_dir / "resumed.json").write_text(json.dumps(resumptions), encoding="utf-8")
     report(f"{run_dir} resumes at step {model.num_timesteps:,}")
     return model, [row for row in read_curve(run_dir / "curve.csv") if int(row[0]) <= model.num_timesteps]
 
@@ -148,7 +149,7 @@ def _resume(
 def _resumptions(run_dir: Path) -> list[int]:
     """The steps at which a training resumed from a saved state."""
     path = run_dir / "resumed.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def _save_snapshot(recipe: Recipe, model: Any, run_dir: Path) -> None:

@@ -109,7 +109,7 @@ def _check(args: Args, repetitions: int) -> None:
 def _header(args: Args, device: torch.device, repetitions: int) -> dict[str, Any]:
     """What the numbers were measured on, when and how."""
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     processors = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     options = {name: value for name, value in asdict(args).items() if name != "out"}
     return options | {

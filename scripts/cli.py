@@ -12,9 +12,10 @@ import re
 import shlex
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr, suppress
 from dataclasses import is_dataclass
 from itertools import dropwhile, takewhile
 from pathlib import Path
@@ -28,6 +29,7 @@ from flowrl.errors import InputError
 from flowrl.scripts.console.described import registry
 from flowrl.scripts.console.own_modules import prefer_own_modules
 from flowrl.scripts.console.suggestions import nearest
+from flowrl.streams import any_encoding, flush
 from flowrl.text import printable
 from flowrl.training import distributed
 from flowrl.training.loop import Stopped
@@ -38,6 +40,9 @@ prefer_own_modules()
 Args = TypeVar("Args")
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
+
+# It stands for a byte of a file's name that is no UTF-8: such a name can be opened, but not be written into a text.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 # `--run-dir`, not `--training.run-dir`: the option names are flat, as the field writes them.
 FLAT = (tyro.conf.OmitArgPrefixes,)
@@ -76,6 +81,7 @@ def parse(args_type: type[Args], argv: Sequence[str], default: Args | None = Non
     return args
 
 
+@any_encoding()
 def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
     """Call `start(argv)`; a user's mistake or a full disk ends in one sentence on stderr and exit code 2.
 
@@ -83,13 +89,27 @@ def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
         parallel: torchrun may start it in several processes.
     """
     keep_freed_memory()
+    threading.excepthook = _note_thread
     try:
+        if word := next(filter(_SURROGATE.search, sys.argv), None):
+            raise InputError(_no_text(word))
         if distributed.world_size() > 1 and not parallel:
             raise InputError("torchrun can only start a training: start this script without it")
-        start(sys.argv[1:])
+        try:
+            start(sys.argv[1:])
+        except SystemExit:  # of --help
+            flush()
+            raise
+        flush()
     except InputError as error:
         sys.exit(_fail(str(error), code=2))
+    except UnicodeEncodeError as error:
+        if not _SURROGATE.search(error.object):
+            raise
+        sys.exit(_fail(_no_text(error.object), code=2))
     except OSError as error:
+        with suppress(OSError):
+            flush()
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_fail(f"{where}{error.strerror or error}", code=2))
     except Stopped as stopped:
@@ -128,6 +148,7 @@ def examples(docstring: str | None) -> str:
     return "\n".join(["examples:", *(f"  {line}" for line in shown)]) if shown else ""
 
 
+@any_encoding()
 def main() -> None:
     """``flowrl COMMAND ...``: start the script of that name."""
     modules = [info for info in pkgutil.iter_modules(flowrl.scripts.__path__) if not info.ispkg and info.name != "cli"]
@@ -135,11 +156,7 @@ def main() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     name = word.replace("-", "_")
     if word in ("-h", "--help"):
-        print("flowrl COMMAND ...\n\ncommands (`flowrl COMMAND --help` lists the options of one):")
-        for each, written in commands.items():
-            spec = importlib.util.find_spec(f"flowrl.scripts.{each}")
-            source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
-            print(f"  {written:<20} {(ast.get_docstring(ast.parse(source)) or '').splitlines()[0]}")
+        run(lambda argv: _print_commands(commands))
         sys.exit(0 if len(sys.argv) > 1 else 2)
     if word == "--version":
         print(f"flowrl {flowrl.__version__}")
@@ -153,6 +170,14 @@ def main() -> None:
     module = importlib.import_module(f"flowrl.scripts.{name}")
     sys.argv = [f"flowrl {word}", *sys.argv[2:]]
     run(module.start, parallel=name == "train")
+
+
+def _print_commands(commands: Mapping[str, str]) -> None:
+    print("flowrl COMMAND ...\n\ncommands (`flowrl COMMAND --help` lists the options of one):")
+    for name, written in commands.items():
+        spec = importlib.util.find_spec(f"flowrl.scripts.{name}")
+        source = Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
+        print(f"  {written:<20} {(ast.get_docstring(ast.parse(source)) or '').splitlines()[0]}")
 
 
 def keep_freed_memory() -> None:
@@ -173,8 +198,20 @@ def _fail(message: str, code: int) -> int:
             return code
         # torchrun ends all processes once one has failed. So rank 0 speaks first, and alone if it has failed too.
         time.sleep(10)
-    print(printable(f"error: {message}"), file=sys.stderr)
+    with suppress(OSError):  # stderr may go to a disk that is full
+        print(printable(f"error: {message}"), file=sys.stderr)
     return code
+
+
+def _note_thread(died: threading.ExceptHookArgs) -> None:
+    """A thread's traceback, but not TensorBoard's at a full disk, who hands its error to the main thread."""
+    if not (isinstance(died.exc_value, OSError) and type(died.thread).__module__.startswith("tensorboard.")):
+        threading.__excepthook__(died)
+
+
+def _no_text(text: str) -> str:
+    words = re.findall(rf"[^\s<>]*{_SURROGATE.pattern}[^\s<>]*", text)  # of a whole page, as the text may be
+    return f"{words[0]!a} has bytes that are no UTF-8, so it cannot be written down: rename that file or folder"
 
 
 def _unboxed(box: str) -> str:

@@ -8,6 +8,7 @@ The same command collects the same arrays, to the byte, on one kind of machine w
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +16,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from flowrl.data.minari_store import dataset_path, local_ids
+from flowrl.data.minari_store import dataset_path, local_ids, one_at_a_time
 from flowrl.envs.collecting import CollectedDataset, collect
 from flowrl.errors import InputError
 from flowrl.evaluation.agreement import cautions_of
@@ -36,7 +37,7 @@ class Args:
     that need stitching; the latter need the extra maze); `list datasets` lists them all. Yours may have any other
     name."""
     env: str | None = None
-    """Yours: the environment, any Gymnasium id with Box spaces and a time limit."""
+    """Yours: the environment, any Gymnasium id with flat observations, flat or Discrete actions and a time limit."""
     policy: tuple[str, ...] = ()
     """Yours: the policies, which share the steps equally: `ppo:model.zip` (a model of Stable-Baselines3, sampled; the
     name of its algorithm comes first; loading one runs code in it), `module:name` (a Python callable: name(observation,
@@ -64,26 +65,47 @@ def main(args: Args) -> None:
     Raises:
         InputError: as `flowrl.envs.collecting.collect`.
     """
-    if not args.force and args.dataset_id in local_ids():
-        where = f"dataset {args.dataset_id} exists already at {dataset_path(args.dataset_id)}"
-        if not args.if_missing:
-            raise InputError(f"{where}: --force replaces it")
-        print(where)
+    if _is_there(args):
         return
-    collected = collect(
-        args.dataset_id,
-        env=args.env,
-        policies=args.policy,
-        normalizer=args.normalizer,
-        steps=args.steps,
-        seed=args.seed,
-        jobs=args.jobs,
-        force=args.force,
-        command=_command(args),
-        progress=True,
-    )
+    with one_at_a_time(args.dataset_id, lambda: _say_waiting(args.dataset_id)):
+        if _is_there(args):  # another process has collected it meanwhile
+            return
+        collected = collect(
+            args.dataset_id,
+            env=args.env,
+            policies=args.policy,
+            normalizer=args.normalizer,
+            steps=args.steps,
+            seed=args.seed,
+            jobs=args.jobs,
+            force=args.force,
+            command=_command(args),
+            progress=True,
+        )
     _print(collected)
     warn(*cautions_of(collected.dataset_id))
+
+
+def _is_there(args: Args) -> bool:
+    """Whether nothing is to be done, which is said.
+
+    Raises:
+        InputError: the dataset exists, and neither option that is about that was given.
+    """
+    there = []
+    with suppress(OSError):  # there is no such root: the next step says why
+        there = local_ids()
+    if args.force or args.dataset_id not in there:
+        return False
+    where = f"dataset {args.dataset_id} exists already at {dataset_path(args.dataset_id)}"
+    if not args.if_missing:
+        raise InputError(f"{where}: --force replaces it")
+    print(where)
+    return True
+
+
+def _say_waiting(dataset_id: str) -> None:
+    print(f"another process collects {dataset_id}: waiting for it", flush=True)
 
 
 def _print(collected: CollectedDataset) -> None:

@@ -54,7 +54,7 @@ def main(args: Args) -> None:
         run_dir=args.run_dir,
         report=partial(print, flush=True),
     )
-    record = json.loads((folder / "snapshots.json").read_text())
+    record = json.loads((folder / "snapshots.json").read_text(encoding="utf-8"))
     print(f"wrote {len(record['snapshots'])} snapshots to {folder}; stages {record['stages']}")
     if folder.parent == POLICIES:
         print(f"next: {typed('measure-references')}, then collect anew")

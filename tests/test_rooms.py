@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "version": set(),
     "files": set(),
     "text": set(),
+    "streams": set(),
     "html": {"text"},
     "attention": {"errors"},
     "data": {"errors", "files", "text"},

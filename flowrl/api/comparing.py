@@ -14,6 +14,7 @@ from flowrl.experiments.cells import MatrixAgent, finished_cells, make_cells
 from flowrl.experiments.matrix import MatrixOptions, load_runs, report_of, run_matrix
 from flowrl.experiments.options import with_options
 from flowrl.report import Report, write_report
+from flowrl.streams import any_encoding
 from flowrl.text import one_line
 from flowrl.training.run_folder import NO_ENVIRONMENT
 
@@ -22,6 +23,7 @@ SET_BY_COMPARISON = ("dataset", "seed", "run_dir", "device", "threads")
 SAME_FOR_ALL = (*SET_BY_COMPARISON, "env", "env_kwargs", "targets", "episodes", "episode_seed", "study", "trust")
 
 
+@any_encoding()
 def compare(
     datasets: str | Sequence[str],
     agents: str | Sequence[str] | Mapping[str, tuple[str, Mapping[str, Any]]] = ("flow", "dt"),

@@ -28,6 +28,7 @@ from flowrl.experiments.options import with_options
 from flowrl.nn.acting import RolloutMode
 from flowrl.protocols import Actor
 from flowrl.report import Comparison, Report, Run, environment_name, label_of, write_report
+from flowrl.streams import any_encoding
 from flowrl.text import one_line
 from flowrl.training.device import choose_device
 from flowrl.training.rows import Row, append_rows
@@ -99,6 +100,7 @@ class _Options:
     playing: PlayOptions = PlayOptions()
 
 
+@any_encoding()
 def evaluate(
     run_dirs: Path | str | Sequence[Path | str],
     *,

@@ -12,11 +12,13 @@ from flowrl.errors import InputError
 from flowrl.evaluation.trust import trusting
 from flowrl.experiments.options import DEFAULT_DATASET, RunOptions, option_names, with_options
 from flowrl.experiments.training_run import run_training
+from flowrl.streams import any_encoding
 from flowrl.training import distributed
 from flowrl.training.device import choose_device
 from flowrl.training.run_folder import RunFolder
 
 
+@any_encoding()
 def train(
     agent: str = "flow",
     *,

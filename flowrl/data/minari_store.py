@@ -3,24 +3,18 @@
 import os
 import shutil
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import minari
-import numpy as np
-from gymnasium.envs.registration import EnvSpec
-from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
-from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
-from numpy.typing import NDArray
 
+from flowrl.data import dataset_folder
+from flowrl.data.minari_files import DatasetDescription, Episode, write_files
 from flowrl.data.stored_arrays import check_shape
 from flowrl.data.stored_spec import make_specs_readable
 from flowrl.data.unreadable_environment import open_without_environment
@@ -29,22 +23,11 @@ from flowrl.errors import InputError, cause
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One episode of T steps with its T+1 observations, in raw units."""
-
-    observations: NDArray[Any]  # (T+1, observation size)
-    actions: NDArray[Any]  # (T, action size)
-    rewards: NDArray[Any]  # (T,)
-    terminations: NDArray[np.bool_]  # (T,)
-    truncations: NDArray[np.bool_]  # (T,)
-    seed: int | None = None
-
-
 def local_ids() -> list[str]:
     """The ids of the datasets in the local Minari root."""
     # Minari's own list fails on a folder that is no dataset.
     root = get_dataset_path()
+    dataset_folder.restore_all(root)
     folders = (file.parent.parent.relative_to(root) for file in root.rglob("data/metadata.json"))
     return sorted(path.as_posix() for path in folders if not any(part.startswith(".") for part in path.parts))
 
@@ -65,7 +48,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
         )
     try:
         parse_dataset_id(dataset)
-        path = get_dataset_path(dataset) / "data"
+        path = dataset_path(dataset) / "data"
     except (ValueError, TypeError):
         path = Path(dataset)
         if not path.is_dir():
@@ -133,28 +116,6 @@ def _have() -> str:
     return f"local datasets: {', '.join(ids)}" if ids else "there is no local dataset"
 
 
-@dataclass(frozen=True)
-class DatasetDescription:
-    """What a Minari dataset says about its episodes."""
-
-    observation_space: gym.Space
-    action_space: gym.Space
-    algorithm: str
-    """The behaviour policy, in a few words."""
-    description: str
-    """What the data are, in a sentence or more."""
-    env_spec: EnvSpec | None = None
-    """The environment to evaluate in."""
-    reference_scores: tuple[float, float] | None = None
-    """Mean return of a random and of an expert policy, kept as `ref_min_score` and `ref_max_score`."""
-    requirements: Sequence[str] = ()
-    """Requirements of pip that reproduce the data."""
-    author: str | None = None
-    code_permalink: str | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Further entries of the dataset's metadata, plain values."""
-
-
 def write_dataset(
     dataset_id: str, episodes: Sequence[Episode], about: DatasetDescription, *, force: bool = False
 ) -> Path:
@@ -171,6 +132,7 @@ def write_dataset(
 
     Raises:
         InputError: the id is malformed or taken (without `force`), no episode, or an episode's lengths disagree.
+        OSError: the disk is full or read-only; what was there stays, and nothing is left behind.
     """
     path = check_not_taken(dataset_id, force=force)
     if not episodes:
@@ -179,9 +141,12 @@ def write_dataset(
         _check_lengths(index, episode)
     partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"
     try:
-        with _minari_root(partial):
-            _create(dataset_id, episodes, about)
+        write_files(partial / dataset_id / "data", dataset_id, episodes, about)
         _publish(dataset_id, partial, force=force)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # of a write, which knows no name
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
@@ -194,9 +159,13 @@ def check_not_taken(dataset_id: str, *, force: bool = False) -> Path:
         InputError: the id is malformed, or taken (without `force`).
     """
     path = dataset_path(dataset_id)
+    _refuse_taken(dataset_id, path, force=force)
+    return path
+
+
+def _refuse_taken(dataset_id: str, path: Path, *, force: bool) -> None:
     if path.exists() and not force:
         raise InputError(f"dataset {dataset_id} exists already at {path}: replacing it must be allowed (force)")
-    return path
 
 
 def _check_lengths(index: int, episode: Episode) -> None:
@@ -211,58 +180,47 @@ def _check_lengths(index: int, episode: Episode) -> None:
         check_shape(index, name, value.shape, (steps, *value.shape[1:]), length)
 
 
-def _create(dataset_id: str, episodes: Sequence[Episode], about: DatasetDescription) -> None:
-    """Write into Minari's present root."""
-    scores = {}
-    if about.reference_scores is not None:
-        scores = dict(zip(("ref_min_score", "ref_max_score"), about.reference_scores, strict=True))
-    with warnings.catch_warnings():
-        # Minari warns of everything that is not given.
-        warnings.filterwarnings("ignore", message=".*(is set to None|env_spec is None)")
-        written = minari.create_dataset_from_buffers(
-            dataset_id,
-            [_buffer(index, episode) for index, episode in enumerate(episodes)],
-            env=about.env_spec,
-            eval_env=about.env_spec,
-            observation_space=about.observation_space,
-            action_space=about.action_space,
-            algorithm_name=about.algorithm,
-            description=about.description,
-            author=about.author,
-            code_permalink=about.code_permalink,
-            requirements=list(about.requirements),
-            data_format="hdf5",
-            **scores,
-        )
-    written.storage.update_metadata({**about.metadata, **scores})  # Minari drops the scores without an env
+def check_room(dataset_id: str, size: int = 0) -> None:
+    """Check, before hours of work, that a dataset can be written.
+
+    Args:
+        size: bytes that it has at least.
+
+    Raises:
+        InputError: the id is malformed, its folder cannot be made, or the disk has less room.
+    """
+    root = _writable_root()
+    path = dataset_path(dataset_id)
+    dataset_folder.check_writable(path.parent)
+    dataset_folder.check_free(root, size)
 
 
-def _buffer(index: int, episode: Episode) -> EpisodeBuffer:
-    names = ("observations", "actions", "rewards", "terminations", "truncations")
-    arrays: dict[str, Any] = {name: getattr(episode, name) for name in names}  # Minari's types know only lists
-    return EpisodeBuffer(id=index, seed=episode.seed, **arrays)
+@contextmanager
+def one_at_a_time(dataset_id: str, waits: Callable[[], None]) -> Iterator[None]:
+    """Inside, no other process that asks so makes the dataset; `waits` is called before one that does is waited for.
+
+    Raises:
+        InputError: nothing can be written into Minari's root.
+    """
+    with dataset_folder.one_at_a_time(dataset_id, _writable_root(), waits):
+        yield
+
+
+def _writable_root() -> Path:
+    try:
+        root = get_dataset_path()
+    except OSError as error:  # it is a file, or cannot be made
+        raise InputError(f"datasets cannot be written to {error.filename}: {error.strerror}") from error
+    dataset_folder.check_writable(root)
+    return root
 
 
 def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
     """Move a dataset that is whole from the root `partial` to the real one; see `write_dataset` for `force`."""
-    namespace = dataset_id.rpartition("/")[0]
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
-    path = check_not_taken(dataset_id, force=force)  # it was free when the writing began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _exchange(partial / dataset_id, path, partial / "replaced")
-
-
-def _exchange(new: Path, path: Path, old: Path) -> None:
-    """Put `new` in the place of `path`; what stood there goes to `old`, or stays if that fails."""
-    if path.exists():
-        os.replace(path, old)
-    try:
-        os.replace(new, path)
-    except BaseException:
-        if old.exists():
-            os.replace(old, path)
-        raise
+    path, root = dataset_path(dataset_id), get_dataset_path()
+    with dataset_folder.publishing(path, root):
+        _refuse_taken(dataset_id, path, force=force)  # it was free when the writing began
+        dataset_folder.publish(dataset_id, partial, root)
 
 
 def dataset_path(dataset_id: str) -> Path:
@@ -277,7 +235,9 @@ def dataset_path(dataset_id: str) -> Path:
         raise InputError(
             f"{dataset_id!r} is no dataset id: write NAMESPACE/NAME-vN, as in flowrl/hopper/medium-v0"
         ) from None
-    return get_dataset_path(dataset_id)
+    path = get_dataset_path(dataset_id)
+    dataset_folder.restore(path, get_dataset_path())
+    return path
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-from flowrl.errors import InputError
+from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import make_env
+from flowrl.evaluation.missing_renderer import missing, of_opengl
 from flowrl.files import replacing
 
 __all__ = ["Clip", "check_video", "record_clip", "record_video"]
@@ -36,9 +37,16 @@ def check_video(path: Path) -> None:
         raise InputError(f"video file {path} must end in .gif or .mp4")
     if path.suffix == ".mp4":
         try:
-            import imageio_ffmpeg  # noqa: F401  # pyright: ignore[reportMissingImports]
+            import imageio_ffmpeg  # pyright: ignore[reportMissingImports]
+
+            imageio_ffmpeg.get_ffmpeg_exe()
         except ImportError:
             raise InputError("an .mp4 needs ffmpeg: install the extra `video` of flowrl, or name a .gif file") from None
+        except Exception as error:  # a RuntimeError, of which the class is not promised
+            raise InputError(
+                f"an .mp4 needs ffmpeg, which imageio-ffmpeg does not find ({cause(error)}): install it, or name a"
+                " .gif file"
+            ) from error
 
 
 def record_video(
@@ -128,10 +136,15 @@ def _rendering(env: str | EnvSpec) -> gym.Env:
     """
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
-    if "rgb_array" not in (modes := _render_modes(env)):
-        name = env if isinstance(env, str) else env.id
-        raise InputError(f"no video: {name} has no picture to render (its modes: {modes})")
-    playing = make_env(env, render_mode="rgb_array")
+    try:
+        if "rgb_array" not in (modes := _render_modes(env)):
+            name = env if isinstance(env, str) else env.id
+            raise InputError(f"no video: {name} has no picture to render (its modes: {modes})")
+        playing = make_env(env, render_mode="rgb_array")
+    except InputError as error:
+        if error.__cause__ is not None and of_opengl(error.__cause__):
+            raise InputError(f"no video: {missing(error.__cause__)}") from error
+        raise
     _follow(playing)
     return playing
 
@@ -151,12 +164,8 @@ def _render(env: gym.Env) -> np.ndarray:
     """One frame (height, width, 3)."""
     try:
         frame: Any = env.render()
-    except Exception as error:  # MuJoCo's GL loaders raise ImportError, AttributeError, RuntimeError and more
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise InputError(
-            f"no video: the off-screen renderer does not start ({type(error).__name__}: {reason});"
-            " on Debian or Ubuntu `apt install libegl1 libgl1` brings what it needs"
-        ) from error
+    except Exception as error:  # it is a library's or the environment's own code
+        raise InputError(f"no video: {missing(error, mujoco=_mujoco_renderer(env) is not None)}") from error
     picture = np.asarray(frame)
     if picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != np.uint8:
         raise InputError(

@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,11 +26,14 @@ class Processes:
         if "forkserver" in multiprocessing.get_all_start_methods():
             self._context = multiprocessing.get_context("forkserver")
             self._context.set_forkserver_preload(["flowrl.api", "flowrl.scripts.train"])
+            from multiprocessing import forkserver  # not on Windows
+
             with _search_path_handed_on():
                 forkserver.ensure_running()
         else:
             self._context = multiprocessing.get_context("spawn")
         self._running: dict[int, tuple[Cell, BaseProcess, Connection]] = {}  # by the process's sentinel
+        self._not_started: list[tuple[Cell, str | None]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -54,22 +56,28 @@ class Processes:
         """See `flowrl.experiments.cells.Executor`."""
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(target=_work, args=(cell, dict(os.environ), Path.cwd(), sender))
-        with _main_program_left_out():
-            process.start()
-        sender.close()
-        self._running[process.sentinel] = cell, process, receiver
+        try:
+            with _main_program_left_out():
+                process.start()
+        except (OSError, EOFError):  # it, or the server that it is forked from, is gone before it has read its cell
+            receiver.close()
+            self._not_started.append((cell, "its process was killed as it started"))
+        else:
+            self._running[process.sentinel] = cell, process, receiver
+        finally:
+            sender.close()
 
     def ended(self, timeout: float) -> list[tuple[Cell, str | None]]:
         """See `flowrl.experiments.cells.Executor`."""
-        ended = []
-        for sentinel in wait(list(self._running), timeout):
+        ended, self._not_started = self._not_started, []
+        for sentinel in wait(list(self._running), 0 if ended else timeout):
             assert isinstance(sentinel, int)
             cell, process, receiver = self._running.pop(sentinel)
             process.join()
             with receiver:
                 try:
                     failure = receiver.recv()
-                except EOFError:
+                except (EOFError, OSError):
                     failure = _last_words(process.exitcode or 0)
             process.close()
             ended.append((cell, failure))
@@ -116,7 +124,8 @@ def _work(cell: Cell, environment: dict[str, str], folder: Path, sender: Connect
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's alone: it sends SIGTERM
+    if hasattr(os, "setpgid"):  # not on Windows
+        os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's alone: it sends SIGTERM
     _die_with_parent()
     failure = run_in_this_process(cell)
     with suppress(BrokenPipeError):  # the parent is gone
@@ -138,5 +147,7 @@ def _die_with_parent() -> None:
 def _last_words(code: int) -> str:
     if code >= 0:
         return f"its process ended with exit code {code}"
-    killed = f"its process was killed by {signal.Signals(-code).name}"
-    return killed + (", as the system does when memory runs out" if -code == signal.SIGKILL else "")
+    name = next((known.name for known in signal.Signals if known == -code), f"signal {-code}")
+    return f"its process was killed by {name}" + (
+        ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    )

@@ -58,7 +58,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     peaks = {}
     status = Path("/proc/self/status")
     if status.exists():  # Linux's ru_maxrss counts what the process was before it became this program
-        peaks["memory/peak_bytes"] = 1024.0 * int(status.read_text().partition("VmHWM:")[2].split()[0])
+        peaks["memory/peak_bytes"] = 1024.0 * int(status.read_text(encoding="utf-8").partition("VmHWM:")[2].split()[0])
     else:
         with suppress(ImportError):  # Windows has no such module
             resource = importlib.import_module("resource")

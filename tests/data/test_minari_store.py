@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from minari.data_collector import EpisodeBuffer
 
-from flowrl.data import minari_store
+from flowrl.data import dataset_folder
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import local_ids, open_dataset
 from flowrl.data.stored_arrays import read_arrays
@@ -193,7 +193,8 @@ def test_a_failed_exchange_puts_the_old_dataset_back(write, episodes, minari_roo
             raise OSError("no")
         return original(source, target)
 
-    monkeypatch.setattr(minari_store.os, "replace", failing)
+    monkeypatch.setattr(dataset_folder, "_exchanged", lambda new, path: False)
+    monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="no"):
         write(ID, episodes[:1], force=True)
     assert tree(minari_root) == stood

@@ -1,5 +1,6 @@
 """Collected datasets are the same to the byte, aligned, whole, and never half written."""
 
+import json
 from pathlib import Path
 
 import gymnasium as gym
@@ -8,6 +9,7 @@ import minari
 import numpy as np
 import pytest
 
+import flowrl
 from flowrl.envs import collecting
 from flowrl.envs.collecting import collect
 from flowrl.envs.tiny import ReachPolicy
@@ -192,7 +194,6 @@ def test_both_references_are_kept_and_not_mixed(root):
         ({"normalizer": Path("x.pkl")}, "normalizer x.pkl needs a policy that is a model"),
         ({"env": "Hopper-v5", "policies": ["random"], "normalizer": Path("x.pkl")}, "needs a policy that is a model"),
         ({"env": "Hoper-v5", "policies": ["random"]}, "unknown environment 'Hoper-v5'; near names are"),
-        ({"env": "CartPole-v1", "policies": ["random"]}, "action space of CartPole-v1 is Discrete"),
         ({"env": "FrozenLake-v1", "policies": ["random"]}, "observation space of FrozenLake-v1 is Discrete"),
         ({"env": "Hopper-v5", "policies": ["ppo:none.zip"]}, "there is no file none.zip"),
         ({"env": "Hopper-v5", "policies": ["math:sin"], "steps": 5}, "policy math:sin failed: TypeError"),
@@ -243,3 +244,81 @@ def test_a_killed_process_is_one_sentence(root, tmp_path, monkeypatch):
 def test_flowrls_own_names_are_taken():
     with pytest.raises(InputError, match="flowrl/mine/x-v0: names in flowrl/ are flowrl's own"):
         collect("flowrl/mine/x-v0", env="Hopper-v5", policies=["random"])
+
+
+def test_nothing_is_played_where_nothing_can_be_written(root, monkeypatch, tmp_path):
+    def played(*arguments, **keywords):
+        raise AssertionError("played")
+
+    monkeypatch.setattr(collecting, "play_episodes", played)
+    with pytest.raises(InputError, match=r"disk of .* is full: .* needs \d+,.*MB"):
+        collect(REACH, steps=10**15)
+    (tmp_path / "file").write_text("a file")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "file" / "below"))
+    with pytest.raises((InputError, OSError), match="file"):
+        collect(REACH)
+
+
+class Wheel(gym.Env):
+    """Ten places; an action turns by a whole number, which the environment then changes, as a careless one may."""
+
+    observation_space = gym.spaces.Box(0, 9, (1,), np.float32)
+
+    def __init__(self, actions):
+        self.action_space = WHEELS[actions]
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place = np.array([int(self.np_random.integers(10))])
+        return self.place.astype(np.float64), {}
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place = (self.place + int(np.sum(action))) % 10
+        if np.shape(action):
+            action += 100
+        return self.place / 3, 1.0, False, False, {}
+
+
+WHEELS = {
+    "Discrete": gym.spaces.Discrete(4),
+    "Begins": gym.spaces.Discrete(3, start=-1),
+    "Whole": gym.spaces.Box(-2, 3, (2,), np.int64),
+}
+
+
+@pytest.fixture(params=WHEELS)
+def wheel(request):
+    """The id of an environment whose actions are whole numbers."""
+    name = f"test/Wheel{request.param}-v0"
+    gym.register(name, "test_collecting:Wheel", max_episode_steps=7, kwargs={"actions": request.param})
+    yield name
+    del gym.registry[name]
+
+
+def test_actions_of_whole_numbers_are_stored_as_they_were_received(wheel):
+    collect(OWN, env=wheel, policies=["random"], steps=300)
+    dataset = minari.load_dataset(OWN)
+    space = WHEELS[wheel.removeprefix("test/Wheel").removesuffix("-v0")]
+    assert dataset.action_space == space
+    episodes = list(dataset)
+    taken = np.concatenate([episode.actions for episode in episodes])
+    low, high = (space.start, space.start + space.n - 1) if isinstance(space, gym.spaces.Discrete) else (-2, 3)
+    assert taken.dtype == np.int64
+    assert taken.shape == (len(taken), *space.shape)
+    assert set(taken.ravel().tolist()) == set(range(low, high + 1))
+    for episode in episodes:
+        assert episode.observations.dtype == np.float64
+        places = [round(episode.observations[0, 0])]
+        for action in episode.actions:
+            places.append((places[-1] + int(np.sum(action))) % 10)
+        np.testing.assert_array_equal(episode.observations[1:, 0], np.array(places[1:]) / 3)
+
+
+def test_a_dataset_of_discrete_actions_can_be_trained_on(tmp_path):
+    collect(OWN, env="CartPole-v1", policies=["random"], steps=300)
+    common = {"dataset": OWN, "steps": 4, "batch_size": 8, "width": 16, "episodes": 1, "device": "cpu"}
+    for agent, own in {"bc": {}, "iql": {}, "flow": {"heads": 2, "layers": 1}}.items():
+        flowrl.train(agent, run_dir=tmp_path / agent, **common, **own)
+        rows = (tmp_path / agent / "evaluations.jsonl").read_text(encoding="utf-8").splitlines()
+        assert all(json.loads(row)["return"] >= 8 for row in rows)

@@ -34,6 +34,9 @@ def nan(observation, generator):
 def fails(observation, generator):
     return observation["x"]
 
+def side(observation, generator):
+    return observation[2]
+
 number = 3
 """
 
@@ -86,6 +89,51 @@ def test_a_callable_gets_observation_and_generator_and_is_clipped(env):
 def test_a_callable_that_returns_no_action_is_refused(env, name, message):
     with pytest.raises(InputError, match=message):
         EpisodePlayer(env).episode(own_policy(f"my_policies:{name}", env), 0, 0)
+
+
+class TestDiscrete:
+    """Policies of CartPole, which is pushed to the left (0) or to the right (1)."""
+
+    @pytest.fixture
+    def env(self):
+        return make_env("CartPole-v1")
+
+    def test_random_takes_every_action(self, env):
+        policy = own_policy("random", env)
+        actions = [policy.act(np.zeros(4), np.random.default_rng(seed)) for seed in range(50)]
+        assert set(actions) == {0, 1}
+        assert 10 < sum(actions) < 40
+        assert policy.act(np.zeros(4)) == 0
+        assert all(env.action_space.contains(action) for action in actions)
+
+    def test_a_callable_gives_the_number_of_an_action(self, env):
+        policy = own_policy("my_policies:side", env)
+        action = policy.act(np.array([0, 0, 1, 0]))
+        assert action == 1
+        assert action.dtype == np.int64
+        with pytest.raises(InputError, match=r"my_policies:side returned 0\.5: .* whole number from 0 to 1"):
+            policy.act(np.array([0, 0, 0.5, 0]))
+        with pytest.raises(InputError, match=r"returned 2\.0: .* whole number from 0 to 1"):
+            policy.act(np.array([0, 0, 2, 0]))
+        with pytest.raises(InputError, match=r"of shape \(2,\)"):
+            own_policy("my_policies:good", env).act(np.zeros(4))
+
+    def test_an_algorithm_for_other_actions_is_refused(self, env):
+        with pytest.raises(InputError, match="unknown algorithm 'sac'; known are a2c, ars, dqn, ppo"):
+            own_policy("sac:model.zip", env)
+
+    @pytest.mark.parametrize("algorithm", ["PPO", "DQN"])
+    def test_a_model_of_stable_baselines_plays(self, env, algorithm, tmp_path):
+        sb3 = pytest.importorskip("stable_baselines3")
+        getattr(sb3, algorithm)("MlpPolicy", env, device="cpu", seed=0).save(tmp_path / "model.zip")
+        policy = own_policy(f"{algorithm.lower()}:{tmp_path / 'model.zip'}", env)
+        episode = EpisodePlayer(env).episode(policy, 0, 0)
+        assert episode.actions.dtype == np.int64
+        assert set(episode.actions.tolist()) <= {0, 1}
+        other = make_env("CartPole-v1")
+        other.action_space = gym.spaces.Discrete(3)
+        with pytest.raises(InputError, match=r"has the actions Discrete\(2\), the environment Discrete\(3\)"):
+            own_policy(f"{algorithm.lower()}:{tmp_path / 'model.zip'}", other)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,9 @@
 """A clip shows the recorded actions' episode, is small, and takes as long as the simulation does."""
 
+import re
+import sys
+from types import SimpleNamespace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -7,7 +11,8 @@ from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
 from flowrl.errors import InputError
-from flowrl.evaluation.video import record_clip
+from flowrl.evaluation.missing_renderer import missing
+from flowrl.evaluation.video import check_video, record_clip
 
 
 class Lamp(gym.Env):
@@ -84,3 +89,52 @@ def test_a_picture_of_another_kind_is_refused_and_nothing_is_left(tmp_path):
     with pytest.raises(InputError, match="no video: flowrl/Reach-v0 has no picture to render"):
         record_clip(np.zeros((1, 2)), "flowrl/Reach-v0", 0, tmp_path / "clip.gif")
     assert not list(tmp_path.iterdir())
+
+
+class Broken(Lamp):
+    """Cannot be drawn, for the reason that the parameter gives."""
+
+    reason: Exception
+
+    def render(self):
+        raise self.reason
+
+
+@pytest.mark.parametrize(
+    ("reason", "named", "not_named"),
+    [
+        (ModuleNotFoundError("No module named 'box2d'", name="box2d"), "pip install box2d", "apt|display"),
+        (
+            gym.error.DependencyNotInstalled("run `pip install pygame`"),
+            "not installed.*pip install pygame",
+            "apt|display",
+        ),
+        (RuntimeError("No available video device"), "display.*xvfb-run", "apt|pip"),
+        (RuntimeError("the texture is broken\nat line 3"), "the texture is broken", "apt|pip|display|line 3"),
+    ],
+)
+def test_the_advice_is_of_what_is_missing(tmp_path, monkeypatch, reason, named, not_named):
+    monkeypatch.setattr(Broken, "reason", reason, raising=False)
+    with pytest.raises(InputError, match=f"no video: .*{named}") as caught:
+        record_clip(np.array([1]), EnvSpec("test/Broken-v0", entry_point=Broken), 0, tmp_path / "clip.gif")
+    assert not re.search(not_named, str(caught.value))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("renderer", "named"),
+    [("egl", "libegl1"), ("osmesa", "libosmesa6"), ("glfw", "display"), ("x", "'x': known are egl")],
+)
+def test_the_advice_is_for_the_renderer_that_was_chosen(monkeypatch, renderer, named):
+    monkeypatch.setenv("MUJOCO_GL", renderer)
+    error = AttributeError("'NoneType' object has no attribute 'glGetError'")
+    assert named in missing(error, mujoco=True)
+
+
+def test_an_encoder_without_its_program_is_named(monkeypatch, tmp_path):
+    def absent():
+        raise RuntimeError("No ffmpeg exe could be found.\nInstall it.")
+
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(get_ffmpeg_exe=absent))
+    with pytest.raises(InputError, match="No ffmpeg exe could be found.*gif"):
+        check_video(tmp_path / "x.mp4")

@@ -5,12 +5,14 @@ import io
 import re
 import signal
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import pytest
 import tyro
+from torch.utils.tensorboard import SummaryWriter
 
 import flowrl
 from flowrl.api.training import default_options
@@ -258,6 +260,76 @@ def ending(monkeypatch, capsys, error):
 )
 def test_how_a_script_ends(monkeypatch, capsys, error, code, said):
     assert ending(monkeypatch, capsys, error) == (code, said)
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_a_console_of_any_encoding_is_printed_to(encoding, monkeypatch):
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.setattr(sys, "argv", ["flowrl", "x"])
+
+    def start(argv):
+        print("mean 3 → γ \udcff │")
+        raise InputError("α is \udcff")
+
+    with pytest.raises(SystemExit) as caught:
+        cli.run(start)
+    assert caught.value.code == 2
+    said = [stream.buffer.getvalue().decode(encoding) for stream in streams if not stream.flush()]
+    assert said[0].startswith("mean 3 → γ ? │" if encoding == "utf-8" else "mean 3 ? ? ? ")
+    assert "error: " in said[1]
+    assert [stream.errors for stream in streams] == ["strict"] * 2
+
+
+@pytest.mark.parametrize("name", ["\udcff", "runs/a b\udc80c"])
+def test_a_name_in_no_encoding_is_a_sentence(name, monkeypatch, capsys):
+    def start(argv):
+        pytest.fail("started")
+
+    monkeypatch.setattr(sys, "argv", ["flowrl", "--out", name])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(start)
+    assert caught.value.code == 2
+    assert re.fullmatch(r"error: .*\\udc.* no UTF-8.*\n", capsys.readouterr().err)
+    monkeypatch.setattr(sys, "argv", ["flowrl"])
+    code, said = ending(monkeypatch, capsys, UnicodeEncodeError("utf-8", f"<p>{name} and more", 0, 1, "no"))
+    assert code == 2
+    assert re.fullmatch(r"error: .*\\udc.* no UTF-8.*\n", said)
+
+
+def test_a_full_disk_behind_stdout_is_a_sentence(monkeypatch, capsys, tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with open(tmp_path / "out", "w", encoding="utf-8") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            with pytest.raises(SystemExit) as caught:
+                cli.run(lambda argv: print("a line"))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: File too large\n"
+
+
+def test_a_full_disk_behind_tensorboard_is_a_sentence(monkeypatch, capsys, tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def start(argv):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+        try:
+            SummaryWriter(tmp_path).add_scalar("x", 1.0, 1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    monkeypatch.setattr(sys, "argv", ["flowrl"])
+    with pytest.raises(SystemExit) as caught:
+        cli.run(start)
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == "error: File too large\n"
 
 
 def test_a_bug_of_ours_is_not_hidden():
