@@ -11,7 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from flowrl.data import derived, plain_arrays
+from flowrl.data import derived, fingerprint_file, plain_arrays
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
@@ -61,16 +61,19 @@ class TrajectoryDataset:
         """Build from an opened dataset and the arrays that were read from it.
 
         Raises:
-            InputError: the arrays hold NaN or infinity.
+            InputError: the arrays hold NaN or infinity; they or the metadata have changed since the dataset's
+                fingerprint was recorded.
         """
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first = np.zeros(1), np.ones(1), int(stored.action_space.start)
         else:
             assert isinstance(stored.action_space, gym.spaces.Box)
             low, high, first = stored.action_space.low, stored.action_space.high, None
-        return cls.from_stored_arrays(
+        dataset = cls.from_stored_arrays(
             stored.id, arrays, action_low=low, action_high=high, env_spec=stored.env_spec, discrete_start=first
         )
+        fingerprint_file.verify(stored, arrays)
+        return dataset
 
     @classmethod
     def from_arrays(
@@ -168,7 +171,7 @@ class TrajectoryDataset:
             final_observations=torch.from_numpy(arrays.observations[final_rows]),
             action_low=torch.from_numpy(low),
             action_high=torch.from_numpy(high),
-            fingerprint=derived.fingerprint(arrays),
+            fingerprint=arrays.fingerprint,
             discrete_start=discrete_start,
         )
 

@@ -1,6 +1,4 @@
-"""What follows from a dataset's arrays: returns-to-go, which final observations are known, a fingerprint."""
-
-import hashlib
+"""What follows from a dataset's arrays: returns-to-go, and which final observations are known."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +29,3 @@ def returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths
     to_go -= sums
     to_go += rewards
     return to_go.astype(np.float32)
-
-
-def fingerprint(arrays: StoredArrays) -> str:
-    """A hash of every array that training reads: lengths, observations, actions, rewards and terminations."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards, arrays.terminations):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

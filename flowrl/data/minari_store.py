@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import uuid
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,10 @@ from minari.namespace import create_namespace, list_local_namespaces
 from minari.storage.datasets_root_dir import get_dataset_path
 from numpy.typing import NDArray
 
-from flowrl.data.stored_arrays import check_shape
+from flowrl.data import fingerprint_file
+from flowrl.data.metadata_file import read_metadata
+from flowrl.data.partials import REPLACED, partial_folder, sweep_folders
+from flowrl.data.stored_arrays import check_shape, read_arrays
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
@@ -66,9 +68,10 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
                 f"{dataset!r} is neither a dataset id, as in mujoco/hopper/medium-v0, nor a folder"
             ) from None
         path = path / "data" if (path / "data").is_dir() else path
-    if not path.exists():
+    if not os.path.lexists(path):
         _download(dataset)
     try:
+        read_metadata(path)
         return minari.MinariDataset(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
@@ -80,10 +83,12 @@ def _download(dataset_id: str) -> None:
             f"dataset {dataset_id} is not here: those in {COLLECTED_NAMESPACE} are collected, not downloaded; {_have()}"
         )
     print(f"dataset {dataset_id} is not here: downloading it through Minari", flush=True)
-    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"  # an interrupted download leaves no broken dataset
+    sweep_folders(get_dataset_path())
+    partial = partial_folder(get_dataset_path())  # an interrupted download leaves no broken dataset
     try:
         with _minari_root(partial):
             minari.download_dataset(dataset_id)
+            _record(get_dataset_path(dataset_id) / "data")
         _publish(dataset_id, partial, force=True)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
@@ -143,14 +148,24 @@ def write_dataset(
         raise InputError(f"dataset {dataset_id} would hold no episode")
     for index, episode in enumerate(episodes):
         _check_lengths(index, episode)
-    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"
+    sweep_folders(get_dataset_path())
+    partial = partial_folder(get_dataset_path())
     try:
         with _minari_root(partial):
             _create(dataset_id, episodes, about)
+            _record(get_dataset_path(dataset_id) / "data")
         _publish(dataset_id, partial, force=force)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _record(folder: Path) -> None:
+    """Write the fingerprint of a dataset that is there for the first time, unless training would refuse it anyway."""
+    with suppress(InputError):
+        read_metadata(folder)
+        dataset = minari.MinariDataset(folder)
+        fingerprint_file.record(dataset, read_arrays(dataset, cache=False))
 
 
 def check_not_taken(dataset_id: str, *, force: bool = False) -> Path:
@@ -216,7 +231,7 @@ def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
         create_namespace(namespace)
     path = check_not_taken(dataset_id, force=force)  # it was free when the writing began
     path.parent.mkdir(parents=True, exist_ok=True)
-    _exchange(partial / dataset_id, path, partial / "replaced")
+    _exchange(partial / dataset_id, path, partial / REPLACED)
 
 
 def _exchange(new: Path, path: Path, old: Path) -> None:
