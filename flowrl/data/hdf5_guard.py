@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-from h5py import h5l
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]  # its stubs lack it
 
 from flowrl.errors import InputError
 

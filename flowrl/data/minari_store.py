@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from flowrl.data import fingerprint_file
 from flowrl.data.metadata_file import read_metadata
-from flowrl.data.partials import REPLACED, partial_folder, sweep_folders
+from flowrl.data.partials import partial_folder, sweep_folders
 from flowrl.data.stored_arrays import check_shape, read_arrays
 from flowrl.errors import InputError, cause
 
@@ -231,7 +231,7 @@ def _publish(dataset_id: str, partial: Path, *, force: bool) -> None:
         create_namespace(namespace)
     path = check_not_taken(dataset_id, force=force)  # it was free when the writing began
     path.parent.mkdir(parents=True, exist_ok=True)
-    _exchange(partial / dataset_id, path, partial / REPLACED)
+    _exchange(partial / dataset_id, path, partial / "replaced")
 
 
 def _exchange(new: Path, path: Path, old: Path) -> None:

@@ -14,8 +14,6 @@ from pathlib import Path
 
 DAY = 86_400
 """Seconds after which one is left over whoever made it, if nothing was written in it."""
-REPLACED = "replaced"
-"""Within a temporary folder, the dataset that stood in the place of the new one."""
 _OWNER = re.compile(r"[.-]([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\b")
 
 
@@ -36,9 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep_folders(root: Path) -> None:
-    """Remove the temporary folders in `root` that dead processes left, but for one that has the only copy of data."""
+    """Remove the temporary folders in `root` that dead processes left."""
     for folder in _listed(root, ".partial-*"):
-        if _left_over(folder) and not _only_copy(folder):
+        if _left_over(folder):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -92,9 +90,3 @@ def _alive(process: int) -> bool:
 
 def _last_written(path: Path) -> float:
     return max(entry.lstat().st_mtime for entry in (path, *path.rglob("*")))
-
-
-def _only_copy(folder: Path) -> bool:
-    """Whether it was left between two renames: the old dataset had been moved here, the new one not yet away."""
-    new = (file for file in folder.rglob("data/metadata.json") if file.relative_to(folder).parts[0] != REPLACED)
-    return (folder / REPLACED).exists() and next(new, None) is not None

@@ -96,7 +96,7 @@ def _is_sound(arrays: StoredArrays, folder: Path, observation_size: int, action_
     model = _empty(np.zeros(0, np.int64), observation_size, action_size)
     steps, episodes = arrays.rewards.size, arrays.lengths.size
     rows = {"observations": steps + episodes, "lengths": episodes}
-    for name in (field.name for field in fields(StoredArrays)):
+    for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths"):
         array, like = getattr(arrays, name), getattr(model, name)
         if array.dtype != like.dtype or array.shape != (rows.get(name, steps), *like.shape[1:]):
             return False

@@ -1,7 +1,7 @@
 """Stored data against the simulator: steps from stored observations, and whole episodes from their reset seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -16,12 +16,13 @@ from flowrl.evaluation.environments import FlatObservation, make_env
 from flowrl.inspection.alignment import ACTION_OFFSETS, REPRODUCED, Alignment, SeededReplay, TransitionErrors
 from flowrl.inspection.alignment_verdict import judge_alignment
 from flowrl.inspection.replay import Replayed, distance, is_clipped, replay, step_from
+from flowrl.inspection.reward_check import Paid, RewardCheck, check_rewards
 
 __all__ = ["check_alignment", "reset_seeds"]
 
-SEEDED_STEPS = 3_000  # about so many are replayed from recorded seeds
-SEEDED_EPISODES = 10
+SEEDED_STEPS = 5_000  # about so many are replayed from recorded seeds: one or two seconds of MuJoCo
 SEEDS_READ = 200
+SHIFTED_EPISODES = 10  # are replayed with other actions as well
 TRANSITIONS_AN_EPISODE = 4
 
 
@@ -159,6 +160,7 @@ def _add_transition(errors: TransitionErrors, env: gym.Env, episode: StoredEpiso
             if 0 <= step + of_reward <= last:
                 errors.rewards[shift, of_reward].append(abs(reward - float(episode.rewards[step + of_reward])))
         if shift == "stored":
+            errors.paid.append((Paid(episode.id, step, float(episode.rewards[step]), reward), error))
             if step == 0:
                 errors.first.append(error)
             if step == last:
@@ -180,20 +182,22 @@ def _seeded_replay(
     observation = leaves(dataset.observation_space, "observation")
     replays: list[Replayed] = []
     shifted: list[Replayed] = []
-    repeats, steps = True, 0
-    for stored in dataset.iterate_episodes(_drawn(tuple(seeds), SEEDED_EPISODES, generator)):
+    repeats, steps, rewards = True, 0, RewardCheck()
+    for stored in dataset.iterate_episodes(tuple(seeds)):
         episode = StoredEpisode.of(stored, observation)
         if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite:
             continue
         seed = seeds[episode.id]
         replayed = episode.replayed(env, seed)
-        if alone:
+        if alone and len(shifted) < SHIFTED_EPISODES:
             shifted.append(episode.replayed(env, seed, actions_later=1))
             if not replays:
                 repeats = np.array_equal(replayed.observations, episode.replayed(env, seed).observations)
         replays.append(replayed)
+        errors = np.append(replayed.first_observation, replayed.observations)
+        rewards += check_rewards(episode.id, episode.rewards, replayed.paid, errors)
         steps += len(episode.rewards)
-    return _summarised(replays, shifted, repeats=repeats) if replays else None
+    return replace(_summarised(replays, shifted, repeats=repeats), reward_check=rewards) if replays else None
 
 
 def _summarised(replays: Sequence[Replayed], shifted: Sequence[Replayed], *, repeats: bool) -> SeededReplay:

@@ -18,6 +18,7 @@ from flowrl.data.d4rl import get_dataset
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.fingerprint_file import NAME
 from flowrl.data.minari_store import open_dataset
+from flowrl.data.stored_arrays import read_arrays
 from flowrl.errors import InputError
 
 ID = "test/numbered-v0"
@@ -167,8 +168,6 @@ def test_a_part_of_a_dataset_is_neither_compared_nor_recorded(written):
     (written / NAME).unlink()
     part = open_dataset(ID).filter_episodes(lambda episode: episode.id != 1)
     arrays = TrajectoryDataset.from_minari(ID)  # records the whole
-    from flowrl.data.stored_arrays import read_arrays
-
     assert TrajectoryDataset.from_stored(part, read_arrays(part)).episodes == 2
     assert json.loads((written / NAME).read_text())["arrays"] == arrays.fingerprint
 
