@@ -73,6 +73,21 @@ def _check_link(group: Any, last: str, name: str) -> None:
         raise InputError(f"{name} is a link: the file itself must hold it")
 
 
+def own_member(group: Any, name: str) -> Any:
+    """The array or group of that name that a group of h5py itself holds.
+
+    Raises:
+        InputError: it is a link.
+        KeyError: there is none.
+    """
+    link = group.get(name, getlink=True)
+    if link is None:
+        raise KeyError(name)
+    if not isinstance(link, h5py.HardLink):
+        raise InputError(f"{name} is a link: the file itself must hold it")
+    return group[name]
+
+
 def check_stored(stored: h5py.h5d.DatasetID, name: str, file_size: int) -> int:
     """The bytes that an array takes in the file, which holds all of its numbers.
 

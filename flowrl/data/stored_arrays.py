@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +62,7 @@ def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredA
     file = folder / "main_data.hdf5"
     try:
         if not file.exists():
-            return _join(dataset.iterate_episodes(indices), observation, action)
+            return _join(_all(dataset.iterate_episodes(indices), len(indices)), observation, action)
         check_is_file(file)
         if not cache or len(indices) != dataset.storage.total_episodes:
             return _read_hdf5(file, indices, observation, action)
@@ -217,6 +217,16 @@ def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) 
         np.empty(steps, np.bool_),
         lengths,
     )
+
+
+def _all(episodes: Iterable[Any], count: int) -> Iterator[Any]:
+    """Minari's episodes; where files are missing, it gives the others and says nothing."""
+    found = 0
+    for episode in episodes:
+        found += 1
+        yield episode
+    if found != count:
+        raise InputError(f"the files hold {found:,} of {count:,} episodes: some are missing or empty")
 
 
 def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:

@@ -9,8 +9,8 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.data.spaces import Leaf, leaves
-from flowrl.data.stored_arrays import observation_rows
+from flowrl.data.spaces import leaves
+from flowrl.data.stored_episodes import stored_episodes
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
 from flowrl.inspection.alignment import ACTION_OFFSETS, REPRODUCED, Alignment, SeededReplay, TransitionErrors
@@ -83,11 +83,6 @@ class StoredEpisode:
     rewards: NDArray[Any]
     """(T,)."""
 
-    @classmethod
-    def of(cls, episode: minari.EpisodeData, observation: Sequence[Leaf]) -> "StoredEpisode":
-        rows = observation_rows(episode, observation)
-        return cls(int(episode.id), rows, np.asarray(episode.actions), np.asarray(episode.rewards))
-
     @property
     def last(self) -> int:
         """The number of the last step."""
@@ -124,12 +119,11 @@ def _transition_errors(
 ) -> TransitionErrors:
     """Errors of a few transitions of each episode drawn: its first, its last, and others."""
     errors = TransitionErrors()
-    observation = leaves(dataset.observation_space, "observation")
     episodes = max(1, -(-transitions // TRANSITIONS_AN_EPISODE))
     chosen = _drawn([int(i) for i in dataset.episode_indices], episodes, generator)
     each = -(-transitions // len(chosen))
-    for stored in dataset.iterate_episodes(chosen):
-        episode = StoredEpisode.of(stored, observation)
+    for stored in stored_episodes(dataset, chosen):
+        episode = StoredEpisode(*stored)
         last, finite = episode.last, episode.finite
         inner = generator.choice(last - 1, min(last - 1, max(each - 2, 0)), replace=False) + 1 if last > 1 else []
         for step in sorted({0, last, *(int(i) for i in inner)}):
@@ -179,12 +173,11 @@ def _seeded_replay(
     seeds = reset_seeds(dataset, candidates)
     if not seeds:
         return None
-    observation = leaves(dataset.observation_space, "observation")
     replays: list[Replayed] = []
     shifted: list[Replayed] = []
     repeats, steps, rewards = True, 0, RewardCheck()
-    for stored in dataset.iterate_episodes(tuple(seeds)):
-        episode = StoredEpisode.of(stored, observation)
+    for stored in stored_episodes(dataset, tuple(seeds)):
+        episode = StoredEpisode(*stored)
         if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite:
             continue
         seed = seeds[episode.id]

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.data.hdf5_guard import check_stored
+from flowrl.data.hdf5_guard import check_stored, own_member
 from flowrl.errors import InputError, cause
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -57,9 +57,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _dataset(file: h5py.File, name: str, file_size: int) -> h5py.Dataset:
     """The dataset of that name, if this file itself holds every number that it claims."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is a link: the file itself must hold it")
-    item = file[name]
+    item = own_member(file, name)
     if not isinstance(item, h5py.Dataset):
         raise InputError(f"{name} is a group: it must be an array")
     if item.shape is None or item.ndim == 0:
