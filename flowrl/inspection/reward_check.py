@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 __all__ = ["Paid", "RewardCheck", "check_outliers", "check_rewards", "fault_sentence"]
 
 ROUNDING = 1e-6
-"""Relative to the larger of the two rewards and the mean size of all. float32 rounds by 6e-8, and a reward that is the
-difference of two positions loses a digit more: measured on Gymnasium's MuJoCo tasks, whose own rewards repeat to
-1e-12 of that where the versions are those of the recording."""
+"""Relative to the larger of the two rewards and the mean size of all. Measured: Gymnasium's Hopper, HalfCheetah, Walker2d
+and Ant repeat the rewards of a recording exactly, and to 6e-8 of their size where those were stored as float32."""
 DRIFT = 100.0
 """How much more a reward may be off than the observations are so far: it divides a change of position by a time step
 of 0.008 to 0.05."""
