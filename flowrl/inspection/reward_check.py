@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 __all__ = ["Paid", "RewardCheck", "check_outliers", "check_rewards", "fault_sentence"]
 
 ROUNDING = 1e-6
-"""Relative to the larger of the two rewards and the mean size of all. Measured: Gymnasium's Hopper, HalfCheetah, Walker2d
-and Ant repeat the rewards of a recording exactly, and to 6e-8 of their size where those were stored as float32."""
+"""Relative to the larger of the two rewards and the mean size of all. Measured: Gymnasium's Hopper, HalfCheetah,
+Walker2d and Ant repeat the rewards of a recording exactly, and to 6e-8 of their size where they were stored as
+float32."""
 DRIFT = 100.0
 """How much more a reward may be off than the observations are so far: it divides a change of position by a time step
 of 0.008 to 0.05."""
