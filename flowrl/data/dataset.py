@@ -12,7 +12,7 @@ from gymnasium.envs.registration import EnvSpec
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from flowrl.data import derived, plain_arrays, precision
+from flowrl.data import derived, fingerprint_file, plain_arrays, precision
 from flowrl.data.declared import NOTHING, Declared, of_several
 from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset, stored_references
@@ -72,7 +72,8 @@ class TrajectoryDataset:
         """Build from an opened dataset and the arrays that were read from it.
 
         Raises:
-            InputError: the arrays hold NaN or infinity, or less than the dataset's metadata say.
+            InputError: the arrays hold NaN or infinity, or less than the dataset's metadata say; they or the metadata
+                have changed since the dataset's fingerprint was recorded.
         """
         declared = Declared.of(stored)
         declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards))
@@ -91,12 +92,14 @@ class TrajectoryDataset:
             discrete_start=first,
             declared=declared,
         )
-        return replace(
+        dataset = replace(
             dataset,
             whole_actions=whole,
             stored_references=stored_references(stored.storage.metadata),
             environment_problem=environment_problem(stored),
         )
+        fingerprint_file.verify(stored, arrays)
+        return dataset
 
     @classmethod
     def from_arrays(
@@ -204,7 +207,7 @@ class TrajectoryDataset:
             final_observations=torch.from_numpy(arrays.observations[final_rows]),
             action_low=torch.from_numpy(low),
             action_high=torch.from_numpy(high),
-            fingerprint=derived.fingerprint(arrays),
+            fingerprint=arrays.fingerprint,
             discrete_start=discrete_start,
             offset=arrays.offset if arrays.offset.any() else None,
             left_out=tuple(arrays.left_out.tolist()),

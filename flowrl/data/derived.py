@@ -1,6 +1,5 @@
-"""What follows from a dataset's arrays: returns-to-go, which final observations are known, a fingerprint, cautions."""
+"""What follows from a dataset's arrays: returns-to-go, which final observations are known, cautions."""
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -33,17 +32,6 @@ def returns_to_go(rewards: NDArray[np.float32], ends: NDArray[np.int64], lengths
     to_go -= sums
     to_go += rewards
     return to_go.astype(np.float32)
-
-
-def fingerprint(arrays: StoredArrays) -> str:
-    """A hash of every array that training reads: lengths, observations, actions, rewards and terminations."""
-    digest = hashlib.blake2b(digest_size=16)
-    for array in (arrays.lengths, arrays.observations, arrays.actions, arrays.rewards, arrays.terminations):
-        digest.update(str(array.shape).encode())
-        digest.update(np.ascontiguousarray(array).data)
-    if arrays.offset.any():
-        digest.update(arrays.offset.data)
-    return digest.hexdigest()
 
 
 def cautions(id: str, arrays: StoredArrays) -> tuple[str, ...]:

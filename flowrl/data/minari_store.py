@@ -2,9 +2,8 @@
 
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,11 @@ from minari.dataset.minari_dataset import parse_dataset_id
 from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
-from flowrl.data import dataset_folder
+from flowrl.data import dataset_folder, fingerprint_file
+from flowrl.data.metadata_file import read_metadata
 from flowrl.data.minari_files import DatasetDescription, Episode, write_files
-from flowrl.data.stored_arrays import check_shape
+from flowrl.data.partials import partial_folder, sweep_folders
+from flowrl.data.stored_arrays import check_shape, read_arrays
 from flowrl.data.stored_spec import make_specs_readable
 from flowrl.data.unreadable_environment import open_without_environment
 from flowrl.errors import InputError, cause
@@ -63,11 +64,12 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
                 print(f"{dataset} is a local dataset and a folder here: taking the dataset, not the folder", flush=True)
             else:
                 path = folder
-    if not path.exists():
+    if not os.path.lexists(path):
         if Path(dataset).is_dir():
             print(f"the folder {dataset} holds no dataset: it has no metadata.json", flush=True)
         _download(dataset)
     try:
+        read_metadata(path)
         stored = open_without_environment(path)
         return stored or minari.MinariDataset(make_specs_readable(MinariStorage.read(path)))
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
@@ -97,10 +99,12 @@ def _download(dataset_id: str) -> None:
             f"dataset {dataset_id} is not here: those in {COLLECTED_NAMESPACE} are collected, not downloaded; {_have()}"
         )
     print(f"dataset {dataset_id} is not here: downloading it through Minari", flush=True)
-    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"  # an interrupted download leaves no broken dataset
+    sweep_folders(get_dataset_path())
+    partial = partial_folder(get_dataset_path())  # an interrupted download leaves no broken dataset
     try:
         with _minari_root(partial):
             minari.download_dataset(dataset_id)
+            _record(get_dataset_path(dataset_id) / "data")
         _publish(dataset_id, partial, force=True)
     except Exception as error:  # the class depends on huggingface_hub's version
         raise InputError(
@@ -139,9 +143,11 @@ def write_dataset(
         raise InputError(f"dataset {dataset_id} would hold no episode")
     for index, episode in enumerate(episodes):
         _check_lengths(index, episode)
-    partial = get_dataset_path() / f".partial-{uuid.uuid4().hex}"
+    sweep_folders(get_dataset_path())
+    partial = partial_folder(get_dataset_path())
     try:
         write_files(partial / dataset_id / "data", dataset_id, episodes, about)
+        _record(partial / dataset_id / "data")
         _publish(dataset_id, partial, force=force)
     except OSError as error:
         if error.filename is None and error.errno is not None:  # of a write, which knows no name
@@ -150,6 +156,14 @@ def write_dataset(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return path
+
+
+def _record(folder: Path) -> None:
+    """Write the fingerprint of a dataset that is there for the first time, unless training would refuse it anyway."""
+    with suppress(InputError):
+        read_metadata(folder)
+        dataset = minari.MinariDataset(folder)
+        fingerprint_file.record(dataset, read_arrays(dataset, cache=False))
 
 
 def check_not_taken(dataset_id: str, *, force: bool = False) -> Path:

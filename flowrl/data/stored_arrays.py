@@ -1,10 +1,10 @@
 """A Minari dataset's episodes as flat arrays: read straight from the file, and kept beside it for the next time."""
 
+import hashlib
 import json
-import zipfile
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
+from flowrl.data import array_cache, fingerprint_file
+from flowrl.data.array_cache import CACHE_FORMAT, CACHE_NAME
+from flowrl.data.hdf5_guard import GuardedFile, check_is_file, check_memory
 from flowrl.data.precision import Exact, is_wide, settle
 from flowrl.data.spaces import Leaf, action_leaf, leaves
 from flowrl.errors import InputError, cause
-from flowrl.files import replacing
-
-CACHE_NAME = "flowrl_cache.npz"
-CACHE_FORMAT = 2
-INFLATION = 1_100  # no filter of HDF5 makes data smaller than by this (deflate: 1,032): a larger claim is damage
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,24 @@ class StoredArrays:
         """(N+E, observation size) with the offset: float32, or float64 where there is one."""
         return self.observations + self.offset if self.offset.any() else self.observations
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of every array that training reads: lengths, observations, actions, rewards and terminations."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in (self.lengths, self.observations, self.actions, self.rewards, self.terminations):
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+        if self.offset.any():
+            digest.update(self.offset.data)
+        return digest.hexdigest()
+
 
 def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredArrays:
     """Read a dataset's episodes into flat float32 arrays, or take them from the cache beside its file.
 
     The cache is a plain `.npz` in the dataset's folder. It is used only while the dataset's files have the size and
-    times they had when it was written; where it cannot be written (a read-only folder), every call reads the file.
+    times they had when it was written, and the fingerprint beside them is that of its arrays; else, and where it cannot
+    be written (a read-only folder), the file is read. So bytes of the file that rot do no harm while a cache stands.
 
     Args:
         cache: use the cache, and write one where there is none.
@@ -72,15 +82,16 @@ def read_arrays(dataset: minari.MinariDataset, *, cache: bool = True) -> StoredA
     file = folder / "main_data.hdf5"
     try:
         if not file.exists():
-            return _join(dataset.iterate_episodes(indices), observation, action)
+            return _join(_all(dataset.iterate_episodes(indices), len(indices)), observation, action)
+        check_is_file(file)
         if not cache or len(indices) != dataset.storage.total_episodes:
             return _read_hdf5(file, indices, observation, action)
         key = _cache_key(folder, observation, action)
         arrays = _load_cache(folder / CACHE_NAME, key)
-        if arrays is None:
+        if arrays is None or not _is_sound(arrays, folder, sum(leaf.size for leaf in observation), action.size):
             arrays = _read_hdf5(file, indices, observation, action)
             if key == _cache_key(folder, observation, action):  # else the file changed while it was read
-                _save_cache(folder / CACHE_NAME, key, arrays)
+                array_cache.save(folder / CACHE_NAME, key, {f.name: getattr(arrays, f.name) for f in fields(arrays)})
         return arrays
     except InputError:
         raise
@@ -96,25 +107,29 @@ def _cache_key(folder: Path, observation: Sequence[Leaf], action: Leaf) -> str:
 
 def _load_cache(path: Path, key: str) -> StoredArrays | None:
     """The cached arrays; None where there are none, they are of another file, or they are damaged."""
-    try:
-        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:  # checks each array's CRC
-            if str(file["key"]) == key:
-                return StoredArrays(*(file[field.name] for field in fields(StoredArrays)))
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile):
-        pass
-    return None
+    arrays = array_cache.load(path, key, [field.name for field in fields(StoredArrays)])
+    return None if arrays is None else StoredArrays(**arrays)
 
 
-def _save_cache(path: Path, key: str, arrays: StoredArrays) -> None:
-    # A read-only folder or a full disk: the next call reads the dataset's own file again.
-    with suppress(OSError), replacing(path) as partial:
-        np.savez(partial, key=np.array(key), **{f.name: getattr(arrays, f.name) for f in fields(arrays)})
+def _is_sound(arrays: StoredArrays, folder: Path, observation_size: int, action_size: int) -> bool:
+    """Whether cached arrays fit each other, the spaces, and the fingerprint in the dataset's folder."""
+    model = _empty(np.zeros(0, np.int64), observation_size, action_size)
+    steps, episodes = arrays.rewards.size, arrays.lengths.size
+    rows = {"observations": steps + episodes, "lengths": episodes}
+    for name in ("observations", "actions", "rewards", "terminations", "truncations", "lengths"):
+        array, like = getattr(arrays, name), getattr(model, name)
+        if array.dtype != like.dtype or array.shape != (rows.get(name, steps), *like.shape[1:]):
+            return False
+    if (arrays.lengths < 0).any() or arrays.lengths.sum() != steps:
+        return False
+    known = fingerprint_file.load(folder, quiet=True)
+    return known is None or known.fits(arrays)
 
 
 def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
     # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
-    most = path.stat().st_size * INFLATION
     with h5py.File(path, "r") as file:
+        guarded = GuardedFile(file, path.stat().st_size)
         # HDF5 remembers the objects it has opened, up to 32 MB of them: hardly one is opened again here.
         remember = file.id.get_mdc_config()
         remember.set_initial_size, remember.initial_size = True, 2**19
@@ -122,10 +137,8 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
         file.id.set_mdc_config(remember)
 
         def array(index: int, name: str) -> Any:
-            stored = h5py.h5d.open(file.id, f"episode_{index}/{name}".rstrip("/").encode())
-            if stored.get_space().get_simple_extent_npoints() * stored.get_type().get_size() > most:
-                raise InputError(f"episode {index}: {name} claim shape {stored.shape}, more than the file can hold")
-            return stored
+            path = f"episode_{index}/{name}".rstrip("/")
+            return guarded.array(path, f"episode {index}: {name}")
 
         every = np.array([_length(index, array(index, "rewards").shape) for index in indices], np.int64)
         left_out, lengths = _without_empty(every)
@@ -133,7 +146,9 @@ def _read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], 
             for name in (*(f"observations/{leaf.name}".rstrip("/") for leaf in observation), "actions"):
                 _check_empty(index, name, array(index, name).shape)
         indices = np.delete(indices, left_out).tolist()
-        arrays = _empty(lengths, sum(leaf.size for leaf in observation), action.size)
+        width = sum(leaf.size for leaf in observation)
+        check_memory(4 * int((lengths + 1).sum()) * (width + action.size + 1))
+        arrays = _empty(lengths, width, action.size)
         step = 0
         for number, (index, length) in enumerate(zip(indices, lengths.tolist(), strict=True)):
             rows = slice(step, step + length)
@@ -289,6 +304,16 @@ def _empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) 
         np.empty(steps, np.bool_),
         lengths,
     )
+
+
+def _all(episodes: Iterable[Any], count: int) -> Iterator[Any]:
+    """Minari's episodes; where files are missing, it gives the others and says nothing."""
+    found = 0
+    for episode in episodes:
+        found += 1
+        yield episode
+    if found != count:
+        raise InputError(f"the files hold {found:,} of {count:,} episodes: some are missing or empty")
 
 
 def _join(episodes: Iterator[Any], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:

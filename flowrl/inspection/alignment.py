@@ -4,6 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Literal
 
+from flowrl.inspection.reward_check import Paid, RewardCheck
+
 __all__ = [
     "ACTION_OFFSETS",
     "APART",
@@ -35,7 +37,14 @@ APART = 20.0
 """How many times larger the median error of the next best shift has to be than the best one's."""
 
 AlignmentVerdict = Literal[
-    "aligned", "aligned, other simulator", "other rewards", "misaligned", "partly misaligned", "unclear", "unknown"
+    "aligned",
+    "aligned, other simulator",
+    "other rewards",
+    "faulty rewards",
+    "misaligned",
+    "partly misaligned",
+    "unclear",
+    "unknown",
 ]
 
 
@@ -75,6 +84,8 @@ class SeededReplay:
     episode's last step, where there is no such action; None where it was not tried."""
     action_matters: bool | None = None
     """Those other actions lead to other observations or rewards somewhere; None where they were not tried."""
+    reward_check: RewardCheck = RewardCheck()
+    """The single rewards that differ, of those up to where a replay leaves the data."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,8 @@ class TransitionErrors:
     """Shift → errors."""
     rewards: dict[tuple[str, int], list[float]] = field(default_factory=lambda: defaultdict(list))
     """Shift of the action, and of the stored reward → errors."""
+    paid: list[tuple[Paid, float]] = field(default_factory=list)
+    """As stored: both rewards, and the error of the observation."""
     first: list[float] = field(default_factory=list)
     last: list[float] = field(default_factory=list)
     skipped_clipped: int = 0

@@ -15,6 +15,7 @@ from flowrl.inspection.alignment import (
     ShiftError,
     TransitionErrors,
 )
+from flowrl.inspection.reward_check import RewardCheck, check_outliers, fault_sentence
 
 __all__ = ["judge_alignment"]
 
@@ -38,6 +39,9 @@ def judge_alignment(errors: TransitionErrors, seeded: SeededReplay | None, env_i
         checked, wrong = len(stored), comparison.wrong
     else:
         verdict, sentence = _judge_seeded(seeded, errors, env_id)
+    replayed = RewardCheck() if seeded is None else seeded.reward_check
+    check = replayed if replayed.faults else check_outliers(errors.paid)
+    verdict, sentence = _with_rewards(verdict, sentence, check if check.faults else replayed, env_id)
     return Alignment(
         verdict,
         sentence,
@@ -152,6 +156,22 @@ def _judge_rewards(of: Comparison, fits: str) -> Verdict | None:
             f"Aligned, but with other rewards than {of.env_id} pays (median difference {error:.2g}): {fits}"
         )
     return None
+
+
+def _with_rewards(verdict: AlignmentVerdict, sentence: str, check: RewardCheck, env_id: str) -> Verdict:
+    """The verdict and the sentence with what the replayed rewards add to them."""
+    if not check.checked:
+        return verdict, sentence
+    if not check.faults:
+        return verdict, f"{sentence} All {check.checked:,} rewards replayed from recorded seeds are as stored."
+    faults = fault_sentence(check, env_id)
+    if verdict in ("aligned", "other rewards") and check.few:
+        return "faulty rewards", f"FAULTY rewards: {faults} {sentence}"
+    if verdict == "aligned":
+        return "other rewards", f"{sentence} But {faults}"
+    if verdict == "aligned, other simulator":
+        faults = f"{faults} That other version could do that, or faulty data."
+    return verdict, f"{sentence} {faults}"
 
 
 def _judge_seeded(seeded: SeededReplay | None, errors: TransitionErrors, env_id: str) -> Verdict:

@@ -96,7 +96,7 @@ def _soundness(inspection: Inspection, statistics: Statistics) -> Answer:
 
 def _soundness_verdict(statistics: Statistics, alignment: Alignment | None, warnings: int) -> tuple[Tone, str]:
     count = f"{warnings} warning{'' if warnings == 1 else 's'}"
-    if statistics.non_finite or (alignment is not None and "misaligned" in alignment.verdict):
+    if statistics.non_finite or (alignment is not None and _is_wrong(alignment)):
         return "bad", "No: it has faults."
     if alignment is None:
         return "mild", f"It was not checked against a simulator; {count}."
@@ -105,6 +105,10 @@ def _soundness_verdict(statistics: Statistics, alignment: Alignment | None, warn
     if warnings:
         return "mild", f"It has no fault that we check for; {count}."
     return "good", "It has no fault that we check for."
+
+
+def _is_wrong(alignment: Alignment) -> bool:
+    return "misaligned" in alignment.verdict or alignment.verdict == "faulty rewards"
 
 
 def _seeded_lines(alignment: Alignment) -> list[str]:

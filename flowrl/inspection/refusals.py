@@ -8,6 +8,7 @@ import h5py
 import minari
 
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.hdf5_guard import check_is_file, own_member
 from flowrl.data.stored_arrays import StoredArrays, read_arrays
 from flowrl.errors import InputError
 from flowrl.text import listed
@@ -32,10 +33,11 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
     file = Path(dataset.storage.data_path) / "main_data.hdf5"
     wrong = []
     try:
+        check_is_file(file)
         with h5py.File(file, "r") as opened:
             for index in dataset.episode_indices:
-                group = opened[f"episode_{int(index)}"]
-                length = group["rewards"].shape[0]  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+                group = own_member(opened, f"episode_{int(index)}")
+                length = own_member(group, "rewards").shape[0]
                 # Those of a Dict or Tuple are groups of arrays.
                 rows = {
                     (name, array.shape[0]) for name in ("observations", "actions") for array in _arrays(group, name)
@@ -43,7 +45,7 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
                 fitting = {("observations", length + 1), ("actions", length)}
                 if rows - fitting - (set() if length else {("observations", 0)}):
                     wrong.append(int(index))
-    except (OSError, KeyError, RuntimeError, AttributeError, IndexError, TypeError):
+    except (OSError, KeyError, ValueError, RuntimeError, AttributeError, IndexError, TypeError):
         return []  # the first refusal says all that is known
     if len(wrong) < 2:
         return []
@@ -51,7 +53,10 @@ def _shape_refusals(dataset: minari.MinariDataset) -> list[str]:
 
 
 def _arrays(group: Any, name: str) -> Iterator[h5py.Dataset]:
-    member = group.get(name)
+    try:
+        member = own_member(group, name)
+    except KeyError:
+        return
     if isinstance(member, h5py.Dataset):
         yield member
     elif isinstance(member, h5py.Group):

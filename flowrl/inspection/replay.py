@@ -99,6 +99,8 @@ class Replayed:
     """(T,), of the one after each step."""
     rewards: NDArray[np.float64]
     """(T,)."""
+    paid: NDArray[np.float64]
+    """(T,), the rewards of the replay; NaN after its end."""
 
 
 def replay(
@@ -117,13 +119,15 @@ def replay(
     observation, _ = env.reset(seed=seed, options=options)
     first = distance(observation, observations[0])
     errors, reward_errors = np.full(len(actions), np.inf), np.full(len(actions), np.inf)
+    paid = np.full(len(actions), np.nan)
     for step, action in enumerate(actions):
         observation, reward, terminated, truncated, _ = env.step(action)
         errors[step] = distance(observation, observations[step + 1])
         reward_errors[step] = distance(np.asarray(reward), rewards[step])
+        paid[step] = reward
         if terminated or truncated:
             break
-    return Replayed(first, errors, reward_errors)
+    return Replayed(first, errors, reward_errors, paid)
 
 
 def distance(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:

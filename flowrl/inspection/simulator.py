@@ -1,7 +1,7 @@
 """Stored data against the simulator: steps from stored observations, and whole episodes from their reset seeds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
@@ -9,8 +9,8 @@ import minari
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.data.spaces import Leaf, leaves
-from flowrl.data.stored_arrays import observation_rows
+from flowrl.data.spaces import leaves
+from flowrl.data.stored_episodes import stored_episodes
 from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
@@ -18,12 +18,13 @@ from flowrl.evaluation.guard import RAISED, Guarded
 from flowrl.inspection.alignment import ACTION_OFFSETS, REPRODUCED, Alignment, SeededReplay, TransitionErrors
 from flowrl.inspection.alignment_verdict import judge_alignment
 from flowrl.inspection.replay import Replayed, distance, is_clipped, replay, step_from
+from flowrl.inspection.reward_check import Paid, RewardCheck, check_rewards
 
 __all__ = ["check_alignment", "reset_seeds"]
 
-SEEDED_STEPS = 3_000  # about so many are replayed from recorded seeds
-SEEDED_EPISODES = 10
+SEEDED_STEPS = 5_000  # about so many are replayed from recorded seeds: one or two seconds of MuJoCo
 SEEDS_READ = 200
+SHIFTED_EPISODES = 10  # are replayed with other actions as well
 TRANSITIONS_AN_EPISODE = 4
 
 
@@ -93,11 +94,6 @@ class StoredEpisode:
     rewards: NDArray[Any]
     """(T,)."""
 
-    @classmethod
-    def of(cls, episode: minari.EpisodeData, observation: Sequence[Leaf]) -> "StoredEpisode":
-        rows = observation_rows(episode, observation)
-        return cls(int(episode.id), rows, np.asarray(episode.actions), np.asarray(episode.rewards))
-
     @property
     def last(self) -> int:
         """The number of the last step."""
@@ -139,14 +135,13 @@ def _transition_errors(
 ) -> TransitionErrors:
     """Errors of a few transitions of each episode drawn: its first, its last, and others."""
     errors = TransitionErrors()
-    observation = leaves(dataset.observation_space, "observation")
     episodes = max(1, -(-transitions // TRANSITIONS_AN_EPISODE))
     chosen = _drawn([int(i) for i in dataset.episode_indices], episodes, generator)
     each = -(-transitions // len(chosen))
-    for stored in dataset.iterate_episodes(chosen):
-        if not len(stored.rewards):  # it was left out
+    for stored in stored_episodes(dataset, chosen):
+        episode = StoredEpisode(*stored)
+        if not len(episode.rewards):  # it was left out
             continue
-        episode = StoredEpisode.of(stored, observation)
         last, finite = episode.last, episode.finite
         inner = generator.choice(last - 1, min(last - 1, max(each - 2, 0)), replace=False) + 1 if last > 1 else []
         for step in sorted({0, last, *(int(i) for i in inner)}):
@@ -177,6 +172,7 @@ def _add_transition(errors: TransitionErrors, env: gym.Env, episode: StoredEpiso
             if 0 <= step + of_reward <= last:
                 errors.rewards[shift, of_reward].append(abs(reward - float(episode.rewards[step + of_reward])))
         if shift == "stored":
+            errors.paid.append((Paid(episode.id, step, float(episode.rewards[step]), reward), error))
             if step == 0:
                 errors.first.append(error)
             if step == last:
@@ -195,25 +191,24 @@ def _seeded_replay(
     seeds = reset_seeds(dataset, candidates)
     if not seeds:
         return None
-    observation = leaves(dataset.observation_space, "observation")
     replays: list[Replayed] = []
     shifted: list[Replayed] = []
-    repeats, steps = True, 0
-    for stored in dataset.iterate_episodes(_drawn(tuple(seeds), SEEDED_EPISODES, generator)):
-        if not len(stored.rewards):
-            continue
-        episode = StoredEpisode.of(stored, observation)
-        if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite:
+    repeats, steps, rewards = True, 0, RewardCheck()
+    for stored in stored_episodes(dataset, tuple(seeds)):
+        episode = StoredEpisode(*stored)
+        if (replays and steps + len(episode.rewards) > SEEDED_STEPS) or not episode.finite or not len(episode.rewards):
             continue
         reset = seeds[episode.id], _reset_options(dataset, episode.id)
         replayed = episode.replayed(env, *reset)
-        if alone:
+        if alone and len(shifted) < SHIFTED_EPISODES:
             shifted.append(episode.replayed(env, *reset, actions_later=1))
             if not replays:
                 repeats = np.array_equal(replayed.observations, episode.replayed(env, *reset).observations)
         replays.append(replayed)
+        errors = np.append(replayed.first_observation, replayed.observations)
+        rewards += check_rewards(episode.id, episode.rewards, replayed.paid, errors)
         steps += len(episode.rewards)
-    return _summarised(replays, shifted, repeats=repeats) if replays else None
+    return replace(_summarised(replays, shifted, repeats=repeats), reward_check=rewards) if replays else None
 
 
 def _summarised(replays: Sequence[Replayed], shifted: Sequence[Replayed], *, repeats: bool) -> SeededReplay:

@@ -11,6 +11,7 @@ from flowrl.text import LISTED, listed
 
 __all__ = ["find_warnings"]
 
+WRONG = ("misaligned", "partly misaligned", "other rewards", "faulty rewards")
 SATURATED = 0.5  # share of an action's entries at one bound or the other that is worth a warning
 GROUPS = 5  # of equal episodes that are listed
 
@@ -20,7 +21,7 @@ def find_warnings(statistics: Statistics | None, alignment: Alignment | None, re
     warnings = []
     if statistics is not None:
         warnings += [*_episode_warnings(statistics), *_column_warnings(statistics)]
-    if alignment is not None and alignment.verdict in ("misaligned", "partly misaligned", "other rewards", "unclear"):
+    if alignment is not None and alignment.verdict in (*WRONG, "unclear"):
         warnings.append(f"Alignment with the simulator: {alignment.verdict}.")
     if not any(references.values()):
         warnings.append("No reference scores are known: returns cannot be normalised.")

@@ -466,6 +466,13 @@ def test_another_format_with_shapes_that_disagree_is_refused(episodes, tmp_path,
         read_arrays(foreign_format(tmp_path, [episodes[0], replace(episodes[1], **{name: array}), episodes[2]]))
 
 
+def test_another_format_of_which_files_are_missing_is_refused(episodes, tmp_path):
+    stored = foreign_format(tmp_path, episodes)
+    stored.iterate_episodes = lambda indices: foreign_format(tmp_path, episodes).iterate_episodes(indices[:-1])
+    with pytest.raises(InputError, match="2 of 3 episodes"):
+        read_arrays(stored)
+
+
 def test_another_format_with_another_size_than_its_space_is_refused(episodes, tmp_path):
     with pytest.raises(InputError, match="observations have shape"):
         read_arrays(foreign_format(tmp_path, episodes, observation_size=4))

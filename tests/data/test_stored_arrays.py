@@ -288,5 +288,5 @@ def test_an_array_that_claims_more_than_the_file_can_hold_is_refused(cached):
     with h5py.File(cached.parent / "main_data.hdf5", "a") as file:
         del file["episode_0/rewards"]
         file.create_dataset("episode_0/rewards", (2**40,), np.float64, chunks=(2**20,))  # nothing of it is written
-    with pytest.raises(InputError, match=r"episode 0: rewards claim shape \(1099511627776,\), more than the file"):
+    with pytest.raises(InputError, match=r"episode 0: rewards of shape \(1099511627776,\) are not wholly in"):
         read_arrays(open_dataset(ID))

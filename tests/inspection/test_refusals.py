@@ -1,10 +1,13 @@
 """What training refuses is named."""
 
+import os
+
 import h5py
 import numpy as np
 import pytest
 
 from flowrl.data.minari_store import open_dataset
+from flowrl.inspection import inspect_dataset
 from flowrl.inspection.refusals import load
 
 
@@ -49,3 +52,19 @@ def test_all_episodes_of_wrong_length_are_named(stored):
     _, _, refused = load(open_dataset("test/whole-v0"))
     assert refused[1].startswith("2 episodes")
     assert refused[1].endswith("1, 3")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("at", ["episode_1", "episode_1/rewards", "episode_1/infos"])
+def test_an_inspection_opens_no_other_file(reach_dataset, minari_root, tmp_path, at):
+    os.mkfifo(tmp_path / "pipe")
+    with h5py.File(minari_root / reach_dataset / "data/main_data.hdf5", "r+") as file:
+        if at in file:
+            del file[at]
+        file[at] = h5py.ExternalLink(str(tmp_path / "pipe"), "x")
+    inspection = inspect_dataset(reach_dataset)
+    if at == "episode_1/infos":  # which nobody reads
+        assert inspection.refused == []
+        assert inspection.alignment.verdict == "aligned"
+    else:
+        assert "is a link" in inspection.refused[0]

@@ -1,6 +1,5 @@
 """The arrays of a D4RL HDF5 file, each wholly in the file and of the expected shape, type and values."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from flowrl.data.stored_arrays import INFLATION
+from flowrl.data.hdf5_guard import check_stored, own_member
 from flowrl.errors import InputError, cause
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
@@ -58,30 +57,14 @@ def listed(names: Sequence[str]) -> str:
 
 def _dataset(file: h5py.File, name: str, file_size: int) -> h5py.Dataset:
     """The dataset of that name, if this file itself holds every number that it claims."""
-    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
-        raise InputError(f"{name} is a link: the file itself must hold it")
-    item = file[name]
+    item = own_member(file, name)
     if not isinstance(item, h5py.Dataset):
         raise InputError(f"{name} is a group: it must be an array")
-    if item.dtype.kind not in "fiub" or item.dtype.itemsize > 8 or item.dtype.shape:
-        raise InputError(f"{name} are of type {str(item.dtype)[:80]}: they must be numbers")
     if item.shape is None or item.ndim == 0:
         raise InputError(f"{name} is a single value: it must be an array with one row a step")
     if 0 in item.shape:
         raise InputError(f"{name} are empty: their shape is {item.shape}")
-    # A broken file may claim any shape: never allocate more than it can hold, nor take fill values for data.
-    layout = item.id.get_create_plist()
-    stored, claimed = item.id.get_storage_size(), math.prod(item.shape) * item.dtype.itemsize
-    whole = layout.get_external_count() == 0 and layout.get_layout() != h5py.h5d.VIRTUAL and stored <= file_size
-    packed = 1
-    if whole and item.chunks is not None:
-        packed = INFLATION if layout.get_nfilters() else 1
-        chunks = math.prod(-(-length // chunk) for length, chunk in zip(item.shape, item.chunks, strict=True))
-        whole = (
-            math.prod(item.chunks) * item.dtype.itemsize <= file_size * packed and item.id.get_num_chunks() >= chunks
-        )
-    if not whole or claimed > stored * packed:
-        raise InputError(f"{name} of shape {item.shape} are not wholly in the file")
+    check_stored(item.id, name, file_size)
     return item
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from flowrl.data import fingerprint_file
 from flowrl.data.d4rl.writing import REPEATED
 from flowrl.data.minari_store import open_dataset
 from flowrl.data.stored_arrays import read_arrays
@@ -22,7 +23,7 @@ def get_dataset(dataset_id: str) -> dict[str, NDArray[Any]]:
     observation t+1, on an episode's last row too.
 
     Raises:
-        InputError: there is no such dataset, or it cannot be read.
+        InputError: there is no such dataset, it cannot be read, or it has changed since its fingerprint was recorded.
     """
     return _flat(dataset_id)[0]
 
@@ -69,7 +70,9 @@ def sequence_dataset(dataset_id: str) -> Iterator[dict[str, NDArray[Any]]]:
 
 def _flat(dataset_id: str) -> tuple[dict[str, NDArray[Any]], NDArray[np.int64]]:
     """`get_dataset`, and the lengths (E,) of the episodes."""
-    arrays = read_arrays(open_dataset(dataset_id))
+    stored = open_dataset(dataset_id)
+    arrays = read_arrays(stored)
+    fingerprint_file.verify(stored, arrays)
     lengths, observations = arrays.lengths, arrays.raw_observations
     episode_of = np.repeat(np.arange(len(lengths)), lengths)
     rows = np.arange(len(episode_of)) + episode_of  # an episode has one more observation than steps
