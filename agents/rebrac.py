@@ -108,4 +108,9 @@ class ReBRAC(TD3):
 
 
 REBRAC_PAPER = ReBRACConfig()
-REBRAC_SHORT = ReBRACConfig(actor_cloning=0.05, critic_cloning=0.01, critic=SHORT_CRITIC, network=SHORT_NETWORK)
+REBRAC_SHORT = ReBRACConfig(
+    actor_cloning=0.02,
+    critic_cloning=0.1,
+    critic=SHORT_CRITIC,
+    network=replace(SHORT_NETWORK, actor_schedule="cosine"),
+)

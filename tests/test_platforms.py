@@ -54,7 +54,9 @@ def encodes(call: ast.Call) -> bool:
     if name != "open":
         return len(call.args) > TEXT_CALLS[name]
     owner = call.func.value if isinstance(call.func, ast.Attribute) else None
-    if owner is not None and ast.unparse(owner) in ("os", "Image", "h5py.h5d", "webbrowser"):
+    if owner is not None and ast.unparse(owner) in ("os", "Image", "h5py.h5a", "h5py.h5d", "h5py.h5g", "webbrowser"):
+        return True
+    if ast.unparse(call).startswith("file.open(member"):  # of a zip file, always bytes
         return True
     words = [*call.args, *(word.value for word in call.keywords if word.arg == "mode")]
     modes = [word.value for word in words if isinstance(word, ast.Constant) and isinstance(word.value, str)]

@@ -26,6 +26,7 @@ def rows_of(run: RunFolder, out: Path | None) -> Iterator[Path]:
     with ExitStack() as held:
         try:
             held.enter_context(run.locked())
+            run.rows(EVALUATIONS)  # it may be a pipe, which waits for a reader
             with open(file, "ab"):  # whether it can be written to is known before anything is played
                 pass
         except OSError as error:

@@ -34,11 +34,11 @@ def load(path: Path, key: str, names: Sequence[str]) -> dict[str, NDArray[Any]] 
 
 
 def _array(file: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[Any]:
-    with file.open(member) as opened:
+    with file.open(member, "r") as opened:
         shape, dtype = _header(opened)
         if dtype.hasobject or opened.tell() + prod(shape) * dtype.itemsize != member.file_size:
             raise ValueError(f"{member.filename} has another size than its shape")
-    with file.open(member) as opened:
+    with file.open(member, "r") as opened:
         return np.lib.format.read_array(opened, allow_pickle=False)
 
 

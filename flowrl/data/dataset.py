@@ -76,7 +76,7 @@ class TrajectoryDataset:
                 have changed since the dataset's fingerprint was recorded.
         """
         declared = Declared.of(stored)
-        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards))
+        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards), len(arrays.left_out))
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first, whole = np.zeros(1), np.ones(1), int(stored.action_space.start), None
         else:

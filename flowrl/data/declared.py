@@ -68,9 +68,13 @@ class Declared:
             more_episodes=whole and more,
         )
 
-    def check_totals(self, id: str, episodes: int, steps: int) -> None:
-        """Raise InputError where a dataset's arrays hold fewer steps than it says: a part of it is missing."""
-        if self.total_steps is not None and steps < self.total_steps:
+    def check_totals(self, id: str, episodes: int, steps: int, left_out: int) -> None:
+        """Raise InputError where a dataset's arrays hold fewer steps than it says: a part of it is missing.
+
+        Args:
+            left_out: episodes without steps, of which is said elsewhere that they are left out.
+        """
+        if self.total_steps is not None and steps < self.total_steps and not left_out:
             said = "" if self.total_episodes is None else f" in {self.total_episodes:,} episodes"
             raise InputError(
                 f"{id} holds {steps:,} steps in {episodes:,} episodes, and its metadata say {self.total_steps:,}{said}"

@@ -18,7 +18,7 @@ EPISODE_BYTES = 256
 """HDF5 needs more than this for a group of five arrays, however short."""
 KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("dataset_id", "minari_version", "data_format"), (str,)),
-    **dict.fromkeys(("observation_space", "action_space", "env_spec", "eval_env_spec"), (str, type(None))),
+    **dict.fromkeys(("observation_space", "action_space"), (str, type(None))),
     **dict.fromkeys(("total_episodes", "total_steps"), (int,)),
     **dict.fromkeys(("author", "author_email", "requirements"), (str, list, type(None))),
     **dict.fromkeys(("ref_min_score", "ref_max_score"), (int, float, type(None))),

@@ -57,7 +57,7 @@ def _machine() -> str:
     """Where a process id means one process: this machine, since it started, in this container."""
     parts = [platform.node()]
     with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text())
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii"))
         parts.append(os.readlink("/proc/self/ns/pid"))
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=4).hexdigest()
 

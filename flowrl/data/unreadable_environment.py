@@ -7,7 +7,7 @@ import minari
 from gymnasium.envs.registration import EnvSpec
 from minari.dataset.minari_storage import MinariStorage
 
-from flowrl.data.stored_spec import make_specs_readable, without_unknown
+from flowrl.data.stored_spec import make_specs_readable, without_old_fields
 from flowrl.errors import InputError, kind_and_cause
 
 __all__ = ["environment_problem", "open_without_environment", "read_spec"]
@@ -22,7 +22,7 @@ def read_spec(text: Any) -> EnvSpec:
         InputError: it cannot be read, in the words of the error alone.
     """
     try:
-        spec = EnvSpec.from_json(without_unknown(text))
+        spec = EnvSpec.from_json(without_old_fields(text))
     except Exception as error:  # JSON of any shape meets a dataclass
         raise InputError(kind_and_cause(error.__cause__ or error)) from error
     if not isinstance(spec.kwargs, dict):

@@ -76,12 +76,13 @@ class Run:
         config = _checked_config(folder)
         configured = _configured_env_kwargs(config, folder.path / "config.json")
         rows = folder.own_rows()
-        if not folder.is_finished(config):
+        unplayed = config["env_spec"] == NO_ENVIRONMENT
+        if not (folder.is_finished(config) if unplayed else folder.final_rows(config)):
             raise InputError(
                 f"run {folder.path} is not finished: it lacks "
                 + (
                     "its last training step"
-                    if config["env_spec"] == NO_ENVIRONMENT
+                    if unplayed
                     else "a final evaluation of its last step with one episode for each target and environment seed"
                 )
             )

@@ -108,6 +108,7 @@ def test_a_comparison_says_once_what_disagrees(tmp_path, capsys):
     content = json.loads(metadata.read_text())
     content["env_spec"] = json.dumps(json.loads(content["env_spec"]) | {"max_episode_steps": 5})
     metadata.write_text(json.dumps(content))
+    (metadata.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
     shared = {"steps": 2, "batch_size": 4, "episodes": 1, "device": "cpu", "width": 8, "layers": 1}
     flowrl.compare(ID, {"a": ("bc", {}), "b": ("bc", {"top_fraction": 0.5})}, out=tmp_path / "out", **shared)
     said = capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import gymnasium as gym
 import pytest
@@ -39,6 +40,7 @@ def data(write, numbered_episode, minari_root):
         if pair is not None:
             metadata |= {"ref_min_score": pair[0], "ref_max_score": pair[1]}
         file.write_text(json.dumps(metadata))
+        (file.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
 
     return make
 
@@ -102,7 +104,7 @@ def test_a_training_in_another_environment_uses_none(data, tiny_train, tmp_path)
 def test_a_dataset_without_an_environment_lends_them_to_the_one_that_is_chosen(data, tiny_train, tmp_path):
     data((2.0, 42.0))
     named = TrajectoryDataset.from_minari(DATASET)
-    nameless = TrajectoryDataset(**{**vars(named), "env_spec": None})
+    nameless = replace(named, env_spec=None, declared=replace(named.declared, evaluation_env=None))
     run = tiny_train("bc", tmp_path / "run", dataset=nameless, env=OTHER, steps=1)
     assert all(row["score_dataset"] == expected(row) for row in rows(run))
 
@@ -127,11 +129,10 @@ def test_a_report_names_them_and_pools_by_them(run, tiny_train, tmp_path, capsys
 
 def test_runs_of_earlier_versions_lack_the_column_and_are_compared_all_the_same(run, tiny_train, tmp_path):
     old = shutil.copytree(run, tmp_path / "bc-seed1")
-    lines = [{name: value for name, value in row.items() if name != "score_dataset"} for row in rows(old)]
+    lines = [{name: value for name, value in row.items() if name not in ("score_dataset", "run")} for row in rows(old)]
     (old / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
 
     def older(config):
-        config["seed"] = 1
         del config["dataset_returns"]["reference"]
 
     edit_config(old, older)
@@ -144,6 +145,8 @@ def test_runs_of_earlier_versions_lack_the_column_and_are_compared_all_the_same(
 
 def test_runs_with_other_references_are_not_put_in_one_column(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "bc-seed1")
+    lines = [{name: value for name, value in row.items() if name != "run"} for row in rows(other)]
+    (other / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
     edit_config(
         other, lambda config: config["dataset_returns"]["reference"].update(expert=99.0) or config.update(seed=1)
     )

@@ -159,7 +159,7 @@ UNREADABLE = [
     ('{"id": "Reach-v0"}', "KeyError"),
     (json.dumps({**json.loads(gym.spec("flowrl/Reach-v0").to_json()), "backend": "gpu"}), "backend"),
     (json.dumps({**json.loads(gym.spec("flowrl/Reach-v0").to_json()), "id": "not an id!"}), "Malformed"),
-    ({"id": "flowrl/Reach-v0"}, "AttributeError"),
+    ({"id": "flowrl/Reach-v0"}, "TypeError"),
     ("[]", "TypeError"),
 ]
 
@@ -167,6 +167,7 @@ UNREADABLE = [
 def with_spec(root: Path, name: str, spec):
     file = root / "flowrl/reach/mixed-v0/data/metadata.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: spec}))
+    (file.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(("spec", "words"), UNREADABLE)

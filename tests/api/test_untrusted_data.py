@@ -44,8 +44,10 @@ def plant(write, numbered_episode, minari_root):
         # Of Reach's observations, returns and bounds.
         path = write(name, [numbered_episode(number, 8) for number in range(4)], force=True) / "data/metadata.json"
         metadata = json.loads(path.read_text())
-        metadata["env_spec"] = json.dumps(json.loads(metadata["env_spec"]) | fields)
+        spec = json.dumps(json.loads(metadata["env_spec"]) | fields)
+        metadata |= {"env_spec": spec, "eval_env_spec": spec}
         path.write_text(json.dumps(metadata))
+        (path.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
         return name
 
     return plant
@@ -206,6 +208,7 @@ def test_escapes_in_metadata_reach_neither_console_nor_page(plant, tmp_path, cap
     path = minari_root / PLANTED / "data/metadata.json"
     changes = {name: f"<b>{name}</b>{ESCAPES}" for name in ("dataset_id", "description", "algorithm_name", "author")}
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (path.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
     with np.errstate(all="ignore"):
         inspect.start([PLANTED, "--out", str(tmp_path / "page")])
     tiny_train("bc", tmp_path / "run", dataset=PLANTED, targets="best")

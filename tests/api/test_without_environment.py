@@ -104,6 +104,7 @@ def test_a_simulator_that_is_not_on_this_machine_is_not_asked_for(write, numbere
     stored = json.loads(metadata.read_text())
     spec = json.loads(stored["env_spec"]) | {"id": "Gone-v0", "entry_point": "no.such.module:Gone"}
     metadata.write_text(json.dumps(stored | {"env_spec": json.dumps(spec), "eval_env_spec": json.dumps(spec)}))
+    (metadata.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
     with pytest.raises(InputError, match="Gone"):
         tiny_train("bc", tmp_path / "bc", dataset="test/gone-v0")
     assert (tiny_train("bc", tmp_path / "bc", dataset="test/gone-v0", env="none") / "checkpoint.pt").exists()

@@ -42,6 +42,7 @@ def written(options, **about):
 def edited(folder, **changes):
     path = folder / "metadata.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    (folder / "flowrl_fingerprint.json").unlink(missing_ok=True)
 
 
 def test_the_options_of_all_episodes_are_one_entry():

@@ -255,6 +255,7 @@ def emptied(*episodes):
 
 def test_an_episode_without_steps_is_left_out_with_a_caution(written):
     edit(written, emptied(1))
+    (written / "data/flowrl_fingerprint.json").unlink()
     dataset = TrajectoryDataset.from_minari(ID)
     assert dataset.lengths.tolist() == [LENGTHS[0], *LENGTHS[2:]]
     assert dataset.left_out == (1,)

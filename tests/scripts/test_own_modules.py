@@ -64,6 +64,7 @@ def test_a_training_in_the_checkout_plays_a_users_own_environment(
     stored = json.loads(metadata.read_text())
     spec = json.loads(stored["env_spec"]) | {"id": "Mine-v0", "entry_point": "envs.own:Mine"}
     metadata.write_text(json.dumps(stored | {"env_spec": json.dumps(spec), "eval_env_spec": json.dumps(spec)}))
+    (metadata.parent / "flowrl_fingerprint.json").unlink(missing_ok=True)
     words = tiny_argv("bc", tmp_path / "run", "--dataset", "test/own-v0", "--steps", "2", "--vector", "async")
     done = subprocess.run(
         [sys.executable, "-m", "scripts.train", *words],
