@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from gymnasium.envs.registration import EnvSpec
-
 from flowrl.api.comparing import SAME_FOR_ALL, compare_agents
 from flowrl.api.training import default_options
 from flowrl.data.selection import Selection
+from flowrl.data.unreadable_environment import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig
 from flowrl.evaluation.trust import trusting
@@ -130,7 +129,7 @@ def start(argv: list[str]) -> None:
     print("\nnext:")
     print(f"  {python} -m flowrl evaluate {example} --episodes 100 --targets best    # more episodes, other targets")
     with trusting(args.trust):
-        shown = can_be_shown(EnvSpec.from_json(report.comparisons[0].runs[0].config["env_spec"]))
+        shown = can_be_shown(read_spec(report.comparisons[0].runs[0].config["env_spec"]))
     if shown:
         print(f"  {python} -m flowrl evaluate {example} --episodes 1 --video {out / 'episode.gif'}    # watch one")
     print(f"  {python} -m tensorboard.main --logdir {out}    # the training curves")

@@ -49,6 +49,7 @@ from flowrl.analysis.attention_series import attention_series
 from flowrl.analysis.json_numbers import finite
 from flowrl.analysis.recording import Recorder
 from flowrl.analysis.sensitivity import sensitivity
+from flowrl.data.unreadable_environment import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.rollout import playable, rollout
@@ -122,7 +123,7 @@ def _key(run: RunFolder) -> tuple[dict[str, Any], dict[str, Any]]:
 def _study(
     run: RunFolder, key: dict[str, Any], config: dict[str, Any], actor: Actor, device: torch.device
 ) -> dict[str, Any]:
-    env, seed, targets = EnvSpec.from_json(config["env_spec"]), key["episode_seed"], key["targets"]
+    env, seed, targets = read_spec(config["env_spec"]), key["episode_seed"], key["targets"]
     worst, best = config["dataset_returns"]["percentiles"][0], config["dataset_returns"]["percentiles"][-1]
     alone = try_environment(env, seed=seed, episodes=len(targets)).one_at_a_time
     envs = make_vector_env(env, 1 if alone else len(targets), offset=config.get("observation_offset"))

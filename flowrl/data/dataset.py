@@ -76,7 +76,8 @@ class TrajectoryDataset:
                 have changed since the dataset's fingerprint was recorded.
         """
         declared = Declared.of(stored)
-        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards), len(arrays.left_out))
+        emptied = len(arrays.left_out) * int(arrays.lengths.max())
+        declared.check_totals(stored.id, len(arrays.lengths), len(arrays.rewards), emptied)
         if isinstance(stored.action_space, gym.spaces.Discrete):
             low, high, first, whole = np.zeros(1), np.ones(1), int(stored.action_space.start), None
         else:

@@ -68,13 +68,13 @@ class Declared:
             more_episodes=whole and more,
         )
 
-    def check_totals(self, id: str, episodes: int, steps: int, left_out: int) -> None:
+    def check_totals(self, id: str, episodes: int, steps: int, emptied: int) -> None:
         """Raise InputError where a dataset's arrays hold fewer steps than it says: a part of it is missing.
 
         Args:
-            left_out: episodes without steps, of which is said elsewhere that they are left out.
+            emptied: how many steps the episodes without any may have had, of which is said that they are left out.
         """
-        if self.total_steps is not None and steps < self.total_steps and not left_out:
+        if self.total_steps is not None and steps + emptied < self.total_steps:
             said = "" if self.total_episodes is None else f" in {self.total_episodes:,} episodes"
             raise InputError(
                 f"{id} holds {steps:,} steps in {episodes:,} episodes, and its metadata say {self.total_steps:,}{said}"

@@ -65,7 +65,7 @@ def _shown_by_replay(plain: EnvSpec, scaled: EnvSpec, dataset: TrajectoryDataset
 
     None also where its seed is not known, or the environment fails on these data.
     """
-    if dataset.declared.first_seed is None:
+    if dataset.declared.first_seed is None or 0 in dataset.left_out:  # the seed of an episode that is not there
         return None
     try:
         reproduced = [_reproduces(env, dataset, dataset.declared.first_seed) for env in (plain, scaled)]
@@ -82,6 +82,8 @@ def _reproduces(env: EnvSpec, dataset: TrajectoryDataset, seed: int) -> bool:
     actions, observations, rewards = (
         tensor[rows].cpu().numpy() for tensor in (dataset.actions, dataset.observations, dataset.rewards)
     )
+    if dataset.offset is not None:
+        observations = observations + dataset.offset
     options = as_arrays(dataset.declared.reset_options[0]) if dataset.declared.reset_options else {}
     playing = make_env(env)
     try:

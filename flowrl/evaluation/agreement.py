@@ -84,6 +84,8 @@ def agree(
     if (other := _other_spaces(playing, env, recorded)) is not None:
         return Agreement(env, (*findings, Finding("wrong", other)))
     findings += _limit(playing, env, recorded)
+    if dataset is None and not chosen:  # a run's own environment: whether to scale was settled as it was trained
+        return Agreement(env, tuple(findings))
     env, found = settle_bounds(env, playing.action_space, recorded, dataset)
     return Agreement(env, (*findings, *found))
 

@@ -63,8 +63,13 @@ class ScaledActions(gym.ActionWrapper, RecordConstructorArgs):
 
 
 def with_reset_options(spec: EnvSpec, options: Sequence[Options]) -> EnvSpec:
-    """The same environment, reset with these options, see `ResetOptions`."""
-    return _wrapped(spec, ResetOptions, options=[dict(each) for each in options])
+    """The same environment, reset with these options, see `ResetOptions`.
+
+    Their order is drawn, the same for everybody: data are often recorded in blocks of episodes with one entry, and
+    evaluation plays seeds in a row.
+    """
+    order = np.random.default_rng(0).permutation(len(options))
+    return _wrapped(spec, ResetOptions, options=[dict(options[number]) for number in order])
 
 
 def with_action_bounds(spec: EnvSpec, low: Sequence[float], high: Sequence[float]) -> EnvSpec:

@@ -170,7 +170,7 @@ def make_env(env: str | EnvSpec, *, render_mode: str | None = None) -> Guarded:
         # D4RL's data belong to the -v4 environments: that a -v5 exists is no news.
         warnings.filterwarnings("ignore", message=".*is out of date.*")
         try:
-            made = gym.make(_without_render_mode(env), disable_env_checker=True, **keywords)
+            made = gym.make(_without_window(env), disable_env_checker=True, **keywords)
             return Guarded(_with_rows(made), name)
         except RAISED as error:  # its own code may raise anything
             raise InputError(_not_made(env, name, error)) from error
@@ -194,17 +194,15 @@ def _checked(env: str | EnvSpec) -> str | EnvSpec:
     return env
 
 
-def _without_render_mode(env: str | EnvSpec) -> str | EnvSpec:
-    """The environment without the render mode that its spec or its registration names; itself where there is none."""
-    spec = env
-    if isinstance(env, str):
-        module, _, registered = env.rpartition(":")
-        if module:
-            importlib.import_module(module)
-        spec = gym.registry.get(registered)
-    if isinstance(spec, EnvSpec) and "render_mode" in spec.kwargs:
-        return replace(spec, kwargs={key: value for key, value in spec.kwargs.items() if key != "render_mode"})
-    return env
+def _without_window(env: str | EnvSpec) -> str | EnvSpec:
+    """The environment of a registered id without the render mode of its registration; a spec as it is."""
+    if isinstance(env, EnvSpec):
+        return env
+    module, _, registered = env.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    spec = gym.registry.get(registered)
+    return env if spec is None or (plain := to_play(spec)) is spec else plain
 
 
 def _with_rows(env: gym.Env) -> gym.Env:

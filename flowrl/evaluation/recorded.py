@@ -101,13 +101,18 @@ class Recorded:
 
         Raises:
             KeyError, TypeError: the configuration has not what every version keeps.
+            ValueError: what it keeps is damaged.
         """
         kept = dict(config.get(KEPT) or {})
         for name in ("action_bounds", "actions"):
             if kept.get(name) is not None:
-                kept[name] = Bounds(*(tuple(bound) for bound in kept[name]))
+                kept[name] = Bounds(*(tuple(float(number) for number in bound) for bound in kept[name]))
         for name in ("running", "reset_options", "doubts"):
             kept[name] = tuple(kept.get(name, ()))
+        if not all(isinstance(options, dict) for options in kept["reset_options"]):
+            raise ValueError("its reset options are no objects")
+        if not isinstance(kept.get("longest"), int | None):
+            raise ValueError(f"its longest episode is {kept['longest']!r}")
         sizes = (config[name] for name in ("dataset", "observation_size", "action_size", "discrete_start"))
         return cls(*sizes, **kept)
 

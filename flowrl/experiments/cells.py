@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 from flowrl.analysis.studies import stored_study
+from flowrl.data import scales
 from flowrl.data.selection import Selection, folder_name
 from flowrl.errors import InputError
 from flowrl.evaluation.reference_scores import usable_reference
@@ -127,7 +128,7 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
     said: set[str] = set()
     for cell in cells:
         options = cell.options if device is None else replace(cell.options, device=device)
-        if new := not any(dataset == options.dataset for dataset, _ in prepared):
+        if not any(dataset == options.dataset for dataset, _ in prepared):
             prepared.clear()  # one dataset at a time in memory
         data = options.dataset, options.selection
         try:
@@ -135,7 +136,8 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
         mine = prepared[data]
-        words = [*mine.agreement.warnings, *mine.agreement.notes, *usable_reference(mine.dataset.stored_references)[1]]
+        words = [*mine.agreement.warnings, *mine.agreement.notes, *mine.trial.cautions, *mine.dataset.cautions]
+        words += [*scales.cautions(mine.dataset, mine.columns), *usable_reference(mine.dataset.stored_references)[1]]
         new = [sentence for sentence in dict.fromkeys(words) if sentence not in said]
         said.update(new)
         warn(*new)

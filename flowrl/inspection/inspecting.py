@@ -84,9 +84,9 @@ def _inspect(
         by_trust = {name: references[name] for name in TRUSTED}
         steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
         say("judging whether it needs stitching")
-        if transitions:
-            agreement = _agreement(loaded, env)
-        stitching = _stitching(loaded, None if agreement is None else agreement.env, by_trust, seed)
+        agreement, problem = _agreement(loaded, env, played=transitions > 0)
+        refused = [*refused, *problem]
+        stitching = _stitching(loaded, agreement.env, by_trust, seed)
     warnings = find_warnings(statistics, alignment, references)
     if agreement is not None:
         refused = [*refused, *(finding.sentence for finding in agreement.findings if finding.kind == "wrong")]
@@ -105,14 +105,26 @@ def _inspect(
     )
 
 
-def _agreement(dataset: TrajectoryDataset, env: str | None) -> Agreement | None:
-    """With the environment that it would be played in; None where there is none, or it cannot be made here."""
-    with suppress(ValueError):  # the alignment says why
-        spec = choose_environment(env, dataset.evaluation_env, dataset.id)
-        # Numbers in actions outside of their bounds are in the statistics.
-        recorded = replace(Recorded.of(dataset), outside=0)
-        return agree(spec, recorded, chosen=env is not None, dataset=dataset)
-    return None
+def _agreement(dataset: TrajectoryDataset, env: str | None, *, played: bool) -> tuple[Agreement, list[str]]:
+    """With the environment that it would be played in; where there is none that can be made here, of itself.
+
+    Args:
+        played: False makes no environment.
+
+    Returns:
+        Also why training would refuse its evaluation environment; of the one it was recorded in the alignment says.
+    """
+    # Numbers in actions outside of their bounds are in the statistics.
+    recorded = replace(Recorded.of(dataset), outside=0)
+    problem = []
+    if played and (env is not None or dataset.evaluation_env is not None):
+        try:
+            spec = choose_environment(env, dataset.evaluation_env, dataset.id)
+            return agree(spec, recorded, chosen=env is not None, dataset=dataset), []
+        except InputError as error:
+            if env is None and dataset.evaluation_env != dataset.env_spec:
+                problem.append(str(error))
+    return agree(None, recorded, chosen=False), problem
 
 
 def _stitching(dataset: TrajectoryDataset, env: EnvSpec | None, references: References, seed: int) -> Stitching:

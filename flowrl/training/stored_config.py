@@ -65,6 +65,9 @@ _KINDS: dict[tuple[str, ...], _Kind] = {
     ("action_size",): _WHOLE_NUMBER,
     ("discrete_start",): _WHOLE_NUMBER,
     ("env_spec",): (lambda value: isinstance(value, str), "an environment's specification"),
+    ("observation_offset",): _NUMBERS,
+    ("whole_actions",): _NAME,
+    ("recorded",): _OBJECT,
     ("versions",): _OBJECT,
 }
 
@@ -85,6 +88,16 @@ def check_kinds(config: dict[str, Any], file: Path) -> None:
             raise InputError(
                 f"{file} is damaged: its {'.'.join(path)} must be {words}; restore the file, or train the run again"
             )
+    _check_offset(config, file)
+
+
+def _check_offset(config: dict[str, Any], file: Path) -> None:
+    offset, size = config.get("observation_offset"), config.get("observation_size")
+    if offset is not None and size is not None and len(offset) != size:
+        raise InputError(
+            f"{file} is damaged: its observation_offset has {len(offset)} numbers, and observations have {size};"
+            " restore the file, or train the run again"
+        )
 
 
 def identity(config: dict[str, Any]) -> str:

@@ -304,7 +304,7 @@ def test_options_are_played_in_the_environment_that_they_were_recorded_in(aimed,
 
 def test_options_that_differ_are_played_in_turn(aimed):
     agreement = agree(spec(), Recorded.of(with_options(aimed, {"offset": 2.0}, {}, {"offset": 3.0})), chosen=False)
-    assert offsets(agreement.env) == [2, 0, 3, 2]
+    assert offsets(agreement.env) == [3, 2, 0, 3]  # their order is drawn
 
 
 def test_options_are_for_no_other_environment(aimed):
