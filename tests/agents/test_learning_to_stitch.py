@@ -15,7 +15,8 @@ VALUES = {
     "awac": {"gamma": 0.95, "temperature": 1 / 30},
     "iql": {"gamma": 0.95, "beta": 30.0},
     "td3-bc": {"gamma": 0.95},
-    "rebrac": {"gamma": 0.95},
+    # The preset's weights are those of robots: here they keep it from arriving.
+    "rebrac": {"gamma": 0.95, "actor_cloning": 0.05, "critic_cloning": 0.01, "actor_schedule": "constant"},
 }
 SEQUENCES = {"context": 6, "layers": 1, "heads": 2, "warmup_steps": 100, "learning_rate": 1e-3}  # 6: whole episodes
 IMITATION = {"bc": {}, "10 % BC": {"top_fraction": 0.1}, "flow": SEQUENCES, "dt": SEQUENCES}

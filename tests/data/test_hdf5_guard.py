@@ -234,7 +234,7 @@ def test_what_is_no_cache_or_fingerprint_is_passed_over(folder, kind, name):
         ("total_episodes", 10**9), ("total_episodes", 10**30), ("total_episodes", -1), ("total_episodes", "3"),
         ("total_episodes", 3.0), ("total_episodes", True), ("total_episodes", None), ("total_episodes", [3]),
         ("total_steps", "15"), ("total_steps", -15), ("total_steps", {}), ("dataset_id", 3), ("dataset_id", None),
-        ("minari_version", 5), ("data_format", ["hdf5"]), ("observation_space", 7), ("env_spec", {"id": "x"}),
+        ("minari_version", 5), ("data_format", ["hdf5"]), ("observation_space", 7),
         ("author", 4), ("ref_min_score", "low"), ("ref_max_score", [1.0]), ("requirements", 1),
         ("observation_space", json.dumps({"type": "Box", "dtype": "float32", "shape": [10**9], "low": 0, "high": 1})),
         ("action_space", "not json"), ("action_space", "[" * 10_000 + "]" * 10_000),

@@ -307,7 +307,7 @@ def test_agents_of_ones_own_may_be_loaded(search_path, name):
     [
         ("os:system", "belongs to Python itself.*trust"),
         ("antigravity:fly", "belongs to Python itself.*trust"),
-        ("pip._internal:main", "pip, a package that is no plug-in.*trust"),
+        ("pyright.cli:entrypoint", "pyright, a package that is no plug-in.*trust"),
         ("trust_own:make", "function.*trust"),
         ("trust_own:a:b", "of the form module:Name"),
         (":", "of the form module:Name"),

@@ -52,7 +52,7 @@ def test_an_existing_dataset_is_kept_unless_forced(capsys):
 
 @pytest.mark.parametrize("options", [[], ["--if-missing"]])
 def test_a_second_collection_waits_for_the_first(options, monkeypatch, capsys):
-    playing, goes_on, ends = threading.Event(), threading.Event(), []
+    playing, goes_on, ends = threading.Event(), threading.Event(), {}
     original = collecting.play_episodes
 
     def play(*arguments, **keywords):
@@ -60,15 +60,15 @@ def test_a_second_collection_waits_for_the_first(options, monkeypatch, capsys):
         assert goes_on.wait(30)
         return original(*arguments, **keywords)
 
-    def begin():
+    def begin(number):
         try:
-            ends.append(collect.start([REACH, "--steps", "50", *options]))
+            ends[number] = collect.start([REACH, "--steps", "50", *options])
         except InputError as error:
-            ends.append(str(error))
+            ends[number] = str(error)
 
     monkeypatch.setattr(collecting, "play_episodes", play)
     monkeypatch.setattr(collect, "_say_waiting", lambda dataset_id: goes_on.set())
-    first, second = threading.Thread(target=begin), threading.Thread(target=begin)
+    first, second = (threading.Thread(target=begin, args=(number,)) for number in range(2))
     first.start()
     assert playing.wait(30)
     second.start()
