@@ -18,7 +18,7 @@ from flowrl.evaluation.reference_scores import DatasetReference, reference_score
 from flowrl.evaluation.rollout import rollout
 from flowrl.evaluation.statistics import interquartile_mean, normalised
 from flowrl.protocols import Actor
-from flowrl.text import number, table
+from flowrl.text import number, one_line, table
 from flowrl.version import __version__
 
 
@@ -117,7 +117,7 @@ def _made(
         if slots == 1:
             raise
         envs = make_vector_env(env, 1, mode=mode, offset=offset)
-        print(f"{error}; {slots} of them are too many, so episodes are played one after another", flush=True)
+        print(one_line(f"{error}; {slots} of them are too many, so episodes are played in turn"), flush=True)
         return envs
 
 

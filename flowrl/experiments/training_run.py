@@ -135,7 +135,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
         part = "" if options.selection == Selection() else "the selected part of "
         warn(f"returns are not expected to steer on {part}{options.dataset}: {prepared.returns['steering']['reason']}")
     for note in prepared.agreement.notes:
-        print(f"[{options.name}] {note}")
+        print(one_line(f"[{options.name}] {note}"))
     span = f"returns {float(dataset.returns.min()):,.0f} to {float(dataset.returns.max()):,.0f}"
     size = f"{dataset.episodes:,} episodes, {dataset.steps:,} steps, {span}"
     together = f" in {n} processes" if (n := distributed.world_size()) > 1 else ""
