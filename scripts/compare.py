@@ -18,7 +18,7 @@ from typing import Literal
 from flowrl.api.comparing import SAME_FOR_ALL, compare_agents
 from flowrl.api.training import default_options
 from flowrl.data.selection import Selection
-from flowrl.data.unreadable_environment import read_spec
+from flowrl.data.stored_environments import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.episodes import EvaluationConfig
 from flowrl.evaluation.trust import trusting

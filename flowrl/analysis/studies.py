@@ -49,7 +49,7 @@ from flowrl.analysis.attention_series import attention_series
 from flowrl.analysis.json_numbers import finite
 from flowrl.analysis.recording import Recorder
 from flowrl.analysis.sensitivity import sensitivity
-from flowrl.data.unreadable_environment import read_spec
+from flowrl.data.stored_environments import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
 from flowrl.evaluation.rollout import playable, rollout

@@ -13,7 +13,7 @@ from flowrl.agents.loading import load_agent, load_policy
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
-from flowrl.data.unreadable_environment import read_spec
+from flowrl.data.stored_environments import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.agreement import agree
 from flowrl.evaluation.environment_choice import choose_environment

@@ -18,7 +18,7 @@ from flowrl.data.environment_spec import environment_spec
 from flowrl.data.minari_store import open_dataset, stored_references
 from flowrl.data.spaces import integer_type
 from flowrl.data.stored_arrays import StoredArrays, check_finite, read_arrays
-from flowrl.data.unreadable_environment import environment_problem
+from flowrl.data.stored_environments import environment_problem
 from flowrl.errors import InputError
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import minari
 from minari.dataset.minari_dataset import parse_dataset_id
-from minari.dataset.minari_storage import MinariStorage
 from minari.storage.datasets_root_dir import get_dataset_path
 
 from flowrl.data import dataset_folder, fingerprint_file
@@ -17,8 +16,7 @@ from flowrl.data.metadata_file import read_metadata
 from flowrl.data.minari_files import DatasetDescription, Episode, write_files
 from flowrl.data.partials import partial_folder, sweep_folders
 from flowrl.data.stored_arrays import check_shape, read_arrays
-from flowrl.data.stored_spec import make_specs_readable
-from flowrl.data.unreadable_environment import open_without_environment
+from flowrl.data.stored_environments import open_stored
 from flowrl.errors import InputError, cause
 
 COLLECTED_NAMESPACE = "flowrl/"  # of the datasets that flowrl collects; they cannot be downloaded
@@ -38,7 +36,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
 
     A local dataset of that id comes first, then a folder of that name, then the network.
 
-    One whose environment cannot be read is opened as if it named none, see `unreadable_environment`.
+    One whose environment cannot be read is opened as if it named none, see `stored_environments`.
 
     Raises:
         InputError: the id is malformed; the dataset is not here and cannot be downloaded; its metadata cannot be read.
@@ -70,8 +68,7 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
         _download(dataset)
     try:
         read_metadata(path)
-        stored = open_without_environment(path)
-        return stored or minari.MinariDataset(make_specs_readable(MinariStorage.read(path)))
+        return open_stored(path)
     except Exception as error:  # Minari raises many kinds for a foreign or broken folder
         raise InputError(f"the dataset at {path} cannot be opened: {cause(error)}") from error
 

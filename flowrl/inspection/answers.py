@@ -71,7 +71,7 @@ def _shape_lines(statistics: Statistics) -> list[str]:
 def _refusal(inspection: Inspection) -> Answer:
     question = "What would training refuse?"
     if not inspection.refused:
-        return Answer(question, "good", "Nothing: the dataset loads as it is.", [])
+        return Answer(question, "good", "Nothing: the dataset loads as it is.", inspection.notes)
     first, *others = inspection.refused
     return Answer(question, "bad", f"REFUSED as a whole: {first}.".replace("..", "."), others)
 

@@ -12,6 +12,7 @@ from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
 from flowrl.evaluation.agreement import Agreement, agree
+from flowrl.evaluation.as_recorded import is_scaled, scaled_like
 from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.environments import make_env
 from flowrl.evaluation.recorded import Recorded
@@ -72,25 +73,27 @@ def _inspect(
     # References belong to the environment that the returns are from, whatever simulator checks them.
     references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)
     statistics = alignment = steering = stitching = agreement = None
+    if loaded is not None:
+        agreement, problem = _agreement(loaded, env, played=transitions > 0)
+        refused = [*refused, *problem]
     if arrays is not None:
         say("summarising the arrays")
         indices = dataset.episode_indices[arrays.places].tolist()
         statistics = summarise(arrays, indices, Layout.of(dataset), references)
         if transitions:
             say("checking transitions against the simulator")
-            alignment = check_alignment(dataset, env, transitions, np.random.default_rng((seed, 1)))
-    if loaded is not None:
+            simulator = _simulator(dataset, env, agreement)
+            alignment = check_alignment(dataset, simulator, transitions, np.random.default_rng((seed, 1)))
+    if loaded is not None and agreement is not None:
         say("judging whether returns can steer")
         by_trust = {name: references[name] for name in TRUSTED}
         steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
         say("judging whether it needs stitching")
-        agreement, problem = _agreement(loaded, env, played=transitions > 0)
-        refused = [*refused, *problem]
         stitching = _stitching(loaded, agreement.env, by_trust, seed)
     warnings = find_warnings(statistics, alignment, references)
     if agreement is not None:
         refused = [*refused, *(finding.sentence for finding in agreement.findings if finding.kind == "wrong")]
-        warnings += [*agreement.warnings, *agreement.notes]
+        warnings += agreement.warnings
     return Inspection(
         id=dataset.id,
         fingerprint=None if loaded is None else loaded.fingerprint,
@@ -98,6 +101,7 @@ def _inspect(
         references=references,
         refused=refused,
         warnings=warnings,
+        notes=[] if agreement is None else agreement.notes,
         statistics=statistics,
         alignment=alignment,
         steering=steering,
@@ -125,6 +129,15 @@ def _agreement(dataset: TrajectoryDataset, env: str | None, *, played: bool) -> 
             if env is None and dataset.evaluation_env != dataset.env_spec:
                 problem.append(str(error))
     return agree(None, recorded, chosen=False), problem
+
+
+def _simulator(dataset: minari.MinariDataset, env: str | None, agreement: Agreement | None) -> str | EnvSpec | None:
+    """The environment to check the data against, which takes actions as they were recorded; None: there is none."""
+    playing = None if agreement is None else agreement.env
+    if playing is None or not is_scaled(playing):
+        return env or dataset.env_spec
+    recorded = choose_environment(env, dataset.env_spec or playing, dataset.id)
+    return scaled_like(recorded, playing) if recorded.id == playing.id else recorded
 
 
 def _stitching(dataset: TrajectoryDataset, env: EnvSpec | None, references: References, seed: int) -> Stitching:

@@ -6,13 +6,14 @@ set, and the task must then observe what was set. No list of known names is need
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker, TimeLimit
 from numpy.typing import NDArray
 
+from flowrl.evaluation.as_recorded import ScaledActions
 from flowrl.evaluation.environments import FlatObservation
 from flowrl.evaluation.guard import Guarded
 
@@ -22,9 +23,17 @@ VELOCITY_CLIP = 10.0
 """Hopper and Walker2d observe velocities within these bounds, so at a bound the true one is not known."""
 ROUNDING = 1e-5
 """Relative and absolute: observations are stored as float32 or better."""
-SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, FlatObservation, Guarded)
-"""Wrappers that change nothing when the simulator below them is stepped. Any other may change observations, actions or
-rewards, so that the simulator alone would not reproduce the data."""
+SEEN_THROUGH = (TimeLimit, OrderEnforcing, PassiveEnvChecker, Guarded)
+"""Wrappers that change nothing when the simulator below them is stepped. What `FlatObservation` and `ScaledActions` do
+is done here. Any other may change observations, actions or rewards, so that the simulator alone would not reproduce the
+data."""
+
+
+class _Wrappers(NamedTuple):
+    """What has to be done around a simulator that is stepped without its wrappers."""
+
+    flat: FlatObservation | None
+    scaled: ScaledActions | None
 
 
 def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
@@ -35,10 +44,10 @@ def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
     MuJoCo's with plain rows. Step `env.unwrapped` afterwards: the wrappers (a time limit) know
     nothing of the new state.
     """
-    known_wrappers, flat = _wrappers(env)
-    if not known_wrappers:
+    wrappers = _wrappers(env)
+    if wrappers is None:
         return False
-    simulator = env.unwrapped
+    simulator, flat = env.unwrapped, wrappers.flat
     if (setter := getattr(simulator, "set_state_from_observation", None)) is not None:
         return setter(observation if flat is None else flat.structured(observation))
     sizes = None if flat is not None else _sizes(env)
@@ -71,22 +80,26 @@ def step_from(
 
     `env` has to have been reset once.
     """
-    if not set_state(env, observation):
+    wrappers = _wrappers(env)
+    if wrappers is None or not set_state(env, observation):
         return None
+    action = action if wrappers.scaled is None else wrappers.scaled.action(action)
     following, reward, *_ = env.unwrapped.step(action)
-    flat = _wrappers(env)[1]
-    return following if flat is None else flat.observation(following), float(reward)
+    return following if wrappers.flat is None else wrappers.flat.observation(following), float(reward)
 
 
-def _wrappers(env: gym.Env) -> tuple[bool, FlatObservation | None]:
-    """Whether the simulator can be seen through all of the wrappers, and the one that makes rows."""
-    flat = None
+def _wrappers(env: gym.Env) -> _Wrappers | None:
+    """None where the simulator cannot be seen through all of its wrappers."""
+    flat = scaled = None
     while isinstance(env, gym.Wrapper):
-        if type(env) not in SEEN_THROUGH:
-            return False, None
-        flat = env if isinstance(env, FlatObservation) else flat
+        if isinstance(env, FlatObservation):
+            flat = env
+        elif isinstance(env, ScaledActions):
+            scaled = env
+        elif type(env) not in SEEN_THROUGH:
+            return None
         env = env.env
-    return True, flat
+    return _Wrappers(flat, scaled)
 
 
 @dataclass(frozen=True)

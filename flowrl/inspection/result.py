@@ -7,7 +7,7 @@ from typing import Any
 
 import minari
 
-from flowrl.data.unreadable_environment import environment_problem
+from flowrl.data.stored_environments import environment_problem
 from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.references import References
 from flowrl.inspection.statistics import Statistics
@@ -28,6 +28,8 @@ class Inspection:
     refused: list[str]
     """What training would refuse."""
     warnings: list[str]
+    notes: list[str]
+    """What training does as the dataset's maker meant it."""
     statistics: Statistics | None
     alignment: Alignment | None
     steering: Steering | None

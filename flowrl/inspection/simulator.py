@@ -7,11 +7,12 @@ from typing import Any
 import gymnasium as gym
 import minari
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from numpy.typing import NDArray
 
 from flowrl.data.spaces import leaves
+from flowrl.data.stored_environments import environment_problem
 from flowrl.data.stored_episodes import stored_episodes
-from flowrl.data.unreadable_environment import environment_problem
 from flowrl.errors import InputError, cause
 from flowrl.evaluation.environments import FlatObservation, make_env
 from flowrl.evaluation.guard import RAISED, Guarded
@@ -29,23 +30,22 @@ TRANSITIONS_AN_EPISODE = 4
 
 
 def check_alignment(
-    dataset: minari.MinariDataset, env_id: str | None, transitions: int, generator: np.random.Generator
+    dataset: minari.MinariDataset, simulator: str | EnvSpec | None, transitions: int, generator: np.random.Generator
 ) -> Alignment:
     """Step a simulator from about `transitions` stored observations, and from recorded seeds; never raises.
 
     Args:
-        env_id: the simulator's environment; None takes the one that the dataset names.
+        simulator: the environment to step, or its id; None where there is none.
     """
-    env_name = env_id or (None if dataset.env_spec is None else dataset.env_spec.id)
-    if env_name is None and (problem := environment_problem(dataset)) is not None:
+    if simulator is None and (problem := environment_problem(dataset)) is not None:
         problem = f"the environment that the dataset names cannot be read ({problem}), and none was given"
         return Alignment("unknown", f"Not checked: {problem}.")
-    if env_name is None:
+    if simulator is None:
         return Alignment("unknown", "Not checked: the dataset names no environment, and none was given.")
-    env = None
+    env, env_name = None, simulator if isinstance(simulator, str) else simulator.id
     try:
         try:
-            env = make_env(env_id or dataset.env_spec)  # pyright: ignore[reportArgumentType]
+            env = make_env(simulator)
         except ValueError as error:
             return Alignment("unknown", f"Not checked: {error}.", env_id=env_name)
         if (mismatch := _space_mismatch(dataset, env)) is not None:

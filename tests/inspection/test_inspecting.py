@@ -34,6 +34,21 @@ def test_a_misaligned_dataset_is_warned_of_and_not_sound(reach_dataset, changed)
     assert answers(inspection)[2].tone == "bad"
 
 
+@pytest.mark.parametrize(("late", "verdict"), [(0, "aligned"), (1, "misaligned")])
+def test_data_whose_actions_were_scaled_are_checked_with_scaled_actions(late, verdict, reach_dataset, changed):
+    """As in a wrapper that halved them."""
+    source = open_dataset(reach_dataset)
+    low, high = 2 * source.action_space.low, 2 * source.action_space.high
+    dataset = changed(
+        source,
+        lambda o, a, r: (o[late:], 2 * a[: len(a) - late], r[: len(r) - late]),
+        action_space=gym.spaces.Box(low, high),
+    )
+    inspection = inspect_dataset(dataset)
+    assert inspection.alignment.verdict == verdict
+    assert sum("scaled" in warning for warning in inspection.warnings) == 1
+
+
 def test_another_environment_or_none(reach_dataset):
     inspection = inspect_dataset(reach_dataset, env="Hopper-v5")
     assert inspection.alignment.verdict == "unknown"

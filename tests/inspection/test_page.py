@@ -22,7 +22,7 @@ NONE = {"flowrl": None, "dataset": None, "D4RL": None}
 def inspected(**keywords):
     whole = {
         "id": "a/b-v0", "fingerprint": "f", "metadata": {"description": "d"}, "references": NONE, "refused": [],
-        "warnings": [], "statistics": None, "alignment": None, "steering": None,
+        "warnings": [], "notes": [], "statistics": None, "alignment": None, "steering": None,
     }  # fmt: skip
     return Inspection(**(whole | keywords))
 

@@ -14,6 +14,11 @@ from flowrl.inspection.reward_check import Paid, RewardCheck, check_outliers, ch
 from flowrl.inspection.simulator import check_alignment
 
 
+def aligned(dataset_id, transitions):
+    dataset = open_dataset(dataset_id)
+    return check_alignment(dataset, dataset.env_spec, transitions, np.random.default_rng(0))
+
+
 @pytest.fixture
 def replayed():
     """Stored and replayed rewards (50,), and errors of the observations (51,)."""
@@ -100,7 +105,7 @@ def test_inspect_names_a_flipped_reward(place, reach_dataset, minari_root):
 
 
 def test_sound_rewards_are_said_to_be_so(reach_dataset):
-    alignment = check_alignment(open_dataset(reach_dataset), None, 60, np.random.default_rng(0))
+    alignment = aligned(reach_dataset, 60)
     assert alignment.verdict == "aligned"
     assert alignment.seeded.reward_check == RewardCheck(alignment.seeded.steps)
     assert f"All {alignment.seeded.steps:,} rewards" in alignment.sentence
@@ -113,7 +118,7 @@ def test_without_seeds_the_transitions_that_are_drawn_are_compared(reach_dataset
     source = open_dataset(reach_dataset)
     flip.by = [0.0] * len(source)
     flip.by[4] = 0.5
-    alignment = check_alignment(open_dataset(changed(source, flip)), None, 200, np.random.default_rng(0))
+    alignment = aligned(changed(source, flip), 200)
     assert alignment.seeded is None
     assert alignment.verdict == "faulty rewards"
     assert f"episode {len(source) - 5}, step 0" in alignment.sentence
@@ -123,9 +128,9 @@ def test_without_seeds_the_transitions_that_are_drawn_are_compared(reach_dataset
 def test_a_flipped_reward_of_hopper(hopper_dataset, minari_root):
     folder = minari_root / "test/hopper-v0"
     shutil.copytree(hopper_dataset, folder)
-    sound = check_alignment(open_dataset(str(folder)), None, 60, np.random.default_rng(0))
+    sound = aligned(str(folder), 60)
     assert sound.verdict == "aligned", sound.sentence
     flip_sign(folder, 0, 40)
-    alignment = check_alignment(open_dataset(str(folder)), None, 60, np.random.default_rng(0))
+    alignment = aligned(str(folder), 60)
     assert alignment.verdict == "faulty rewards", alignment.sentence
     assert "episode 0, step 40" in alignment.sentence

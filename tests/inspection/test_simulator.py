@@ -15,7 +15,8 @@ from flowrl.inspection.simulator import check_alignment, reset_seeds
 
 
 def aligned(dataset_id, env_id=None, transitions=60):
-    return check_alignment(open_dataset(dataset_id), env_id, transitions, np.random.default_rng(0))
+    dataset = open_dataset(dataset_id)
+    return check_alignment(dataset, env_id or dataset.env_spec, transitions, np.random.default_rng(0))
 
 
 SHIFTED = {
