@@ -17,7 +17,7 @@ from flowrl.data.stored_environments import read_spec
 from flowrl.errors import InputError
 from flowrl.evaluation.agreement import agree
 from flowrl.evaluation.environment_choice import choose_environment
-from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
+from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, episodes_table, play
 from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.reference_scores import DatasetReference
 from flowrl.evaluation.targets import resolve_targets, target_cautions
@@ -80,8 +80,7 @@ class _PlayableRun:
     config: dict[str, Any]
     actor: Actor
     step: int
-    env: EnvSpec
-    reference: DatasetReference | None
+    env: EvaluationEnvironment
 
     @property
     def label(self) -> str:
@@ -162,7 +161,7 @@ def _evaluate_runs(
     targets = resolve_targets(evaluation.targets, percentiles)
     if any(run.actor.conditioned for run in runs):
         warn(*target_cautions(evaluation.targets, percentiles))
-    trials = _trials(runs, evaluation, len(targets))
+    runs = _tried(runs, evaluation, len(targets))
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:
@@ -175,20 +174,16 @@ def _evaluate_runs(
             for folder in (options.out, *(place.parent for place in places.values())):
                 folder.mkdir(parents=True, exist_ok=True)
         if options.video is not None:
-            _record(run_dirs[0], first.env, targets[-1], evaluation.episode_seed, options.video, options)
+            _record(run_dirs[0], first.env.spec, targets[-1], evaluation.episode_seed, options.video, options)
         finished = first.folder.is_finished(first.config)  # damaged rows are reported before anything is played
         for run in runs:
-            rows = play(
-                run.actor, run.env, targets, evaluation, device,
-                kind="evaluate", step=run.step, of_dataset=run.reference, offset=run.config.get("observation_offset"),
-                one_at_a_time=trials[run.env.to_json()].one_at_a_time,
-            )  # fmt: skip
+            rows = play(run.actor, run.env, targets, evaluation, device, kind="evaluate", step=run.step)
             rows = run.folder.named(rows)
             append_rows(places[run], rows)
             played.append(rows)
             over = " per target" if run.actor.conditioned else ""
             how = f"{evaluation.episodes} episodes{over}, {run.actor.rollout} rollout"
-            where = environment_name(run.env.id, run.env.kwargs)
+            where = environment_name(run.env.spec.id, run.env.spec.kwargs)
             print(one_line(f"{run.folder.path} at step {run.step:,}, {how}, {where}"))
             print(episodes_table(rows))
             print(f"rows appended to {places[run]}", flush=True)
@@ -199,17 +194,17 @@ def _evaluate_runs(
     return [row for rows in played for row in rows]
 
 
-def _trials(runs: Sequence[_PlayableRun], evaluation: EvaluationConfig, targets: int) -> dict[str, Trial]:
-    """A trial of every environment before any is played for long, by its specification; what is odd is said."""
+def _tried(runs: Sequence[_PlayableRun], evaluation: EvaluationConfig, targets: int) -> list[_PlayableRun]:
+    """The runs, after a trial of every environment before any is played for long; what is odd is said."""
     trials: dict[str, Trial] = {}
+    tried, episodes = [], evaluation.episodes * targets
     for run in runs:
-        if (spec := run.env.to_json()) not in trials:
-            episodes = evaluation.episodes * targets
-            trials[spec] = try_environment(
-                run.env, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes
-            )
-            warn(*trials[spec].cautions)
-    return trials
+        spec = run.env.spec
+        if (key := spec.to_json()) not in trials:
+            trials[key] = try_environment(spec, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes)
+            warn(*trials[key].cautions)
+        tried.append(replace(run, env=replace(run.env, one_at_a_time=trials[key].one_at_a_time)))
+    return tried
 
 
 def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:
@@ -247,7 +242,8 @@ def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> 
     warn(*agreement.warnings, *loaded.config.acting_cautions())
     for note in agreement.notes:
         print(one_line(note))
-    return _PlayableRun(folder, config, loaded.actor, loaded.step, agreement.env, reference)
+    playing = EvaluationEnvironment(agreement.env, reference, config.get("observation_offset"))
+    return _PlayableRun(folder, config, loaded.actor, loaded.step, playing)
 
 
 def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:

@@ -4,6 +4,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -47,29 +48,37 @@ class EvaluationConfig:
             raise ValueError("targets is empty: it must name at least one return, as in `p90 best 2500`")
 
 
+@dataclass(frozen=True, eq=False)
+class EvaluationEnvironment:
+    """An environment that agents are evaluated in, and what is known of it."""
+
+    spec: EnvSpec
+    reference: DatasetReference | None = None
+    """The reference scores that are stored with the dataset; used where the environment has no other."""
+    offset: Sequence[float] | np.ndarray | None = None
+    """(observation size,) of the data that the agent was trained on, see `make_vector_env`."""
+    one_at_a_time: bool = False
+    """Play one episode after another, see `flowrl.evaluation.trial`."""
+
+
 def play(
     actor: Actor,
-    env: EnvSpec,
+    env: EvaluationEnvironment,
     targets: Sequence[float],
     evaluation: EvaluationConfig,
     device: torch.device,
     *,
     kind: Literal["training", "final", "evaluate"],
     step: int,
-    of_dataset: DatasetReference | None = None,
-    one_at_a_time: bool = False,
-    offset: Sequence[float] | np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Play every target on the same environment seeds in one vector environment.
+
+    Where not as many environments can be made as there are episodes, they are played one after another.
 
     Args:
         targets: in raw units; an actor that takes none is played once, and its rows have the target None.
         kind: of the evaluation, for the rows.
         step: the training step of the weights, for the rows.
-        of_dataset: the reference scores that are stored with the dataset; used where the environment has no other.
-        one_at_a_time: play one episode after another, see `flowrl.evaluation.trial`; so it is done as well where not as
-             many environments can be made as there are episodes.
-        offset: (observation size,) of the data that it was trained on, see `make_vector_env`.
 
     Returns:
         A row per episode, as `evaluations.jsonl` holds it.
@@ -79,20 +88,21 @@ def play(
     """
     seeds = [evaluation.episode_seed + i for i in range(evaluation.episodes)]
     goals = list(targets) if actor.conditioned else [None]
-    envs = _made(env, 1 if one_at_a_time else len(goals) * len(seeds), evaluation.vector, offset)
+    spec = env.spec
+    envs = _made(env, 1 if env.one_at_a_time else len(goals) * len(seeds), evaluation.vector)
     try:
         results = rollout(actor, envs, goals, seeds, device)
     finally:
         envs.close()
-    known = reference_scores(env.id, of_dataset)
+    known = reference_scores(spec.id, env.reference)
     references = {"score_d4rl": known.d4rl, "score_measured": known.flowrl, "score_dataset": known.dataset}
     pairs = {name: None if each is None else (each.random, each.expert) for name, each in references.items()}
     return [
         {
             "kind": kind,
             "step": step,
-            "env": env.id,
-            "env_kwargs": json.loads(json.dumps(env.kwargs, default=repr)),
+            "env": spec.id,
+            "env_kwargs": json.loads(json.dumps(spec.kwargs, default=repr)),
             "rollout": actor.rollout,
             "acting_context": actor.acting_context,
             "target": result.target,
@@ -108,17 +118,21 @@ def play(
     ]
 
 
-def _made(
-    env: EnvSpec, slots: int, mode: Literal["sync", "async"], offset: Sequence[float] | np.ndarray | None
-) -> VectorEnv:
+def _made(env: EvaluationEnvironment, slots: int, mode: Literal["sync", "async"]) -> VectorEnv:
     try:
-        return make_vector_env(env, slots, mode=mode, offset=offset)
+        return make_vector_env(env.spec, slots, mode=mode, offset=env.offset)
     except InputError as error:
         if slots == 1:
             raise
-        envs = make_vector_env(env, 1, mode=mode, offset=offset)
-        print(one_line(f"{error}; {slots} of them are too many, so episodes are played in turn"), flush=True)
+        envs = make_vector_env(env.spec, 1, mode=mode, offset=env.offset)
+        _say_once(one_line(f"{error}; {slots} of them are too many, so episodes are played in turn"))
         return envs
+
+
+@cache
+def _say_once(line: str) -> None:
+    """Not at every evaluation of a training."""
+    print(line, flush=True)
 
 
 def versions() -> dict[str, str]:

@@ -136,7 +136,7 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
         except InputError as error:
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
         mine = prepared[data]
-        words = [*mine.agreement.warnings, *mine.agreement.notes, *mine.trial.cautions, *mine.dataset.cautions]
+        words = [*mine.agreement.warnings, *mine.agreement.notes, *mine.env_cautions, *mine.dataset.cautions]
         words += [*scales.cautions(mine.dataset, mine.columns), *usable_reference(mine.dataset.stored_references)[1]]
         new = [sentence for sentence in dict.fromkeys(words) if sentence not in said]
         said.update(new)

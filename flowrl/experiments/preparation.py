@@ -15,7 +15,7 @@ from flowrl.data.selection import load
 from flowrl.errors import InputError
 from flowrl.evaluation.agreement import Agreement, agree
 from flowrl.evaluation.environment_choice import choose_environment
-from flowrl.evaluation.episodes import EvaluationConfig, versions
+from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, versions
 from flowrl.evaluation.recorded import KEPT, Recorded
 from flowrl.evaluation.reference_scores import DatasetReference, reference_scores, usable_reference
 from flowrl.evaluation.targets import resolve_targets
@@ -34,16 +34,15 @@ class Prepared(NamedTuple):
 
     dataset: TrajectoryDataset  # the part that is trained on, on the CPU
     columns: list[int] | None  # the features of an observation that the agent is shown; None for all
-    env: EnvSpec | None  # None: nothing is played
+    env: EvaluationEnvironment | None  # None: nothing is played
+    env_cautions: tuple[str, ...]  # of its trial
     targets: list[float]
     returns: dict[str, Any]  # see `summarise_returns`
-    reference: DatasetReference | None  # stored with the dataset
     config: AgentConfig  # the agent's, for these data
     training: TrainingConfig  # with a precision other than auto
     device: torch.device
     recorded: Recorded  # what of the whole dataset its environment was compared with
     agreement: Agreement
-    trial: Trial = UNTRIED  # of the environment; rank 0 alone tries it, and plays
 
 
 def prepare(options: RunOptions, like: Prepared | None = None, in_memory: TrajectoryDataset | None = None) -> Prepared:
@@ -68,17 +67,18 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     recorded = Recorded.of(dataset)
     agreement = agree(_environment(options, dataset), recorded, chosen=options.env is not None, dataset=dataset)
     agreement.check()
-    env = agreement.env
+    spec = agreement.env
     config = options.config.for_dataset(selected)
     config.check_memory(Normaliser.of(selected, columns), training, device)
     check_record(options.agent, config)
-    reference = _dataset_reference(options, dataset, env)
-    returns = summarise_returns(dataset, selected, env, reference)
+    reference = _dataset_reference(options, dataset, spec)
+    returns = summarise_returns(dataset, selected, spec, reference)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
+    trial = _tried(spec, options.evaluation, len(targets))
+    env = None if spec is None else EvaluationEnvironment(spec, reference, dataset.offset, trial.one_at_a_time)
     return Prepared(
-        selected, columns, env, targets, returns, reference, config, training, device, recorded, agreement,
-        _tried(env, options.evaluation, len(targets)),
-    )  # fmt: skip
+        selected, columns, env, trial.cautions, targets, returns, config, training, device, recorded, agreement
+    )
 
 
 def _environment(options: RunOptions, dataset: TrajectoryDataset) -> EnvSpec | None:
@@ -188,7 +188,7 @@ def describe(options: RunOptions, prepared: Prepared) -> dict[str, Any]:
         "action_size": dataset.actions.shape[1],
         "discrete_start": dataset.discrete_start,
         **boundary,
-        "env_spec": NO_ENVIRONMENT if prepared.env is None else prepared.env.to_json(),
+        "env_spec": NO_ENVIRONMENT if prepared.env is None else prepared.env.spec.to_json(),
         "device": str(prepared.device),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),

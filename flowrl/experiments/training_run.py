@@ -108,8 +108,7 @@ def _evaluate(
     try:
         rows = play(
             actor, prepared.env, prepared.targets, evaluation, prepared.device,
-            kind=kind, step=step, of_dataset=prepared.reference, one_at_a_time=prepared.trial.one_at_a_time,
-            offset=prepared.dataset.offset,
+            kind=kind, step=step,
         )  # fmt: skip
     except InputError as error:
         raise InputError(
@@ -127,7 +126,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
     warn(*dataset.cautions, *scales.cautions(dataset, prepared.columns))
-    warn(*usable_reference(dataset.stored_references)[1], *prepared.agreement.warnings, *prepared.trial.cautions)
+    warn(*usable_reference(dataset.stored_references)[1], *prepared.agreement.warnings, *prepared.env_cautions)
     warn(*prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))

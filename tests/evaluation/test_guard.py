@@ -28,7 +28,7 @@ from misbehaving import (
 from flowrl.envs.playing import EpisodePlayer
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env, make_vector_env
-from flowrl.evaluation.episodes import EvaluationConfig, play
+from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, play
 from flowrl.evaluation.rollout import rollout
 
 SEEDS = [1, 2, 3, 4]
@@ -129,7 +129,8 @@ def test_numbers_are_seen_as_they_are_returned_whatever_is_declared():
 
 def rows(kind, **how):
     evaluation = EvaluationConfig(episodes=5, episode_seed=1)
-    return play(Remembering(), spec_of(kind), [], evaluation, torch.device("cpu"), kind="final", step=1, **how)
+    env = EvaluationEnvironment(spec_of(kind), **how)
+    return play(Remembering(), env, [], evaluation, torch.device("cpu"), kind="final", step=1)
 
 
 def test_as_many_as_can_be_made_need_not_be_all(capsys):

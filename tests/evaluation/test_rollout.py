@@ -14,7 +14,7 @@ from flowrl.data.samplers import windows_at
 from flowrl.errors import InputError
 from flowrl.evaluation import rollout as rollout_module
 from flowrl.evaluation.environments import make_vector_env
-from flowrl.evaluation.episodes import EvaluationConfig, play
+from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, play
 from flowrl.evaluation.rollout import rollout
 from flowrl.nn.normaliser import Normaliser
 from flowrl.training.config import TrainingConfig
@@ -250,7 +250,8 @@ def test_an_actor_without_targets_is_played_once_a_seed():
 @pytest.mark.parametrize(("actor", "targets"), [(Constant(), [None]), (Watching(), [3.0, 14.0])])
 def test_rows_have_a_target_where_the_actor_takes_one(actor, targets):
     evaluation = EvaluationConfig(episodes=3, episode_seed=7)
-    rows = play(actor, gym.spec("flowrl/Reach-v0"), [3.0, 14.0], evaluation, torch.device("cpu"), kind="final", step=5)
+    env = EvaluationEnvironment(gym.spec("flowrl/Reach-v0"))
+    rows = play(actor, env, [3.0, 14.0], evaluation, torch.device("cpu"), kind="final", step=5)
     assert [(row["target"], row["seed"]) for row in rows] == [
         (target, seed) for target in targets for seed in (7, 8, 9)
     ]

@@ -17,7 +17,7 @@ import torch
 from flowrl.agents import find_agent, load_agent, load_policy
 from flowrl.errors import InputError
 from flowrl.evaluation.environments import make_env
-from flowrl.evaluation.episodes import EvaluationConfig, play
+from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, play
 from flowrl.nn.acting import ACTING
 from flowrl.nn.model_config import TOKENS
 from flowrl.scripts import evaluate, train
@@ -62,10 +62,8 @@ def test_an_evaluation_of_the_same_episodes_gives_the_same_rows(run):
     rows, loaded = finals(run), load_agent(run, torch.device("cpu"))
     assert loaded.step == 10
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    again = play(
-        loaded.actor, gym.spec("flowrl/Reach-v0"), targets, EvaluationConfig(episodes=2), torch.device("cpu"),
-        kind="final", step=10,
-    )  # fmt: skip
+    env, evaluation = EvaluationEnvironment(gym.spec("flowrl/Reach-v0")), EvaluationConfig(episodes=2)
+    again = play(loaded.actor, env, targets, evaluation, torch.device("cpu"), kind="final", step=10)
     if not loaded.actor.conditioned:  # in the first wave it was played for every target, to the same returns
         rows = rows[:2]
     assert [row["seed"] for row in again] == [row["seed"] for row in rows]
