@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from minari.dataset._storages.hdf5_storage import unflatten_dict
 
+from flowrl.data.stored_environments import environment_problem
 from flowrl.errors import InputError, cause
 
 Options = Mapping[str, Any]
@@ -28,6 +29,10 @@ class Declared:
 
     evaluation_env: EnvSpec | None = None
     """The environment to judge agents in, where it is named."""
+    environment_problem: str | None = None
+    """Why an environment that it names cannot be read."""
+    references: tuple[tuple[Any, Any], ...] = ()
+    """The reference scores (random, expert) as they are stored, unchecked: one pair a dataset that has one."""
     reset_options: tuple[Options, ...] = ()
     """One entry where all episodes were reset with the same options; else one an episode, of up to `MOST_READ`
     episodes; empty where none had any."""
@@ -60,6 +65,8 @@ class Declared:
             bounds = tuple(map(float, space.low.ravel())), tuple(map(float, space.high.ravel()))
         return cls(
             evaluation_env=stored._eval_env_spec,  # Minari has no public name for it
+            environment_problem=environment_problem(stored),
+            references=stored_references(stored.storage.metadata),
             reset_options=_shortest(options),
             first_seed=None if seed is None else int(seed),
             action_bounds=bounds,
@@ -104,10 +111,24 @@ def of_several(parts: Sequence[Declared]) -> Declared:
         total_episodes=_sum(episodes),
         total_steps=_sum(steps),
         more_episodes=any(part.more_episodes for part in parts),
+        environment_problem=parts[0].environment_problem,
+        references=tuple(pair for part in parts for pair in part.references),
         evaluation_env=next((part.evaluation_env for part in parts if part.evaluation_env is not None), None),
         reset_options=_shortest(options),
         action_bounds=bounds,
     )
+
+
+def stored_references(metadata: Mapping[str, Any]) -> tuple[tuple[Any, Any], ...]:
+    """The reference scores (random, expert) in a dataset's metadata, as they are stored, unchecked: one pair or none.
+
+    Minari's come first, then those of D4RL that flowrl writes beside its own.
+    """
+    for origin in ("", "d4rl_"):
+        pair = metadata.get(f"{origin}ref_min_score"), metadata.get(f"{origin}ref_max_score")
+        if pair != (None, None):
+            return (pair,)
+    return ()
 
 
 def _sum(numbers: Sequence[int | None]) -> int | None:

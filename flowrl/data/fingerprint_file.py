@@ -12,17 +12,15 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import minari
 
 from flowrl.data.array_cache import CACHE_FORMAT
 from flowrl.data.metadata_file import read_metadata
 from flowrl.data.partials import replacing, sweep_beside
+from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError, cause
-
-if TYPE_CHECKING:  # which reads this file in its turn
-    from flowrl.data.stored_arrays import StoredArrays
 
 NAME = "flowrl_fingerprint.json"
 LARGEST = 2**20

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import minari
 from minari.dataset.minari_dataset import parse_dataset_id
@@ -15,7 +14,8 @@ from flowrl.data import dataset_folder, fingerprint_file
 from flowrl.data.metadata_file import read_metadata
 from flowrl.data.minari_files import DatasetDescription, Episode, write_files
 from flowrl.data.partials import partial_folder, sweep_folders
-from flowrl.data.stored_arrays import check_shape, read_arrays
+from flowrl.data.reading import read_arrays
+from flowrl.data.stored_arrays import check_shape
 from flowrl.data.stored_environments import open_stored
 from flowrl.errors import InputError, cause
 
@@ -76,18 +76,6 @@ def open_dataset(dataset: str) -> minari.MinariDataset:
 def _data_in(folder: Path) -> Path:
     """Where a dataset's files lie, given its folder or the folder `data` in it."""
     return folder / "data" if (folder / "data").is_dir() else folder
-
-
-def stored_references(metadata: Mapping[str, Any]) -> tuple[tuple[Any, Any], ...]:
-    """The reference scores (random, expert) in a dataset's metadata, as they are stored, unchecked: one pair or none.
-
-    Minari's come first, then those of D4RL that flowrl writes beside its own.
-    """
-    for origin in ("", "d4rl_"):
-        pair = metadata.get(f"{origin}ref_min_score"), metadata.get(f"{origin}ref_max_score")
-        if pair != (None, None):
-            return (pair,)
-    return ()
 
 
 def _download(dataset_id: str) -> None:

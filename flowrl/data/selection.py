@@ -9,6 +9,7 @@ import torch
 
 from flowrl.data.d4rl import resolve
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.mixing import mix
 from flowrl.errors import InputError
 
 
@@ -64,8 +65,8 @@ def load(dataset: str | TrajectoryDataset, selection: Selection, env: str | None
         return Loaded(datasets[0], selected[0], columns)
     written = [""] * len(datasets) if shares is None else [f":{share:g}" for share in shares]
     name = "+".join(part.id + share for part, share in zip(datasets, written, strict=True))
-    whole = TrajectoryDataset.mixture(name, datasets, shares)
-    return Loaded(whole, TrajectoryDataset.mixture(name, selected, shares), columns)
+    whole = mix(name, datasets, shares)
+    return Loaded(whole, mix(name, selected, shares), columns)
 
 
 def folders_of(dataset: str) -> list[Path]:

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowrl.data.hdf5_guard import GuardedFile, check_is_file
+from flowrl.data.reading import observation_rows
 from flowrl.data.spaces import Leaf, leaves
-from flowrl.data.stored_arrays import observation_rows, one_hot_or_flat
+from flowrl.data.stored_arrays import one_hot_or_flat
 
 Stored = tuple[int, NDArray[Any], NDArray[Any], NDArray[Any]]
 """Index, observations (T+1, observation size), actions (T, action size), or (T,) numbers where they are discrete, and

@@ -9,7 +9,7 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.declared import Options
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 from flowrl.errors import InputError
 from flowrl.evaluation.action_bounds import settle_bounds
 from flowrl.evaluation.as_recorded import ResetOptions, with_reset_options

@@ -137,7 +137,7 @@ def finished_cells(cells: Sequence[Cell], *, device: str | None = None) -> set[C
             raise InputError(f"agent {cell.label}: {error}" if cell.label != options.agent else str(error)) from None
         mine = prepared[data]
         words = [*mine.agreement.warnings, *mine.agreement.notes, *mine.env_cautions, *mine.dataset.cautions]
-        words += [*scales.cautions(mine.dataset, mine.columns), *usable_reference(mine.dataset.stored_references)[1]]
+        words += [*scales.cautions(mine.dataset, mine.columns), *usable_reference(mine.dataset.declared.references)[1]]
         new = [sentence for sentence in dict.fromkeys(words) if sentence not in said]
         said.update(new)
         warn(*new)

@@ -84,8 +84,10 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
 def _environment(options: RunOptions, dataset: TrajectoryDataset) -> EnvSpec | None:
     if options.env == NO_ENVIRONMENT:
         return None
-    if options.env is None and dataset.environment_problem is not None:
-        problem = f"the environment that dataset {dataset.id} names cannot be read ({dataset.environment_problem})"
+    if options.env is None and dataset.declared.environment_problem is not None:
+        problem = (
+            f"the environment that dataset {dataset.id} names cannot be read ({dataset.declared.environment_problem})"
+        )
         raise InputError(f"{problem}: choose one (env)")
     if options.env is None and dataset.evaluation_env is None:
         raise InputError(
@@ -105,7 +107,7 @@ def _tried(env: EnvSpec | None, evaluation: EvaluationConfig, targets: int) -> T
 
 def _dataset_reference(options: RunOptions, dataset: TrajectoryDataset, env: EnvSpec | None) -> DatasetReference | None:
     """The reference scores stored with a dataset, of the environment that it is meant to be played in."""
-    usable, _ = usable_reference(dataset.stored_references)
+    usable, _ = usable_reference(dataset.declared.references)
     if usable is None:
         return None
     of = env if options.env is None else dataset.evaluation_env

@@ -126,7 +126,7 @@ def _introduce(options: RunOptions, prepared: Prepared, *, conditioned: bool) ->
     dataset, training, device = prepared.dataset, prepared.training, prepared.device
     mine = replace(training, batch_size=distributed.share(training.batch_size))
     warn(*dataset.cautions, *scales.cautions(dataset, prepared.columns))
-    warn(*usable_reference(dataset.stored_references)[1], *prepared.agreement.warnings, *prepared.env_cautions)
+    warn(*usable_reference(dataset.declared.references)[1], *prepared.agreement.warnings, *prepared.env_cautions)
     warn(*prepared.config.cautions(dataset, mine, device))
     if conditioned:
         warn(*target_cautions(options.evaluation.targets, prepared.returns["percentiles"]))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import minari
 
-from flowrl.data.minari_store import stored_references
+from flowrl.data.declared import stored_references
 from flowrl.evaluation.reference_scores import reference_scores, usable_reference
 
 __all__ = ["TRUSTED", "References", "dataset_references", "unusable_references"]

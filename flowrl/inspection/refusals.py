@@ -9,7 +9,8 @@ import minari
 
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.hdf5_guard import check_is_file, own_member
-from flowrl.data.stored_arrays import StoredArrays, read_arrays
+from flowrl.data.reading import read_arrays
+from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError
 from flowrl.text import listed
 

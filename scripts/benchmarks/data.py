@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from flowrl.data.array_cache import CACHE_NAME
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
-from flowrl.data.stored_arrays import CACHE_NAME
 from flowrl.scripts.benchmarks.timing import Row, alternate, compared
 
 OBSERVATION_SIZE, ACTION_SIZE, LENGTH = 11, 3, 1_000

@@ -188,9 +188,9 @@ def test_a_mixture_warns_where_its_datasets_disagree(data, tiny_train, tmp_path,
 
 def test_a_reference_that_d4rl_measured_is_taken_where_there_is_no_other(data):
     data(None, metadata={"d4rl_ref_min_score": -1.0, "d4rl_ref_max_score": 9.0})
-    assert TrajectoryDataset.from_minari(DATASET).stored_references == ((-1.0, 9.0),)
+    assert TrajectoryDataset.from_minari(DATASET).declared.references == ((-1.0, 9.0),)
     data((2.0, 42.0), metadata={"d4rl_ref_min_score": -1.0, "d4rl_ref_max_score": 9.0}, force=True)
-    assert TrajectoryDataset.from_minari(DATASET).stored_references == ((2.0, 42.0),)
+    assert TrajectoryDataset.from_minari(DATASET).declared.references == ((2.0, 42.0),)
 
 
 def test_our_own_references_are_not_shown_twice(tiny_run, capsys):

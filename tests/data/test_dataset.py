@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from flowrl.data.d4rl import import_file
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.mixing import mix
 from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError
 
@@ -231,7 +232,7 @@ def test_at_least_is_inclusive_and_keeps_the_order():
 def test_a_mixture_by_hand():
     one = numbered([2, 1], action_low=np.array([-5.0, 0]), action_high=np.array([1.0, 7]))
     two = numbered([1, 2], first=100)
-    mixture = TrajectoryDataset.mixture("both", [one, two], [3.0, 1.0])
+    mixture = mix("both", [one, two], [3.0, 1.0])
     assert tensors(mixture) == {
         "observations": [[0, 0], [1, -1], [3, -3], [100, -100], [102, -102], [103, -103]],
         "actions": [[0.5, 0], [1.5, -1], [2.5, -2], [100.5, -100], [101.5, -101], [102.5, -102]],
@@ -254,14 +255,14 @@ def test_a_mixture_by_hand():
 
 def test_a_mixture_of_one_is_that_one():
     dataset = numbered([2, 1, 3])
-    assert tensors(TrajectoryDataset.mixture("one", [dataset])) == tensors(dataset)
+    assert tensors(mix("one", [dataset])) == tensors(dataset)
 
 
 def test_the_environment_of_a_mixture_is_the_first_there_is():
     spec, other = gym.spec("flowrl/Reach-v0"), gym.spec("Pendulum-v1")
     parts = [replace(numbered([2]), env_spec=s) for s in (None, spec, other)]
-    assert TrajectoryDataset.mixture("m", parts).env_spec is spec
-    assert TrajectoryDataset.mixture("m", parts[:1]).env_spec is None
+    assert mix("m", parts).env_spec is spec
+    assert mix("m", parts[:1]).env_spec is None
 
 
 def test_every_mixture_has_its_fingerprint():
@@ -285,9 +286,9 @@ def test_every_mixture_has_its_fingerprint():
 )
 def test_what_cannot_be_mixed_is_refused(change, message):
     with pytest.raises(InputError, match=f"^by-hand and other cannot be mixed: {message}$"):
-        TrajectoryDataset.mixture("m", [numbered([2, 1]), replace(numbered([1, 2]), id="other", **change)])
+        mix("m", [numbered([2, 1]), replace(numbered([1, 2]), id="other", **change)])
     with pytest.raises(ValueError, match="zip"):
-        TrajectoryDataset.mixture("m", [numbered([2, 1]), numbered([1])], [1.0])
+        mix("m", [numbered([2, 1]), numbered([1])], [1.0])
 
 
 @settings(max_examples=30)
@@ -295,7 +296,7 @@ def test_what_cannot_be_mixed_is_refused(change, message):
 def test_parts_of_parts_and_mixtures_keep_every_episode_whole(data):
     lengths = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
     others = data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=6))
-    whole = TrajectoryDataset.mixture("m", [numbered(lengths), numbered(others, first=1000)])
+    whole = mix("m", [numbered(lengths), numbered(others, first=1000)])
     kept = data.draw(st.lists(st.integers(0, whole.episodes - 1), min_size=1, max_size=8))
     part = whole.select(torch.tensor(kept), "kept")
     again = data.draw(st.lists(st.integers(0, part.episodes - 1), min_size=1, max_size=8))
@@ -356,5 +357,5 @@ def test_parts_and_mixtures_keep_what_is_known():
     known, unknown = load(by_hand()), load(by_hand(observations=repeated))
     assert unknown.select(torch.tensor([1]), "last").next_known.tolist() == [False]
     assert unknown.top(0.5).next_known.tolist() == [False]
-    assert TrajectoryDataset.mixture("m", [unknown, known]).next_known.tolist() == [True, False, True, True]
+    assert mix("m", [unknown, known]).next_known.tolist() == [True, False, True, True]
     assert unknown.to("cpu").next_known.tolist() == [True, False]

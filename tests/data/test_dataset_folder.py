@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from flowrl.data import dataset_folder
 from flowrl.data.minari_store import check_room, dataset_path, local_ids, one_at_a_time, open_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 from flowrl.errors import InputError
 
 ID = "some/deep/data-v0"
@@ -25,7 +25,7 @@ import os, sys
 import gymnasium as gym, numpy as np
 from flowrl.data import dataset_folder
 from flowrl.data.minari_store import DatasetDescription, Episode, local_ids, open_dataset, write_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 
 ID = "some/deep/data-v0"
 box = gym.spaces.Box(-9, 9, (1,), np.float32)

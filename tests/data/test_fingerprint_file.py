@@ -18,7 +18,7 @@ from flowrl.data.d4rl import get_dataset
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.fingerprint_file import NAME
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 from flowrl.errors import InputError
 
 ID = "test/numbered-v0"

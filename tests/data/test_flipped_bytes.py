@@ -13,7 +13,8 @@ from flowrl.data.array_cache import CACHE_NAME
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.fingerprint_file import NAME
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import StoredArrays, read_arrays
+from flowrl.data.reading import read_arrays
+from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError
 
 ARRAYS = ("observations", "actions", "rewards", "terminations", "truncations", "lengths")

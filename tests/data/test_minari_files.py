@@ -13,7 +13,7 @@ from minari.data_collector import EpisodeBuffer
 
 from flowrl.data.minari_files import ARRAYS, DatasetDescription, Episode
 from flowrl.data.minari_store import local_ids, open_dataset, write_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 
 ID, MINARIS = "test/ours-v0", "test/minaris-v0"
 ABOUT = DatasetDescription(

@@ -19,7 +19,7 @@ from minari.data_collector import EpisodeBuffer
 from flowrl.data import dataset_folder
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import local_ids, open_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 from flowrl.errors import InputError
 
 ID = "test/numbered-v0"

@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
 from flowrl.data import TrajectoryDataset
+from flowrl.data.array_cache import CACHE_NAME
 from flowrl.data.d4rl import get_dataset
 from flowrl.data.minari_store import open_dataset
+from flowrl.data.mixing import mix
+from flowrl.data.reading import read_arrays
 from flowrl.data.selection import Selection, load
-from flowrl.data.stored_arrays import CACHE_NAME, flags, read_arrays
+from flowrl.data.stored_arrays import flags
 from flowrl.errors import InputError
 
 ID = "test/precise-v0"
@@ -207,7 +210,7 @@ def clock(name, start):
 
 def test_a_mixture_has_one_offset_and_each_part_its_own_times():
     early, late = clock("early", 1.7e9), clock("late", 1.7e9 + 1e4)
-    mixed = TrajectoryDataset.mixture("m", [early, late])
+    mixed = mix("m", [early, late])
     raw = mixed.observations.numpy().astype(np.float64) + mixed.offset
     times = SECONDS[np.delete(np.arange(STARTS[-1]), STARTS[1:] - 1)]
     np.testing.assert_allclose(raw[:, 0], np.concatenate([1.7e9 + times, 1.7e9 + 1e4 + times]), rtol=0, atol=1e-3)
@@ -219,13 +222,13 @@ def test_a_mixture_has_one_offset_and_each_part_its_own_times():
 
 def test_a_mixture_of_equal_offsets_is_joined_to_the_bit():
     one = clock("one", 1.7e9)
-    mixed = TrajectoryDataset.mixture("m", [one, replace(one, id="again")])
+    mixed = mix("m", [one, replace(one, id="again")])
     assert mixed.offset.tolist() == one.offset.tolist()
     assert torch.equal(mixed.observations, torch.cat([one.observations, one.observations]))
 
 
 def test_a_mixture_that_loses_digits_says_so():
-    mixed = TrajectoryDataset.mixture("m", [clock("now", 1.7e9), clock("zero", 0.0)])
+    mixed = mix("m", [clock("now", 1.7e9), clock("zero", 0.0)])
     assert any("feature 0" in caution and "precision" in caution for caution in mixed.cautions)
 
 

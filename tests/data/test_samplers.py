@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.mixing import mix
 from flowrl.data.samplers import Chunks, Episodes, Part, Windows, windows_at
 from flowrl.data.stored_arrays import StoredArrays
 
@@ -141,14 +142,14 @@ def test_without_weights_the_draws_are_those_of_randint(random_dataset):
     dataset = random_dataset([9, 4, 7])
     expected = torch.randint(20, (500,), generator=torch.Generator().manual_seed(3))
     assert torch.equal(rows_of(dataset, 500, seed=3), expected)
-    mixture = TrajectoryDataset.mixture("m", [dataset])
+    mixture = mix("m", [dataset])
     assert torch.equal(rows_of(mixture, 500, seed=3), expected)
 
 
 @pytest.mark.parametrize("shares", [(3.0, 1.0), (1.0, 1.0), (0.2, 7.0), (1e-3, 1.0)])
 def test_each_part_is_drawn_by_its_share_and_each_step_of_it_alike(random_dataset, shares):
     parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
-    mixture, draws = TrajectoryDataset.mixture("m", parts, shares), 60_000
+    mixture, draws = mix("m", parts, shares), 60_000
     counts = torch.bincount(rows_of(mixture, draws), minlength=26).double()
     share = shares[0] / sum(shares)
     expected = draws * torch.cat([torch.full((20,), share / 20), torch.full((6,), (1 - share) / 6)]).double()
@@ -161,7 +162,7 @@ def test_each_part_is_drawn_by_its_share_and_each_step_of_it_alike(random_datase
 def test_equal_shares_of_the_steps_are_like_no_shares(random_dataset):
     """Shares in the ratio of the steps: all steps equally often again, through the other road."""
     parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
-    mixture = TrajectoryDataset.mixture("m", parts, [20.0, 6.0])
+    mixture = mix("m", parts, [20.0, 6.0])
     counts = torch.bincount(rows_of(mixture, 26_000), minlength=26).double()
     assert chi_square(counts, torch.full((26,), 1000.0)) < 61
 
@@ -169,7 +170,7 @@ def test_equal_shares_of_the_steps_are_like_no_shares(random_dataset):
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e9, 1.7e308])
 def test_the_size_of_all_shares_together_means_nothing(random_dataset, scale):
     parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
-    one, other = (TrajectoryDataset.mixture("m", parts, shares) for shares in ([1.0, 0.5], [scale, scale / 2]))
+    one, other = (mix("m", parts, shares) for shares in ([1.0, 0.5], [scale, scale / 2]))
     assert torch.equal(rows_of(one, 2000), rows_of(other, 2000))
 
 
@@ -178,7 +179,7 @@ def test_the_size_of_all_shares_together_means_nothing(random_dataset, scale):
 )
 def test_extreme_shares_stay_in_range(random_dataset, shares):
     parts = [random_dataset([1, 2, 17]), random_dataset([5, 1], seed=1)]
-    rows = rows_of(TrajectoryDataset.mixture("m", parts, shares), 20_000)
+    rows = rows_of(mix("m", parts, shares), 20_000)
     counts = torch.bincount(rows, minlength=26).double()
     assert len(counts) == 26
     if shares[0] != shares[1]:  # the rare one, once in 10^18 draws, is not among 20,000
@@ -190,7 +191,7 @@ def test_extreme_shares_stay_in_range(random_dataset, shares):
 def test_every_step_of_a_rare_part_is_drawn_alike(random_dataset):
     """A part that has a millionth of the line's length is still divided finely: points are put on it by hand."""
     parts = [random_dataset([50]), random_dataset([7, 3], seed=1)]
-    mixture = TrajectoryDataset.mixture("m", parts, [1.0, 1e-6])
+    mixture = mix("m", parts, [1.0, 1e-6])
     points = (1 + 1e-6 * (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000) / (1 + 1e-6)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda *_, **__: points)
@@ -202,7 +203,7 @@ def test_every_step_of_a_rare_part_is_drawn_alike(random_dataset):
 @pytest.mark.parametrize("point", [0.0, 1 - 2**-53, 0.5])
 def test_the_ends_of_the_line_are_steps_too(random_dataset, point):
     parts = [random_dataset([2, 2]), random_dataset([3, 1], seed=1)]
-    mixture = TrajectoryDataset.mixture("m", parts, [1.0, 1.0])
+    mixture = mix("m", parts, [1.0, 1.0])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda size, **__: torch.full((size,), point, dtype=torch.float64))
         (row,) = set(rows_of(mixture, 3).tolist())
@@ -228,7 +229,7 @@ def rewarding(lengths, reward):
 def test_no_row_is_ever_out_of_range_and_no_window_crosses_a_seam(lengths, exponents, seed):
     parts = [rewarding(part, number) for number, part in enumerate(lengths)]
     shares = [max(10.0**exponent, 5e-324) for exponent in exponents[: len(parts)]]
-    mixture = TrajectoryDataset.mixture("m", parts, shares)
+    mixture = mix("m", parts, shares)
     episode_of = torch.repeat_interleave(torch.arange(mixture.episodes), mixture.lengths)
     numbered_rows = replace(mixture, actions=torch.arange(mixture.steps).float()[:, None])
     batch = Windows(numbered_rows, 64, 4).draw(torch.Generator().manual_seed(seed))
@@ -240,7 +241,7 @@ def test_no_row_is_ever_out_of_range_and_no_window_crosses_a_seam(lengths, expon
 
 
 def test_drawing_by_weights_takes_the_generator_alone(random_dataset):
-    mixture = TrajectoryDataset.mixture("m", [random_dataset([9]), random_dataset([4], seed=1)], [2.0, 1.0])
+    mixture = mix("m", [random_dataset([9]), random_dataset([4], seed=1)], [2.0, 1.0])
     before = torch.get_rng_state()
     assert torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=1))
     assert not torch.equal(rows_of(mixture, 50, seed=1), rows_of(mixture, 50, seed=2))
@@ -363,7 +364,7 @@ def test_chunks_go_on_from_their_state(random_dataset):
 
 def test_episodes_and_chunks_are_drawn_by_the_weights(random_dataset):
     parts = [random_dataset([5]), random_dataset([5], seed=1)]
-    dataset = TrajectoryDataset.mixture("m", parts, [3.0, 1.0])
+    dataset = mix("m", parts, [3.0, 1.0])
     generator, first = torch.Generator().manual_seed(0), 0
     for _ in range(2_000):
         first += int(Episodes(dataset, 1).draw(generator).observations[0, 0, 0] == dataset.observations[0, 0])

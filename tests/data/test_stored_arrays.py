@@ -17,10 +17,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
 
-from flowrl.data import stored_arrays
+from flowrl.data import reading
+from flowrl.data.array_cache import CACHE_NAME
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import CACHE_NAME, StoredArrays, read_arrays
+from flowrl.data.reading import read_arrays
+from flowrl.data.stored_arrays import StoredArrays
 from flowrl.errors import InputError
 
 ID = "test/spaces-v0"
@@ -150,7 +152,7 @@ def same(one: StoredArrays, other: StoredArrays) -> bool:
 
 def test_the_cache_is_read_and_gives_the_same_arrays(cached, monkeypatch):
     fresh = read_arrays(open_dataset(ID), cache=False)
-    monkeypatch.setattr(stored_arrays, "_read_hdf5", lambda *_: pytest.fail("the file was read"))
+    monkeypatch.setattr(reading, "read_hdf5", lambda *_: pytest.fail("the file was read"))
     assert same(read_arrays(open_dataset(ID)), fresh)
 
 
@@ -186,7 +188,7 @@ def test_a_damaged_cache_is_made_again(cached, damage):
     damaged = {"truncated": content[: len(content) // 2], "garbage": b"no zip", "empty": b""}.get(damage, content)
     cached.write_bytes(bytes(damaged))
     assert same(read_arrays(open_dataset(ID)), fresh)
-    assert same(stored_arrays._load_cache(cached, _key_of(cached)), fresh), "the cache is whole again"
+    assert same(reading._load_cache(cached, _key_of(cached)), fresh), "the cache is whole again"
 
 
 def _key_of(cached: Path) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flowrl.data.dataset import TrajectoryDataset
+from flowrl.data.mixing import mix
 from flowrl.data.stored_arrays import StoredArrays
 from flowrl.nn.normaliser import Normaliser
 
@@ -144,7 +145,5 @@ def test_columns_follow_to_another_type_and_are_not_in_the_weights(random_datase
 def test_statistics_count_each_step_once_whatever_the_shares():
     one = load(by_hand())
     two = replace(one, observations=one.observations + 100)
-    with_shares, without = (
-        Normaliser.of(TrajectoryDataset.mixture("m", [one, two], shares)) for shares in ([99.0, 1.0], None)
-    )
+    with_shares, without = (Normaliser.of(mix("m", [one, two], shares)) for shares in ([99.0, 1.0], None))
     assert all(torch.equal(value, without.state_dict()[name]) for name, value in with_shares.state_dict().items())

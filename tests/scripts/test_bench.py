@@ -10,8 +10,8 @@ import torch
 
 from flowrl.attention.flow import flow_attention
 from flowrl.data.minari_store import open_dataset
+from flowrl.data.reading import read_arrays
 from flowrl.data.samplers import windows_at
-from flowrl.data.stored_arrays import read_arrays
 from flowrl.nn.block import Block
 from flowrl.nn.state import tensors_of
 from flowrl.scripts import bench

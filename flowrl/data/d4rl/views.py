@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from flowrl.data import fingerprint_file
 from flowrl.data.d4rl.writing import REPEATED
 from flowrl.data.minari_store import open_dataset
-from flowrl.data.stored_arrays import read_arrays
+from flowrl.data.reading import read_arrays
 from flowrl.errors import InputError
 
 
