@@ -10,7 +10,8 @@ from typing import Annotated
 
 import tyro
 
-from flowrl.api.evaluating import PlayOptions, evaluate_runs
+from flowrl.api.evaluating import evaluate_runs
+from flowrl.api.playable_runs import PlayOptions
 from flowrl.evaluation.episodes import EvaluationConfig
 from flowrl.scripts.cli import command, parse, run
 

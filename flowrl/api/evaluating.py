@@ -6,89 +6,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from gymnasium.envs.registration import EnvSpec
 
-from flowrl.agents.loading import load_agent, load_policy
+from flowrl.agents.loading import load_policy
+from flowrl.api.playable_runs import PlayableRun, PlayOptions, playable, tried
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
-from flowrl.data.stored_environments import read_spec
 from flowrl.errors import InputError
-from flowrl.evaluation.agreement import agree
-from flowrl.evaluation.environment_choice import choose_environment
-from flowrl.evaluation.episodes import EvaluationConfig, EvaluationEnvironment, episodes_table, play
-from flowrl.evaluation.recorded import Recorded
-from flowrl.evaluation.reference_scores import DatasetReference
+from flowrl.evaluation.episodes import EvaluationConfig, episodes_table, play
 from flowrl.evaluation.targets import resolve_targets, target_cautions
-from flowrl.evaluation.trial import Trial, try_environment
 from flowrl.evaluation.trust import trusting
 from flowrl.evaluation.video import check_video, record_video
 from flowrl.experiments.options import with_options
-from flowrl.nn.acting import RolloutMode
-from flowrl.protocols import Actor
-from flowrl.report import Comparison, Report, Run, environment_name, label_of, write_report
+from flowrl.report import Comparison, Report, environment_name, write_report
 from flowrl.streams import any_encoding
 from flowrl.text import one_line
 from flowrl.training.device import choose_device
 from flowrl.training.rows import Row, append_rows
 from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 from flowrl.training.tracking import warn
-
-
-@dataclass(frozen=True)
-class PlayOptions:
-    """How trained agents are played."""
-
-    env: str | None = None
-    """Environment id; by default the dataset's."""
-    env_kwargs: tuple[str, ...] = ()
-    """Keywords for the environment's constructor, as NAME=VALUE: length=300. They add to the run's or replace them. The
-    reference scores stay the same."""
-    rollout: RolloutMode | None = None
-    """How a sequence agent acts: re-reading a window, with a state of the whole past, or with two staggered states; by
-    default as it was trained."""
-    acting_context: int | None = None
-    """Steps that a window rollout re-reads, or between the states of a staggered one; at most the training windows'
-    steps, if the agent was trained on windows. By default as it was trained."""
-    device: str = "auto"
-    """cpu, cuda, or auto for a GPU if there is one."""
-    video: Path | None = None
-    """Also record the first episode at the last target into this .gif or .mp4 file; of one run."""
-    trust: bool = False
-    """Run whatever code the run names as its environment and agent, also what neither Gymnasium nor your own modules
-    have."""
-    out: Path | None = None
-    """Also write a report of the runs into this folder: report.html, report.md, results.json. The rows of a run whose
-    own folder cannot be written to go there as well."""
-    study: bool = True
-    """With a report, also study the first run of every agent: how its action depends on the target return, what it
-    attends to, a clip. A study shows a run as it was trained, so there is none where env, env_kwargs, rollout or
-    acting_context are given."""
-
-    @property
-    def as_trained(self) -> bool:
-        """Whether agents are played in their environment and in their way."""
-        return self.rollout is None and self.acting_context is None and self.env is None and not self.env_kwargs
-
-
-@dataclass(frozen=True, eq=False)
-class _PlayableRun:
-    """A run that is ready to play."""
-
-    folder: RunFolder
-    config: dict[str, Any]
-    actor: Actor
-    step: int
-    env: EvaluationEnvironment
-
-    @property
-    def label(self) -> str:
-        return label_of(self.folder.path)
-
-    def load(self, episodes: Sequence[Row] | None, **options: Any) -> Run:
-        """The finished run, for a report."""
-        return Run.load(self.folder, self.label, episodes=episodes, **options)
 
 
 @dataclass(frozen=True)
@@ -149,7 +86,7 @@ def _evaluate_runs(
 ) -> list[Row]:
     _check(run_dirs, options)
     device = choose_device(options.device)
-    runs = [_playable(RunFolder(path), options, device) for path in run_dirs]
+    runs = [playable(RunFolder(path), options, device) for path in run_dirs]
     first = runs[0]
     for run in runs[1:]:
         if run.config["dataset"] != first.config["dataset"]:
@@ -161,7 +98,7 @@ def _evaluate_runs(
     targets = resolve_targets(evaluation.targets, percentiles)
     if any(run.actor.conditioned for run in runs):
         warn(*target_cautions(evaluation.targets, percentiles))
-    runs = _tried(runs, evaluation, len(targets))
+    runs = tried(runs, evaluation, len(targets))
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:
@@ -194,19 +131,6 @@ def _evaluate_runs(
     return [row for rows in played for row in rows]
 
 
-def _tried(runs: Sequence[_PlayableRun], evaluation: EvaluationConfig, targets: int) -> list[_PlayableRun]:
-    """The runs, after a trial of every environment before any is played for long; what is odd is said."""
-    trials: dict[str, Trial] = {}
-    tried, episodes = [], evaluation.episodes * targets
-    for run in runs:
-        spec = run.env.spec
-        if (key := spec.to_json()) not in trials:
-            trials[key] = try_environment(spec, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes)
-            warn(*trials[key].cautions)
-        tried.append(replace(run, env=replace(run.env, one_at_a_time=trials[key].one_at_a_time)))
-    return tried
-
-
 def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:
     if not run_dirs:
         raise InputError("no run folder is given: name at least one")
@@ -218,54 +142,14 @@ def _check(run_dirs: Sequence[Path], options: PlayOptions) -> None:
         raise InputError(f"a video records one run, and {len(run_dirs)} are given")
 
 
-def _playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> _PlayableRun:
-    loaded = load_agent(folder, device, rollout=options.rollout, acting_context=options.acting_context)
-    config = folder.config() or {}
-    try:
-        spec, recorded = config["env_spec"], Recorded.from_config(config)
-        if config["dataset_returns"]["percentiles"] is None:
-            raise KeyError("dataset_returns.percentiles")
-        reference = DatasetReference.from_record(config["dataset_returns"].get("reference"))
-    except (KeyError, TypeError) as error:
-        raise InputError(
-            f"{folder.path / 'config.json'} was written by another version of flowrl: it has no {error}"
-        ) from error
-    except ValueError as error:
-        raise InputError(f"{folder.path / 'config.json'} is damaged: {error}") from error
-    if spec == NO_ENVIRONMENT and options.env is None:
-        raise InputError(f"run {folder.path} was trained without an environment: choose one to play it in (env)")
-    stored = _stored_spec(folder, spec, options)
-    env = choose_environment(options.env, stored, recorded.dataset, options.env_kwargs)
-    agreement = agree(env, recorded, chosen=options.env is not None)
-    agreement.check()
-    assert agreement.env is not None
-    warn(*agreement.warnings, *loaded.config.acting_cautions())
-    for note in agreement.notes:
-        print(one_line(note))
-    playing = EvaluationEnvironment(agreement.env, reference, config.get("observation_offset"))
-    return _PlayableRun(folder, config, loaded.actor, loaded.step, playing)
-
-
-def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:
-    """The environment that a run was evaluated in; it need not be readable where another is given."""
-    if stored is None or options.env is not None:
-        return None
-    try:
-        return read_spec(stored)
-    except InputError as error:
-        raise InputError(
-            f"the environment in {folder.path / 'config.json'} cannot be read ({error}): choose one (env)"
-        ) from error
-
-
 def _report(
-    runs: Sequence[_PlayableRun],
+    runs: Sequence[PlayableRun],
     played: Sequence[list[Row]],
     targets: Sequence[float],
     options: PlayOptions,
     command: str,
 ) -> None:
-    def report(studies: Mapping[_PlayableRun, dict[str, Any]]) -> Report:
+    def report(studies: Mapping[PlayableRun, dict[str, Any]]) -> Report:
         loaded = [
             run.load(rows, targets=targets, study=studies.get(run)) for run, rows in zip(runs, played, strict=True)
         ]
@@ -285,7 +169,7 @@ def _report(
     print("\n".join(f"  {path}" for path in files))
 
 
-def _study(run: _PlayableRun, options: PlayOptions) -> dict[str, Any] | None:
+def _study(run: PlayableRun, options: PlayOptions) -> dict[str, Any] | None:
     """The run's study; None where it has none and its folder cannot take one."""
     try:
         return study_run(run.folder.path, options.device)

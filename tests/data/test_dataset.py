@@ -267,7 +267,6 @@ def test_the_environment_of_a_mixture_is_the_first_there_is():
 
 def test_every_mixture_has_its_fingerprint():
     one, two = numbered([2, 1]), numbered([1, 2], first=100)
-    mix = TrajectoryDataset.mixture
     kinds = [
         one, two, mix("m", [one, two]), mix("m", [two, one]), mix("m", [one, two, two]),
         mix("m", [one, two], [1, 1]), mix("m", [one, two], [2, 1]), mix("m", [one, two], [1, 2]),
