@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 ROBOTS = {"hopper": "Hopper", "walker2d": "Walker2d", "halfcheetah": "HalfCheetah"}
 NINE = [f"flowrl/{robot}/{data}-v0" for data in ("medium", "medium-replay", "medium-expert") for robot in ROBOTS]
 REPLAY, EXPERT = NINE[3:5], NINE[6:8]  # of Hopper and Walker2d
-UNTARGETED = "bc", "bc-10"
+UNTARGETED = "bc", "bc-10", "awac", "iql", "td3-bc", "rebrac"
 
 
 def read(name: str) -> list[dict[str, str]]:

@@ -35,6 +35,7 @@ AGENTS = {
     "bc-10": "10 % BC",
     "flow-norm-decay": "flow, output norm and decay",
 }
+VALUES = {"rebrac": "rebrac", "iql": "iql", "bc-10": "10 % BC", "flow": "flow"}
 LENGTHS = "10", "100", "300", "1000"  # of corridors
 
 
@@ -179,6 +180,39 @@ def costs() -> Table:
             runs = [r for r in RUNS if (r["dataset"], r["label"], r["date"]) == (d, label, "2026-11-29")]
             medians = (median(float(run[x]) for run in runs) for x in ("minutes", "evaluation_seconds", "peak_mb"))
             rows.append([name(d), label, *map(number, medians)])
+    return rows
+
+
+def values() -> Table:
+    """Mean returns, and the points of score over 10 % BC, whose seeds are fewer: so they are not paired."""
+    rows = [["", "best of the data", *VALUES.values()]]
+    for d in NINE:
+        rows.append([name(d), number(float(JUDGED[d])), *(cell(mean(d, Sample(label))) for label in VALUES)])
+    scores = {x: [returns(d, Sample(x, column="score_measured")) for d in NINE] for x in VALUES}
+    totals = {label: statistics.aggregate(per_dataset, generator()) for label, per_dataset in scores.items()}
+    rows.append(["IQM of the scores", "", *(cell(total.iqm) for total in totals.values())])
+    rows.append(["mean score", "", *(cell(total.mean) for total in totals.values())])
+    better = (
+        DASH
+        if label == "bc-10"
+        else cell(statistics.probability_of_improvement(per_dataset, scores["bc-10"], generator()))
+        for label, per_dataset in scores.items()
+    )
+    return [*rows, ["P(better than 10 % BC)", "", *better]]
+
+
+def values_costs() -> Table:
+    """CPU seconds of whole trainings, and to the first evaluation of 90 % of the best return of the data."""
+    agents = "rebrac", "iql"
+    rows = [["CPU seconds, medians", *(head for x in agents for head in (f"{x}: to 90 %", "seeds", "whole training"))]]
+    for d in NINE:
+        row = [name(d)]
+        for label in agents:
+            runs = [run for run in RUNS if (run["experiment"], run["dataset"], run["label"]) == ("values", d, label)]
+            reached = [float(run["cpu_seconds_to_90"]) for run in runs if run["cpu_seconds_to_90"]]
+            row.append(number(median(reached)) if reached else DASH)
+            row += [f"{len(reached)} of {len(runs)}", number(median(float(run["cpu_seconds"]) for run in runs))]
+        rows.append(row)
     return rows
 
 

@@ -127,7 +127,7 @@ def test_what_is_refused_leaves_no_run_folder(tiny_train, tmp_path):
 def test_an_inspection_names_what_disagrees_and_replays_with_the_options():
     written([1.0, 2.0, 3.0], eval_env=gym.make(GOAL, length=3))
     inspection = inspect_dataset(ID, transitions=4)
-    assert any("eval_env" in sentence for sentence in inspection.warnings)
+    assert any("eval_env" in sentence for sentence in inspection.notes)
     assert inspection.alignment is not None
     assert inspection.alignment.seeded is not None
     assert inspection.alignment.seeded.reward == 0  # each step pays its goal

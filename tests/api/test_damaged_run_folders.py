@@ -110,7 +110,7 @@ ENTRIES = [
     ("evaluations.jsonl", (name,))
     for name in ["kind", "step", "target", "seed", "return", "length", "env_kwargs", "score_d4rl", "versions", "run"]
 ] + [("metrics.jsonl", (name,)) for name in ["step", "eval/score", "eval/seconds", "memory/peak_bytes"]]  # fmt: skip
-VALUES = ["text", "", -1, 0, 10**9, 10**18, 1.5, True, None, [], ["a"], {}, {"a": [1]}, float("nan"), float("inf")]
+VALUES = ["text", -1, 10**9, 10**18, 1.5, True, None, [], {"a": [1]}, float("nan")]
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_all_of_the_state_can_be_changed_in_place():
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does so
-@pytest.mark.parametrize("tokens", [60, 150])
+@pytest.mark.parametrize("tokens", [60, 70], ids=["one tile", "two tiles"])
 def test_it_compiles_into_one_graph(tokens):
     compiled = torch.compile(decayed_flow_attention, fullgraph=True, backend="aot_eager")
     actual = []
@@ -209,7 +209,8 @@ def test_gradcheck_of_the_output_and_every_sum_of_the_state(tile, padded):
         y, after = attend(*(x[:, :, 5:] for x in (q, k, v)), log_decay, state, is_pad=is_pad, tile=tile, eps=0.01)
         return y, *after
 
-    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (*columns, log_decay)])
+    # Every derivative where tiles are few; along random directions where many make that slow.
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (*columns, log_decay)], fast_mode=tile == 2)
 
 
 def test_a_padded_token_changes_neither_sums_nor_count():
