@@ -132,4 +132,10 @@ def expectile_loss(errors: Tensor, expectile: float) -> Tensor:
 
 
 IQL_PAPER = IQLConfig(critic=CriticConfig(tau=None, scale_rewards="returns"))
-IQL_SHORT = IQLConfig(expectile=0.7, beta=10.0, policy="gaussian", critic=SHORT_CRITIC, network=SHORT_NETWORK)
+IQL_SHORT = IQLConfig(
+    expectile=0.7,
+    beta=30.0,
+    policy="gaussian",
+    critic=SHORT_CRITIC,
+    network=replace(SHORT_NETWORK, actor_schedule="cosine"),
+)

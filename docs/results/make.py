@@ -14,7 +14,7 @@ from tables import TABLES
 
 from flowrl.text import markdown_table
 
-PAGES = "benchmark", "return-conditioning", "memory", "optimisation"
+PAGES = "benchmark", "values", "return-conditioning", "memory", "optimisation"
 BETWEEN = re.compile(r"(<!-- table ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

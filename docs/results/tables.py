@@ -12,6 +12,7 @@ from rows import (
     REPLAY,
     RUNS,
     TARGETS,
+    UNTARGETED,
     Sample,
     cell,
     difference,
@@ -184,21 +185,30 @@ def costs() -> Table:
 
 
 def values() -> Table:
-    """Mean returns, and the points of score over 10 % BC, whose seeds are fewer: so they are not paired."""
+    """Mean returns by dataset, then scores over all nine of the agents that were trained on all."""
+
+    def played(d: str, label: str) -> bool:
+        return bool(CELLS.get((d, label, "" if label in UNTARGETED else JUDGED[d])))
+
     rows = [["", "best of the data", *VALUES.values()]]
     for d in NINE:
-        rows.append([name(d), number(float(JUDGED[d])), *(cell(mean(d, Sample(label))) for label in VALUES)])
-    scores = {x: [returns(d, Sample(x, column="score_measured")) for d in NINE] for x in VALUES}
-    totals = {label: statistics.aggregate(per_dataset, generator()) for label, per_dataset in scores.items()}
-    rows.append(["IQM of the scores", "", *(cell(total.iqm) for total in totals.values())])
-    rows.append(["mean score", "", *(cell(total.mean) for total in totals.values())])
-    better = (
-        DASH
-        if label == "bc-10"
-        else cell(statistics.probability_of_improvement(per_dataset, scores["bc-10"], generator()))
-        for label, per_dataset in scores.items()
-    )
-    return [*rows, ["P(better than 10 % BC)", "", *better]]
+        cells = [cell(mean(d, Sample(label))) if played(d, label) else DASH for label in VALUES]
+        rows.append([name(d), number(float(JUDGED[d])), *cells])
+    scores = {
+        label: [returns(d, Sample(label, column="score_measured")) for d in NINE]
+        for label in VALUES
+        if all(played(d, label) for d in NINE)
+    }
+    totals = {label: statistics.aggregate(of_label, generator()) for label, of_label in scores.items()}
+    better = {
+        label: statistics.probability_of_improvement(of_label, scores["bc-10"], generator())
+        for label, of_label in scores.items()
+        if label != "bc-10"
+    }
+    rows.append(["IQM of the scores", "", *(cell(totals[x].iqm) if x in totals else DASH for x in VALUES)])
+    rows.append(["mean score", "", *(cell(totals[x].mean) if x in totals else DASH for x in VALUES)])
+    rows.append(["P(better than 10 % BC)", "", *(cell(better[x]) if x in better else DASH for x in VALUES)])
+    return rows
 
 
 def values_costs() -> Table:
@@ -211,7 +221,8 @@ def values_costs() -> Table:
             runs = [run for run in RUNS if (run["experiment"], run["dataset"], run["label"]) == ("values", d, label)]
             reached = [float(run["cpu_seconds_to_90"]) for run in runs if run["cpu_seconds_to_90"]]
             row.append(number(median(reached)) if reached else DASH)
-            row += [f"{len(reached)} of {len(runs)}", number(median(float(run["cpu_seconds"]) for run in runs))]
+            row.append(f"{len(reached)} of {len(runs)}" if runs else DASH)
+            row.append(number(median(float(run["cpu_seconds"]) for run in runs)) if runs else DASH)
         rows.append(row)
     return rows
 
@@ -285,5 +296,7 @@ TABLES: dict[str, Callable[[], Table]] = {
             {"points over the five": [*NINE[3:6], *EXPERT]},
         ),
     ],
+    "values": values,
+    "values-costs": values_costs,
     "one-token": lambda: settings(REPLAY, {f"{x}, one token a step": (f"{x}-observation", x) for x in BOTH}),
 }

@@ -9,7 +9,7 @@ from typing import Any
 from gymnasium.envs.registration import EnvSpec
 
 from flowrl.agents.loading import load_policy
-from flowrl.api.playable_runs import PlayableRun, PlayOptions, playable, tried
+from flowrl.api.playable_runs import PlayableRun, PlayOptions, load_run, try_environments
 from flowrl.api.printing import print_comparison, print_report, steering_warning
 from flowrl.api.rows_of_evaluation import CANNOT_WRITE, rows_of
 from flowrl.api.training import study_run
@@ -86,7 +86,7 @@ def _evaluate_runs(
 ) -> list[Row]:
     _check(run_dirs, options)
     device = choose_device(options.device)
-    runs = [playable(RunFolder(path), options, device) for path in run_dirs]
+    runs = [load_run(RunFolder(path), options, device) for path in run_dirs]
     first = runs[0]
     for run in runs[1:]:
         if run.config["dataset"] != first.config["dataset"]:
@@ -98,7 +98,7 @@ def _evaluate_runs(
     targets = resolve_targets(evaluation.targets, percentiles)
     if any(run.actor.conditioned for run in runs):
         warn(*target_cautions(evaluation.targets, percentiles))
-    runs = tried(runs, evaluation, len(targets))
+    runs = try_environments(runs, evaluation, len(targets))
     played: list[list[Row]] = []
     reporting = len(runs) > 1 or options.out is not None
     with ExitStack() as held:

@@ -25,7 +25,7 @@ from flowrl.training.rows import Row
 from flowrl.training.run_folder import NO_ENVIRONMENT, RunFolder
 from flowrl.training.tracking import warn
 
-__all__ = ["PlayOptions", "PlayableRun", "playable", "tried"]
+__all__ = ["PlayOptions", "PlayableRun", "load_run", "try_environments"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class PlayableRun:
         return Run.load(self.folder, self.label, episodes=episodes, **options)
 
 
-def playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> PlayableRun:
+def load_run(folder: RunFolder, options: PlayOptions, device: torch.device) -> PlayableRun:
     """Load a run's last checkpoint, and compare the environment to play in with the run's data; what is odd is said.
 
     Raises:
@@ -116,17 +116,17 @@ def playable(folder: RunFolder, options: PlayOptions, device: torch.device) -> P
     return PlayableRun(folder, config, loaded.actor, loaded.step, playing)
 
 
-def tried(runs: Sequence[PlayableRun], evaluation: EvaluationConfig, targets: int) -> list[PlayableRun]:
+def try_environments(runs: Sequence[PlayableRun], evaluation: EvaluationConfig, targets: int) -> list[PlayableRun]:
     """The runs, after a trial of every environment before any is played for long; what is odd is said."""
     trials: dict[str, Trial] = {}
-    tried, episodes = [], evaluation.episodes * targets
+    ready, episodes = [], evaluation.episodes * targets
     for run in runs:
         spec = run.env.spec
         if (key := spec.to_json()) not in trials:
             trials[key] = try_environment(spec, mode=evaluation.vector, seed=evaluation.episode_seed, episodes=episodes)
             warn(*trials[key].cautions)
-        tried.append(replace(run, env=replace(run.env, one_at_a_time=trials[key].one_at_a_time)))
-    return tried
+        ready.append(replace(run, env=replace(run.env, one_at_a_time=trials[key].one_at_a_time)))
+    return ready
 
 
 def _stored_spec(folder: RunFolder, stored: str | None, options: PlayOptions) -> EnvSpec | None:

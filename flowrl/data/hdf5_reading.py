@@ -27,6 +27,11 @@ __all__ = ["read_hdf5"]
 
 
 def read_hdf5(path: Path, indices: Sequence[int], observation: Sequence[Leaf], action: Leaf) -> StoredArrays:
+    """The episodes of those numbers, in that order.
+
+    Raises:
+        InputError: as `flowrl.data.reading.read_arrays`.
+    """
     # The low-level interface: h5py's own indexing costs several times the read itself for many short episodes.
     with h5py.File(path, "r") as file:
         guarded = GuardedFile(file, path.stat().st_size)

@@ -67,7 +67,11 @@ def empty(lengths: NDArray[np.int64], observation_size: int, action_size: int) -
 
 
 def without_empty(lengths: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The places of the episodes without steps, and the lengths of the others."""
+    """The places of the episodes without steps, and the lengths of the others.
+
+    Raises:
+        InputError: no episode has a step.
+    """
     if not lengths.any():
         raise InputError(f"no episode has a step: all {len(lengths):,} are empty")
     return np.flatnonzero(lengths == 0), lengths[lengths > 0]

@@ -19,7 +19,7 @@ from flowrl.evaluation.finding import Finding
 from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.running_statistics import layers, settle_running
 
-__all__ = ["Agreement", "Finding", "agree", "cautions_of", "check_spaces"]
+__all__ = ["Agreement", "Finding", "agree", "cautions_of", "check_spaces", "outside_bounds"]
 
 
 MOST_SHOWN = 120  # characters of reset options in a sentence
@@ -146,12 +146,19 @@ def _other_spaces(playing: gym.Env, env: EnvSpec, recorded: Recorded) -> str | N
 def _of_itself(recorded: Recorded) -> Iterator[Finding]:
     """Where a dataset contradicts itself."""
     yield from (Finding("doubtful", sentence) for sentence in recorded.doubts)
-    if recorded.outside:
-        yield Finding(
-            "doubtful",
-            f"{recorded.outside:,} numbers in the actions of {recorded.dataset} lie outside of its bounds,"
-            f" {recorded.action_bounds}: they reach from {recorded.actions}, and what agents do is kept within",
-        )
+    if (outside := outside_bounds(recorded)) is not None:
+        yield outside
+
+
+def outside_bounds(recorded: Recorded) -> Finding | None:
+    """What is said of numbers in the actions outside of their own bounds; None where there are none."""
+    if not recorded.outside:
+        return None
+    return Finding(
+        "doubtful",
+        f"{recorded.outside:,} numbers in the actions of {recorded.dataset} lie outside of its bounds,"
+        f" {recorded.action_bounds}: they reach from {recorded.actions}, and what agents do is kept within",
+    )
 
 
 def _with_options(env: EnvSpec, recorded: Recorded, *, chosen: bool) -> tuple[EnvSpec, list[Finding]]:

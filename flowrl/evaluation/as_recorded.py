@@ -20,8 +20,6 @@ __all__ = [
     "ResetOptions",
     "ScaledActions",
     "as_arrays",
-    "is_scaled",
-    "scaled_like",
     "to_play",
     "with_action_bounds",
     "with_reset_options",
@@ -84,17 +82,6 @@ def with_reset_options(spec: EnvSpec, options: Sequence[Options]) -> EnvSpec:
 def with_action_bounds(spec: EnvSpec, low: Sequence[float], high: Sequence[float]) -> EnvSpec:
     """The same environment, which takes actions within these bounds, see `ScaledActions`."""
     return _wrapped(spec, ScaledActions, low=list(low), high=list(high))
-
-
-def is_scaled(spec: EnvSpec) -> bool:
-    """Whether it was given other bounds of actions, by `with_action_bounds`."""
-    return any(each.name == ScaledActions.__name__ for each in spec.additional_wrappers)
-
-
-def scaled_like(spec: EnvSpec, scaled: EnvSpec) -> EnvSpec:
-    """The same environment, with the bounds of actions that `scaled` was given."""
-    scaling = [each for each in scaled.additional_wrappers if each.name == ScaledActions.__name__]
-    return replace(spec, additional_wrappers=(*spec.additional_wrappers, *scaling))
 
 
 def to_play(spec: EnvSpec) -> EnvSpec:

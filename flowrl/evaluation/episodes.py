@@ -4,7 +4,6 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.metadata import version
 from typing import Any, Literal
 
@@ -48,7 +47,7 @@ class EvaluationConfig:
             raise ValueError("targets is empty: it must name at least one return, as in `p90 best 2500`")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class EvaluationEnvironment:
     """An environment that agents are evaluated in, and what is known of it."""
 
@@ -58,7 +57,7 @@ class EvaluationEnvironment:
     offset: Sequence[float] | np.ndarray | None = None
     """(observation size,) of the data that the agent was trained on, see `make_vector_env`."""
     one_at_a_time: bool = False
-    """Play one episode after another, see `flowrl.evaluation.trial`."""
+    """Play one episode after another, see `flowrl.evaluation.trial`; `play` sets it where it finds that it must."""
 
 
 def play(
@@ -125,14 +124,9 @@ def _made(env: EvaluationEnvironment, slots: int, mode: Literal["sync", "async"]
         if slots == 1:
             raise
         envs = make_vector_env(env.spec, 1, mode=mode, offset=env.offset)
-        _say_once(one_line(f"{error}; {slots} of them are too many, so episodes are played in turn"))
+        print(one_line(f"{error}; {slots} of them are too many, so episodes are played in turn"), flush=True)
+        env.one_at_a_time = True  # the next time at once, and without saying so again
         return envs
-
-
-@cache
-def _say_once(line: str) -> None:
-    """Not at every evaluation of a training."""
-    print(line, flush=True)
 
 
 def versions() -> dict[str, str]:

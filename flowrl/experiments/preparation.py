@@ -75,7 +75,7 @@ def prepare(options: RunOptions, like: Prepared | None = None, in_memory: Trajec
     returns = summarise_returns(dataset, selected, spec, reference)
     targets = resolve_targets(options.evaluation.targets, returns["percentiles"])
     trial = _tried(spec, options.evaluation, len(targets))
-    env = None if spec is None else EvaluationEnvironment(spec, reference, dataset.offset, trial.one_at_a_time)
+    env = None if spec is None else EvaluationEnvironment(spec, reference, selected.offset, trial.one_at_a_time)
     return Prepared(
         selected, columns, env, trial.cautions, targets, returns, config, training, device, recorded, agreement
     )

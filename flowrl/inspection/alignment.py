@@ -110,6 +110,16 @@ class Alignment:
     """Transitions whose error is above `REPRODUCED` and as large as a misalignment's can be."""
     seeded: SeededReplay | None = None
 
+    @property
+    def aligned(self) -> bool:
+        """Whether the simulator reproduces the data."""
+        return self.verdict.startswith("aligned")
+
+    @property
+    def certainty(self) -> int:
+        """How much was found out: nothing (0), that nothing fits (1), what is wrong (2), that nothing is (3)."""
+        return 3 if self.aligned else {"unknown": 0, "unclear": 1}.get(self.verdict, 2)
+
 
 @dataclass
 class TransitionErrors:

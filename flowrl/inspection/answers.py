@@ -71,9 +71,9 @@ def _shape_lines(statistics: Statistics) -> list[str]:
 def _refusal(inspection: Inspection) -> Answer:
     question = "What would training refuse?"
     if not inspection.refused:
-        return Answer(question, "good", "Nothing: the dataset loads as it is.", inspection.notes)
+        return Answer(question, "good", "Nothing: the dataset loads as it is.", [*inspection.notes])
     first, *others = inspection.refused
-    return Answer(question, "bad", f"REFUSED as a whole: {first}.".replace("..", "."), others)
+    return Answer(question, "bad", f"REFUSED as a whole: {first}.".replace("..", "."), [*others, *inspection.notes])
 
 
 def _soundness(inspection: Inspection, statistics: Statistics) -> Answer:
@@ -100,7 +100,7 @@ def _soundness_verdict(statistics: Statistics, alignment: Alignment | None, warn
         return "bad", "No: it has faults."
     if alignment is None:
         return "mild", f"It was not checked against a simulator; {count}."
-    if not alignment.verdict.startswith("aligned"):
+    if not alignment.aligned:
         return "mild", f"It is open whether the actions lead to the stored observations and rewards; {count}."
     if warnings:
         return "mild", f"It has no fault that we check for; {count}."

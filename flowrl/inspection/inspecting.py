@@ -11,12 +11,13 @@ from gymnasium.envs.registration import EnvSpec
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import open_dataset
 from flowrl.errors import InputError
-from flowrl.evaluation.agreement import Agreement, agree
-from flowrl.evaluation.as_recorded import is_scaled, scaled_like
+from flowrl.evaluation.action_bounds import settle_bounds
+from flowrl.evaluation.agreement import Agreement, agree, check_spaces, outside_bounds
 from flowrl.evaluation.environment_choice import choose_environment
 from flowrl.evaluation.environments import make_env
 from flowrl.evaluation.recorded import Recorded
 from flowrl.evaluation.trust import check_spec, trusting
+from flowrl.inspection.alignment import Alignment
 from flowrl.inspection.features import Layout
 from flowrl.inspection.references import TRUSTED, References, dataset_references
 from flowrl.inspection.refusals import load
@@ -73,22 +74,20 @@ def _inspect(
     # References belong to the environment that the returns are from, whatever simulator checks them.
     references = dataset_references(dataset, env if dataset.env_spec is None else dataset.env_spec.id)
     statistics = alignment = steering = stitching = agreement = None
-    if loaded is not None:
-        agreement, problem = _agreement(loaded, env, played=transitions > 0)
-        refused = [*refused, *problem]
     if arrays is not None:
         say("summarising the arrays")
         indices = dataset.episode_indices[arrays.places].tolist()
         statistics = summarise(arrays, indices, Layout.of(dataset), references)
         if transitions:
             say("checking transitions against the simulator")
-            simulator = _simulator(dataset, env, agreement)
-            alignment = check_alignment(dataset, simulator, transitions, np.random.default_rng((seed, 1)))
-    if loaded is not None and agreement is not None:
+            alignment = _alignment(dataset, loaded, env, transitions, seed)
+    if loaded is not None:
         say("judging whether returns can steer")
         by_trust = {name: references[name] for name in TRUSTED}
         steering = judge_steering(loaded, by_trust, np.random.default_rng((seed, 2)))
         say("judging whether it needs stitching")
+        agreement, problem = _agreement(loaded, env, played=transitions > 0)
+        refused = [*refused, *problem]
         stitching = _stitching(loaded, agreement.env, by_trust, seed)
     warnings = find_warnings(statistics, alignment, references)
     if agreement is not None:
@@ -118,26 +117,45 @@ def _agreement(dataset: TrajectoryDataset, env: str | None, *, played: bool) -> 
     Returns:
         Also why training would refuse its evaluation environment; of the one it was recorded in the alignment says.
     """
-    # Numbers in actions outside of their bounds are in the statistics.
-    recorded = replace(Recorded.of(dataset), outside=0)
-    problem = []
+    recorded, problem = Recorded.of(dataset), []
+    stated = outside_bounds(recorded)  # the statistics have it
+    agreement = None
     if played and (env is not None or dataset.evaluation_env is not None):
         try:
             spec = choose_environment(env, dataset.evaluation_env, dataset.id)
-            return agree(spec, recorded, chosen=env is not None, dataset=dataset), []
+            agreement = agree(spec, recorded, chosen=env is not None, dataset=dataset)
         except InputError as error:
             if env is None and dataset.evaluation_env != dataset.env_spec:
                 problem.append(str(error))
-    return agree(None, recorded, chosen=False), problem
+    agreement = agreement or agree(None, recorded, chosen=False)
+    return replace(agreement, findings=tuple(f for f in agreement.findings if f != stated)), problem
 
 
-def _simulator(dataset: minari.MinariDataset, env: str | None, agreement: Agreement | None) -> str | EnvSpec | None:
-    """The environment to check the data against, which takes actions as they were recorded; None: there is none."""
-    playing = None if agreement is None else agreement.env
-    if playing is None or not is_scaled(playing):
-        return env or dataset.env_spec
-    recorded = choose_environment(env, dataset.env_spec or playing, dataset.id)
-    return scaled_like(recorded, playing) if recorded.id == playing.id else recorded
+def _alignment(
+    dataset: minari.MinariDataset, loaded: TrajectoryDataset | None, env: str | None, transitions: int, seed: int
+) -> Alignment:
+    """In the recorded environment or the chosen one; with scaled actions where these explain the data better."""
+
+    def check(simulator: str | EnvSpec | None) -> Alignment:
+        return check_alignment(dataset, simulator, transitions, np.random.default_rng((seed, 1)))
+
+    plain = check(env or dataset.env_spec)
+    if plain.aligned or loaded is None or (scaled := _scaled(dataset, loaded, env)) is None:
+        return plain
+    return max(plain, check(scaled), key=lambda alignment: alignment.certainty)
+
+
+def _scaled(dataset: minari.MinariDataset, loaded: TrajectoryDataset, env: str | None) -> EnvSpec | None:
+    """The recorded environment or the chosen one, with scaled actions; None where nothing speaks for scaling."""
+    try:
+        spec = choose_environment(env, dataset.env_spec, dataset.id)
+        check_spaces(spec, loaded.observations.shape[1], loaded.actions.shape[1], loaded.discrete_start)
+        playing = make_env(spec)
+        playing.close()
+    except ValueError:  # the alignment says why
+        return None
+    settled, _ = settle_bounds(spec, playing.action_space, Recorded.of(loaded), loaded)
+    return None if settled is spec else settled
 
 
 def _stitching(dataset: TrajectoryDataset, env: EnvSpec | None, references: References, seed: int) -> Stitching:

@@ -33,7 +33,8 @@ class _Wrappers(NamedTuple):
     """What has to be done around a simulator that is stepped without its wrappers."""
 
     flat: FlatObservation | None
-    scaled: ScaledActions | None
+    scaled: tuple[ScaledActions, ...]
+    """The outermost first."""
 
 
 def set_state(env: gym.Env, observation: NDArray[np.floating]) -> bool:
@@ -83,23 +84,24 @@ def step_from(
     wrappers = _wrappers(env)
     if wrappers is None or not set_state(env, observation):
         return None
-    action = action if wrappers.scaled is None else wrappers.scaled.action(action)
+    for wrapper in wrappers.scaled:
+        action = wrapper.action(action)
     following, reward, *_ = env.unwrapped.step(action)
     return following if wrappers.flat is None else wrappers.flat.observation(following), float(reward)
 
 
 def _wrappers(env: gym.Env) -> _Wrappers | None:
     """None where the simulator cannot be seen through all of its wrappers."""
-    flat = scaled = None
+    flat, scaled = None, []
     while isinstance(env, gym.Wrapper):
         if isinstance(env, FlatObservation):
             flat = env
         elif isinstance(env, ScaledActions):
-            scaled = env
+            scaled.append(env)
         elif type(env) not in SEEN_THROUGH:
             return None
         env = env.env
-    return _Wrappers(flat, scaled)
+    return _Wrappers(flat, tuple(scaled))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box
 
 import flowrl
 from flowrl.agents import load_policy
+from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.minari_store import DatasetDescription, Episode, write_dataset
 from flowrl.inspection.inspecting import inspect_dataset
 from flowrl.training.run_folder import RunFolder
@@ -204,6 +205,15 @@ def test_a_mixture_of_two_offsets_has_one(tmp_path):
     (offset, other) = json.loads((mixed / "config.json").read_text())["observation_offset"]
     assert offset == pytest.approx(1.7e9 + 30, abs=1)
     assert other == 0
+
+
+def test_what_is_trained_on_a_part_of_a_mixture_is_played_around_its_own_offset(tmp_path):
+    one, two = record("test/one-v0", **CLOCK), record("test/two-v0", offset=1.7e9 + 60, scale=5.0, noise=0.3)
+    least = float(TrajectoryDataset.from_minari(two).returns.topk(4).values.min())
+    run = trained("bc", tmp_path / "part", f"{one}+{two}", more={"min_return": least})
+    finals = [json.loads(row) for row in (run / "evaluations.jsonl").read_text().splitlines()]
+    rows = flowrl.evaluate(run, episodes=len(finals), device="cpu")
+    assert [row["return"] for row in rows] == [row["return"] for row in finals]
 
 
 # What cannot be kept is said

@@ -49,6 +49,58 @@ def test_data_whose_actions_were_scaled_are_checked_with_scaled_actions(late, ve
     assert sum("scaled" in warning for warning in inspection.warnings) == 1
 
 
+def doubled(source):
+    """A space of actions twice as wide."""
+    return gym.spaces.Box(2 * source.action_space.low, 2 * source.action_space.high)
+
+
+def test_a_space_that_is_only_declared_wider_is_no_scaling(reach_dataset, changed):
+    """The environment clips, so the data hold actions that it does not take, and they fit it as they are."""
+    source = open_dataset(reach_dataset)
+    wild = changed(
+        source,
+        lambda o, a, r: (o, np.where(a == source.action_space.high, 2 * a, a), r),
+        action_space=doubled(source),
+    )
+    assert inspect_dataset(wild).alignment.verdict == "aligned"
+
+
+def test_actions_outside_of_their_own_bounds_are_checked_and_trained_as_they_are(reach_dataset, changed):
+    source = open_dataset(reach_dataset)
+    middle = (source.action_space.low + source.action_space.high) / 2
+    narrow = gym.spaces.Box((source.action_space.low + middle) / 2, (source.action_space.high + middle) / 2)
+    inspection = inspect_dataset(changed(source, lambda o, a, r: (o, a, r), action_space=narrow))
+    assert inspection.alignment.verdict == "aligned"
+    assert not any("are scaled" in warning for warning in inspection.warnings)
+    assert sum("outside" in warning for warning in inspection.warnings) == 1
+
+
+def test_scaled_data_are_checked_in_what_they_were_recorded_in_not_in_what_they_are_evaluated_in(
+    reach_dataset, changed
+):
+    source = open_dataset(reach_dataset)
+    dataset = changed(
+        source,
+        lambda o, a, r: (o, 2 * a, r),
+        action_space=doubled(source),
+        env_spec=None,
+        metadata={"eval_env_spec": source.env_spec.to_json()},
+    )
+    assert inspect_dataset(dataset).alignment.verdict == "unknown"
+
+
+def test_what_is_done_is_said_beside_what_is_refused(reach_dataset, changed):
+    inspection = inspect_dataset(
+        changed(
+            open_dataset(reach_dataset),
+            lambda o, a, r: (o, a, r),
+            metadata={"eval_env_spec": gym.spec("Pendulum-v1").to_json()},
+        )
+    )
+    assert len(inspection.refused) == len(inspection.notes) == 1
+    assert inspection.notes[0] in answers(inspection)[1].detail
+
+
 def test_another_environment_or_none(reach_dataset):
     inspection = inspect_dataset(reach_dataset, env="Hopper-v5")
     assert inspection.alignment.verdict == "unknown"
