@@ -141,6 +141,15 @@ def test_as_many_as_can_be_made_need_not_be_all(capsys):
     assert [[row[name] for name in names] for row in limited] == [[row[name] for name in names] for row in rows(Sound)]
 
 
+def test_that_fewer_can_be_made_is_said_once(capsys):
+    evaluation, env = EvaluationConfig(episodes=5, episode_seed=1), EvaluationEnvironment(spec_of(ThreeInstances))
+    one, other = (
+        play(Remembering(), env, [], evaluation, torch.device("cpu"), kind="training", step=step) for step in (1, 2)
+    )
+    assert capsys.readouterr().out.count("all licenses are taken") == 1
+    assert [row["return"] for row in one] == [row["return"] for row in other]
+
+
 def test_one_instance_is_played_where_the_trial_said_so(capsys):
     assert [row["seed"] for row in rows(OneInstance, one_at_a_time=True)] == [1, 2, 3, 4, 5]
     assert not capsys.readouterr().out

@@ -4,6 +4,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from flowrl.evaluation.as_recorded import with_action_bounds
 from flowrl.evaluation.environments import make_env
 from flowrl.inspection.replay import is_clipped, replay, set_state, step_from
 
@@ -40,6 +41,19 @@ def test_every_step_from_its_observation_gives_the_next(env_id, dtype):
         assert reward == pytest.approx(rewards[time], abs=tolerance)
         compared += 1
     assert compared >= 3
+    env.close()
+
+
+def test_scaled_actions_are_scaled_from_the_outside_to_the_inside():
+    spec = with_action_bounds(with_action_bounds(gym.spec("flowrl/Reach-v0"), [-1, -1], [1, 1]), [0, 0], [10, 4])
+    observations, actions, rewards = play(spec, 6)
+    assert actions[:, 0].max() > 3, "not those of the environment"
+    env = make_env(spec)
+    env.reset(seed=99)
+    for time in range(len(actions)):
+        following, reward = step_from(env, observations[time], actions[time])
+        np.testing.assert_allclose(following, observations[time + 1], atol=1e-6)
+        assert reward == pytest.approx(rewards[time], abs=1e-6)
     env.close()
 
 
