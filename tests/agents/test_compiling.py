@@ -23,6 +23,7 @@ def trained(agent, discrete, *, compile, precision="fp32"):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("agent", "discrete"), [*((x, False) for x in AGENTS), *((x, True) for x in DISCRETE)])
 def test_every_loss_is_one_graph_with_the_same_gradients(agent, discrete, monkeypatch):
     # Without the code generator, which takes half a minute a loss.

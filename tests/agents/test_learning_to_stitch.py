@@ -45,6 +45,7 @@ def arrived(agent, dataset, run_dir, updates, **options):
     return max(np.mean(each) for each in returns.values())
 
 
+@pytest.mark.slow
 def test_awac_arrives_where_cloning_does_not(stretches, tmp_path):
     """At the same number of updates with as many transitions each."""
     assert arrived("awac", stretches, tmp_path / "awac", 1_500, **VALUES["awac"]) >= 0.9

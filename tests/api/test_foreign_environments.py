@@ -131,6 +131,7 @@ def test_collecting_in_one_that_fails_ends_in_its_words(minari_root):
     assert not list(minari_root.rglob("metadata.json"))
 
 
+@pytest.mark.slow
 def test_collecting_where_a_process_cannot_make_it_ends_in_its_words(minari_root, tmp_path, monkeypatch, capfd):
     (tmp_path / "at_home.py").write_text(
         "import multiprocessing\nfrom flowrl.envs.tiny import Reach\n"

@@ -24,6 +24,7 @@ def test_a_notebook(reach_dataset, tmp_path):
     assert (len(rows), action.shape) == (3, (2,))
 
 
+@pytest.mark.slow
 def test_comparing(reach_dataset, tmp_path):
     agents = {"flow": ("flow", {"heads": 2}), "bc-10": ("bc", {"top_fraction": 0.1})}
     options = {"steps": 10, "width": 16, "layers": 1, "batch_size": 8, "targets": "best", "episodes": 2}

@@ -143,6 +143,7 @@ def test_cloning_learns_the_same_in_all_units(keywords, tmp_path):
     assert mean_return(trained("bc", tmp_path / "run", **keywords)) > 9.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["flow", "iql", "td3-bc", "cql"])
 def test_every_kind_of_agent_learns_the_same_in_other_units(agent, tmp_path):
     plain, other = (

@@ -242,6 +242,7 @@ def test_a_mixture_trains_and_its_run_is_evaluated_without_it(tiny_train, reach_
 # Discrete actions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["flow", pytest.param("dt", marks=pytest.mark.slow), "bc"])
 def test_the_right_choice_is_learnt(agent, choice, tiny_train, tmp_path):
     options = {"dataset": choice, "steps": 250, "width": 32, "batch_size": 32, "learning_rate": 3e-3}

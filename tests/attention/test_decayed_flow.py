@@ -129,6 +129,7 @@ def test_all_of_the_state_can_be_changed_in_place():
         part.mul_(2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # the compiler does so
 @pytest.mark.parametrize("tokens", [60, 70], ids=["one tile", "two tiles"])
 def test_it_compiles_into_one_graph(tokens):
@@ -196,6 +197,7 @@ def test_a_few_tokens_written_out_are_a_tile(tokens, monkeypatch):
         assert_close(mine, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "holes"])
 @pytest.mark.parametrize("tile", [2, 3, 8])
 def test_gradcheck_of_the_output_and_every_sum_of_the_state(tile, padded):

@@ -64,6 +64,7 @@ print(moment)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("how", ["exchanged", "moved away"])
 def test_a_kill_at_any_moment_of_a_replacement_loses_nothing(how):

@@ -89,6 +89,7 @@ def test_minari_can_append_to_it(episodes):
     assert read_arrays(open_dataset(ID)).lengths.tolist() == [4, 1, 60, 4]
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_at_any_byte_keeps_what_was_there(minari_root):
     resource = pytest.importorskip("resource")
     ends = np.arange(300) == 299

@@ -94,6 +94,7 @@ def test_it_learns_reach_to_nine_tenths_of_the_optimum(larger_reach, module, mon
     assert policy.act([3.0, -3.0, 1.0]).shape == (2,)
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_it_ends_in_the_same_bits(reach_dataset, tmp_path):
     words = ["train", AGENT, *TINY, "--steps", "3001", "--checkpoint-every", "100", "--log-every", "100"]
     killed = flowrl_command(*words, "--run-dir", "run", folder=tmp_path)
@@ -114,6 +115,7 @@ def test_killed_and_resumed_it_ends_in_the_same_bits(reach_dataset, tmp_path):
         assert same(resumed[part], whole[part]), part
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_bc_in_a_matrix(reach_dataset, tmp_path):
     words = ["--datasets", REACH, "--agents", f"ac={AGENT} --width 16", "b=bc --width 16", "--seeds", "2"]
     few = ["--steps", "20", "--episodes", "4", "--evaluate-every", "0", "--no-study", "--out", "out"]
@@ -147,6 +149,7 @@ def test_an_agent_may_be_a_preset(module, tmp_path, reach_dataset, monkeypatch):
     assert flowrl.load_policy(run) is not None
 
 
+@pytest.mark.slow
 def test_two_processes_average_the_gradients_of_every_loss(reach_dataset, tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "flowrl"]
     words = ["train", AGENT, *TINY, "--steps", "6", "--log-every", "6"]

@@ -110,6 +110,7 @@ def ending(argv, monkeypatch, capsys):
     return code, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_in_a_sentence_whatever_its_size(minari_root, monkeypatch, capsys):
     resource = pytest.importorskip("resource")
     assert ending([REACH, "--steps", "100"], monkeypatch, capsys)[0] == 0
