@@ -37,7 +37,6 @@ def drawn_noise(count):
     return torch.randn(count, 1, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.slow
 def test_the_flow_has_both_modes_in_their_shares(greedy):
     actions = greedy.clone(torch.zeros(2_000, 1), drawn_noise(2_000))[:, 0]
     near_low, near_high = ((actions - mode).abs() < 0.2 for mode in (LOW, HIGH))
