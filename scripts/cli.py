@@ -6,7 +6,6 @@ import difflib
 import importlib
 import importlib.util
 import io
-import os
 import pkgutil
 import re
 import shlex
@@ -116,13 +115,7 @@ def run(start: Callable[[list[str]], None], *, parallel: bool = False) -> None:
         sys.exit(_fail(f"{stopped}; the same command goes on from there", code=128 + stopped.signum))
     except KeyboardInterrupt:
         sys.exit(_fail("interrupted", code=130))
-    if distributed.world_size() > 1:
-        # All is written and closed. Python's own way out is skipped: while it ends, a thread of torch.distributed that
-        # still wants its lock is unwound, and now and then that aborts the process ("terminate called without an
-        # active exception"), which torchrun takes for a failure of all.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    distributed.leave()
 
 
 def command() -> str:

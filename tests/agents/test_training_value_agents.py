@@ -230,3 +230,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with distributed.group():
         train_every_agent(Path(sys.argv[1]))
+    distributed.leave()
