@@ -1,7 +1,8 @@
 """torch.compile for the losses of a learner, as an option."""
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -9,13 +10,17 @@ import torch
 from flowrl.errors import InputError, cause
 
 
-def compiled(loss: Callable[..., Any]) -> Callable[..., Any]:
-    """`loss`, compiled at its first call.
+def compiled(loss: MethodType) -> Callable[..., Any]:
+    """`loss` of a learner, compiled at its first call.
 
     Raises:
         InputError: at the first call, where there is no working compiler.
     """
-    inner, works = torch.compile(loss), False
+    # A copy of its code: torch.compile counts versions by code object, over all learners of a process, and after a few
+    # of them it runs what it was given uncompiled, in silence.
+    method = loss.__func__
+    own = FunctionType(method.__code__.replace(), method.__globals__, method.__name__, None, method.__closure__)
+    inner, works = torch.compile(MethodType(own, loss.__self__)), False
 
     def run(*arguments: Any) -> Any:
         nonlocal works
@@ -42,7 +47,7 @@ def compilable(method: Callable[..., Any]) -> Callable[..., Any]:
         if not self.network.compile:
             return method(self, *arguments)
         if method not in self.compiled:
-            self.compiled[method] = compiled(partial(method, self))
+            self.compiled[method] = compiled(MethodType(method, self))
         return self.compiled[method](*arguments)
 
     return run

@@ -52,8 +52,18 @@ class Ensemble(nn.Module):
             if layer < last:
                 x = self.activation(x)
                 if self.layer_norm:
-                    x = F.layer_norm(x, x.shape[-1:])
+                    x = _normalised(x)
         return x
+
+
+def _normalised(x: Tensor) -> Tensor:
+    """`x` with mean 0 and variance 1 in its last dimension."""
+    if not torch.compiler.is_compiling():
+        return F.layer_norm(x, x.shape[-1:])
+    # Written out, the compiler makes one vectorised loop of it; of F.layer_norm's backward pass in float32 it does not.
+    wide = x.float()
+    centred = wide - wide.mean(-1, keepdim=True)
+    return (centred * (centred.square().mean(-1, keepdim=True) + 1e-5).rsqrt()).to(x.dtype)
 
 
 class ActionValues(nn.Module):

@@ -6,6 +6,9 @@ import pytest
 import torch
 from small_problems import AGENTS, DISCRETE, batches, built, line, small, walk
 
+from flowrl.agents.actor_critic_config import NetworkConfig
+from flowrl.agents.compiling import compilable
+
 SETTINGS = {"average_actor": True, "lower_bound": True, "layer_norm": True, "width": 16}
 
 
@@ -41,6 +44,28 @@ def test_the_compiler_gives_the_same_training():
     ours, plain = (trained("iql", False, compile=compile) for compile in (True, False))
     for name, value in ours.items():
         torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+class Learner:
+    """Its loss says whether it was compiled; each learner has a setting of its own, so that each needs a version."""
+
+    network = NetworkConfig(compile=True)
+
+    def __init__(self, name):
+        self.name, self.compiled = name, {}
+
+    @compilable
+    def loss(self, x):
+        return x * len(self.name), torch.compiler.is_compiling()
+
+
+def test_every_learner_of_a_process_is_compiled(monkeypatch):
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for number in range(20):  # torch.compile gives up after 8 versions of a function
+        value, is_compiled = Learner("x" * number).loss(torch.ones(1))
+        assert value == number
+        assert is_compiled
 
 
 def test_a_missing_compiler_is_one_sentence(monkeypatch):
