@@ -1,6 +1,6 @@
 """TD3+BC (Fujimoto and Gu 2021): TD3 whose actor also stays near the data's actions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -61,4 +61,4 @@ class TD3BC(TD3):
 
 
 TD3_BC_PAPER = TD3BCConfig()
-TD3_BC_SHORT = TD3BCConfig(alpha=5.0, critic=SHORT_CRITIC, network=SHORT_NETWORK)
+TD3_BC_SHORT = TD3BCConfig(alpha=10.0, critic=SHORT_CRITIC, network=replace(SHORT_NETWORK, actor_schedule="cosine"))
