@@ -3,7 +3,7 @@
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from flowrl.agents.actor_critic_config import ActorCriticConfig, reward_scale
+from flowrl.agents.carried import begun_anew, of_all_processes, of_this_process
+from flowrl.attention import CausalAttention
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import WHOLE, Part
-from flowrl.data.transitions import Transitions, TransitionSampler
+from flowrl.data.transition_windows import TransitionWindows
+from flowrl.data.transitions import Past, Transitions, TransitionSampler
 from flowrl.errors import InputError
 from flowrl.nn.critics import ActionValues
-from flowrl.nn.perceptron import MemorylessActor
 from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
@@ -30,8 +32,8 @@ class ActorCritic(ABC):
 
     Args:
         config: its `critic.tau` is a number.
-        policy: the actor that is trained; a `MemorylessActor` with a `normaliser`, whose ``forward`` takes raw
-            observations.
+        policy: the actor that is trained, of `config.backbone`; with a `normaliser`, and with a method ``read`` where
+            `ActorCritic.read` is called.
         averaged: keep the running average of the actor, even if it does not play.
         state_value: a network that is trained with the critics' optimiser.
         beside_actor: a network that is trained with the actor's optimiser.
@@ -57,11 +59,12 @@ class ActorCritic(ABC):
         self.compiled: dict[Any, Any] = {}  # by method, see `compilable`
         shape = {"width": network.width, "layers": network.layers, "layer_norm": critic.layer_norm} | critic_shape
         self.policy = policy.to(device)
+        self.backbone = config.backbone
         self.critics = ActionValues(policy.normaliser, critic.critics, **shape).to(device)
         self.target_critics = _copy(self.critics)
         self.state_value: Any = None if state_value is None else state_value.to(device)
         self.average: Any = _copy(self.policy) if averaged or network.average_actor else None
-        self.actor: MemorylessActor = self.average if network.average_actor else self.policy
+        self.actor: Any = self.average if network.average_actor else self.policy
         trained = [*self.critics.parameters(), *(state_value.parameters() if state_value else ())]
         self.critic_optimiser = torch.optim.Adam(trained, network.learning_rate, fused=True)
         played = [*self.policy.parameters(), *(beside_actor.to(device).parameters() if beside_actor else ())]
@@ -71,18 +74,30 @@ class ActorCritic(ABC):
         pairs = [(self.target_critics, self.critics), *([] if self.average is None else [(self.average, self.policy)])]
         self._slow = [weight for slow, _ in pairs for weight in slow.parameters()]
         self._fast = [weight for _, fast in pairs for weight in fast.parameters()]
+        self.carried: dict[str, Any] = {}  # by "policy" and "average", the states that the last chunks left
+        self.count: Tensor | None = None  # of a batch of windows: its transitions
+        self._attentions = [x for _, actor in self._actors() for x in actor.modules() if isinstance(x, CausalAttention)]
         self._follow = get_ema_multi_avg_fn(1.0 - critic.tau)
 
     # The data
 
-    def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> TransitionSampler:
+    def _actors(self) -> list[tuple[str, Any]]:
+        return [("policy", self.policy), *([] if self.average is None else [("average", self.average)])]
+
+    def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> TransitionSampler | TransitionWindows:
         """See `flowrl.protocols.Learner`."""
         self.part, scale = part, reward_scale(dataset, self.critic)
         steps = float(dataset.lengths.max()) if self.critic.gamma == 1 else 1 / (1 - self.critic.gamma)
         self.largest_value = DIVERGED * max(scale * float(dataset.rewards.abs().max()) * steps, 1.0)
-        return TransitionSampler(
+        transitions = TransitionSampler(
             dataset, batch_size, gamma=self.critic.gamma, n_step=self.critic.n_step, reward_scale=scale, part=part
         )
+        if not self.backbone.looks_back:
+            return transitions
+        if self.backbone.carry_state:
+            rows = batch_size // part.ranks
+            self.carried = {name: actor.initial_state(rows) for name, actor in self._actors()}
+        return TransitionWindows(self.backbone.windows(transitions.drawable, batch_size, part), transitions)
 
     # The update
 
@@ -94,7 +109,11 @@ class ActorCritic(ABC):
         """
         rate = self.network.actor_rate(step, self.training.steps)
         self.actor_optimiser.param_groups[0]["lr"] = rate
+        if batch.past is not None:
+            self._prepare(batch.past, step)
         metrics = self.learn(batch, step)
+        if self.carried:
+            self._advance(batch.past)
         # Before every checkpoint too, so that a regular one holds no values that diverged since the last look.
         if step % CHECK_EVERY == 0 or step % self.training.checkpoint_every == 0 or step == self.training.steps:
             self._check(metrics, step)
@@ -110,6 +129,21 @@ class ActorCritic(ABC):
                 f" data allow {self.largest_value / DIVERGED:.3g} at most; layer_norm or a lower learning_rate may"
                 " help; a checkpoint from before is kept"
             )
+
+    def _prepare(self, past: Past, step: int) -> None:
+        """What a batch of windows asks for: the average acts as it is played, a carried state begins anew."""
+        self.count = (~past.is_pad).sum()
+        for attention in self._attentions:
+            attention.prepare_step(step)
+        if self.average is not None:
+            self.average.eval()
+        if past.begins is not None:
+            self.carried = {name: begun_anew(state, past.begins) for name, state in self.carried.items()}
+
+    def _advance(self, past: Any) -> None:
+        """Take the carried states over the batch, by the weights after the update."""
+        with torch.no_grad(), self.precision():
+            self.carried = {name: actor.advance(past, self.carried[name]) for name, actor in self._actors()}
 
     @abstractmethod
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
@@ -132,25 +166,45 @@ class ActorCritic(ABC):
         target = batch.rewards + batch.discounts * next_values
         return target.maximum(batch.discounted_returns) if self.critic.lower_bound else target
 
-    def noise(self, *shape: int) -> Tensor:
-        """(B, *shape) normal noise for a batch of `training.batch_size`: this process's part of it."""
-        return self._own(torch.randn(self.training.batch_size, *shape, generator=self.generator, device=self.device))
+    def read(self, actor: Any, batch: Transitions) -> Any:
+        """What the policy or the average predicts: an object with ``here`` (B, ...), for the observations, and
+        ``after`` (B, ...), for the next ones."""
+        if not self.carried:
+            return actor.read(batch)
+        return actor.read(batch, self.carried["average" if actor is self.average else "policy"])
 
-    def uniform(self, *shape: int) -> Tensor:
+    def noise(self, batch: Transitions, *shape: int) -> Tensor:
+        """(B, *shape) normal noise for the batch of this process."""
+        return self._drawn(torch.randn, batch.past, shape)
+
+    def uniform(self, batch: Transitions, *shape: int) -> Tensor:
         """(B, *shape) numbers from 0 to 1, likewise."""
-        return self._own(torch.rand(self.training.batch_size, *shape, generator=self.generator, device=self.device))
+        return self._drawn(torch.rand, batch.past, shape)
 
-    def _own(self, whole: Tensor) -> Tensor:
+    def _drawn(self, draw: Callable[..., Tensor], past: Past | None, shape: tuple[int, ...]) -> Tensor:
         # Every process draws for the whole batch, so that several train as one would.
-        return whole.unflatten(0, (self.part.ranks, -1))[self.part.rank]
+        rows, steps = self.training.batch_size, () if past is None else (past.most_steps,)
+        whole = draw(rows, *steps, *shape, generator=self.generator, device=self.device)
+        own = whole.unflatten(0, (self.part.ranks, -1))[self.part.rank]
+        return own if past is None else own[:, : past.is_pad.shape[1]][~past.is_pad]
+
+    def mean_of_ranks(self, value: Tensor) -> Tensor:
+        """A mean over this process's batch as the mean over the batch of all processes, without gradient."""
+        value = value.detach()
+        return distributed.mean(value if self.count is None else distributed.part_of_mean(value, self.count))
 
     def descend(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
         """One step of each of the optimisers; no other weight gets a gradient."""
         parameters = [weight for each in optimisers for weight in each.param_groups[0]["params"]]
+        if self.count is not None:
+            loss = distributed.part_of_mean(loss, self.count)
         for weight in parameters:
             weight.grad = None
         loss.backward(inputs=parameters)
         distributed.average_gradients(parameters)
+        if self.network.actor_clip_norm is not None and self.actor_optimiser in optimisers:
+            played = self.actor_optimiser.param_groups[0]["params"]
+            nn.utils.clip_grad_norm_(played, self.network.actor_clip_norm)
         for optimiser in optimisers:
             optimiser.step()
 
@@ -175,6 +229,8 @@ class ActorCritic(ABC):
     def state_dict(self) -> dict[str, Any]:
         """See `flowrl.protocols.Learner`."""
         state = {name: part.state_dict() for name, part in self.parts()}
+        if self.carried:
+            state["carried"] = {name: of_all_processes(each) for name, each in self.carried.items()}
         return state | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -182,6 +238,7 @@ class ActorCritic(ABC):
         for name, part in self.parts():
             part.load_state_dict(state[name])
         self.generator.set_state(state["generator"].cpu())
+        self.carried = {name: of_this_process(each, state["carried"][name]) for name, each in self.carried.items()}
 
 
 def regression(values: Tensor, target: Tensor) -> Tensor:

@@ -3,11 +3,12 @@
 import copy
 import math
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
 import torch
 
+from flowrl.agents.backbone import Backbone
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.transitions import discounted_returns
 from flowrl.errors import InputError
@@ -73,6 +74,10 @@ class NetworkConfig:
     """Of the actor; by default learning_rate."""
     actor_schedule: Literal["constant", "cosine"] = "constant"
     """The actor's learning rate: constant, or falling to 0 by a cosine."""
+    actor_warmup: int = 0
+    """Updates over which the actor's learning rate rises linearly from 0."""
+    actor_clip_norm: float | None = None
+    """Largest norm of the actor's gradient; by default it is not clipped."""
     average_actor: bool = False
     """Act with the running average of the actor's weights, see tau, not with the last weights."""
     compile: bool = False
@@ -82,15 +87,18 @@ class NetworkConfig:
         for name in ("width", "layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("learning_rate", "actor_learning_rate"):
-            if (rate := getattr(self, name)) is not None and not 0 < rate < math.inf:
-                raise ValueError(f"{name} is {rate}: it must be above 0 and finite")
+        for name in ("learning_rate", "actor_learning_rate", "actor_clip_norm"):
+            if (value := getattr(self, name)) is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}: it must be above 0 and finite")
+        if self.actor_warmup < 0:
+            raise ValueError(f"actor_warmup is {self.actor_warmup}: it must be at least 0")
         if self.actor_schedule not in ("constant", "cosine"):
             raise ValueError(f"actor_schedule is {self.actor_schedule!r}: known are constant, cosine")
 
     def actor_rate(self, step: int, steps: int) -> float:
         """The actor's learning rate at `step` (1, 2, ...) of `steps`."""
         rate = self.learning_rate if self.actor_learning_rate is None else self.actor_learning_rate
+        rate *= min(1.0, step / max(1, self.actor_warmup))
         return rate if self.actor_schedule == "constant" else rate / 2 * (1 + math.cos(math.pi * (step - 1) / steps))
 
 
@@ -100,11 +108,18 @@ SHORT_NETWORK = NetworkConfig(learning_rate=1e-3, average_actor=True)
 
 
 class ActorCriticConfig(AgentConfig):
-    """An agent with critics: a frozen dataclass with the fields `critic` and `network`."""
+    """An agent with critics: a frozen dataclass with these fields."""
 
     critic: CriticConfig
     network: NetworkConfig
+    backbone: Backbone
     takes_discrete: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.backbone.looks_back and self.network.compile:
+            raise ValueError(
+                f"compile is True and backbone is {self.backbone.backbone!r}: only losses of perceptrons are compiled"
+            )
 
     def judged_actions(self, normaliser: Normaliser) -> int:
         """How many actions the critics judge at once for every transition."""
@@ -115,7 +130,8 @@ class ActorCriticConfig(AgentConfig):
         critics, width, layers = self.critic.critics, self.network.width, self.network.layers
         inputs = normaliser.input_size + normaliser.action_size
         weights = (critics + 2) * width * (inputs + width * (layers - 1) + layers)  # an actor and state values too
-        activations = critics * training.batch_size * self.judged_actions(normaliser) * width * layers
+        steps = self.backbone.context if self.backbone.looks_back and self.backbone.context != "episode" else 1
+        activations = critics * training.batch_size * steps * self.judged_actions(normaliser) * width * layers
         need, have = 4 * (5 * weights + 3 * activations), device_memory(device)  # targets, gradients, two moments
         if need > have:
             raise InputError(
@@ -146,7 +162,7 @@ class ActorCriticConfig(AgentConfig):
 
     def cautions(self, dataset: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> list[str]:
         """See `AgentConfig`."""
-        cautions = self.acting_cautions()
+        cautions = self.backbone.cautions(dataset, training.batch_size, device)
         if (batch_size := training.batch_size * distributed.world_size()) > dataset.steps:
             cautions.append(
                 f"batch_size is {batch_size:,} and the data have {dataset.steps:,} steps: a batch draws each"
@@ -160,6 +176,17 @@ class ActorCriticConfig(AgentConfig):
                 " may be higher than the true value"
             )
         return cautions
+
+    def acting_cautions(self) -> list[str]:
+        """See `AgentConfig`."""
+        return self.backbone.sequence.acting_cautions() if self.backbone.looks_back else []
+
+    def acting(self, rollout: str | None, acting_context: int | None) -> Self:
+        """See `AgentConfig`."""
+        if not self.backbone.looks_back:
+            return super().acting(rollout, acting_context)
+        backbone = self.backbone.acting(rollout, acting_context)
+        return replace(self, backbone=backbone)  # pyright: ignore[reportArgumentType]
 
 
 def _own_normaliser(config: ActorCriticConfig, normaliser: Normaliser) -> Normaliser:

@@ -14,11 +14,11 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.heads import CategoricalHead, GaussianHead
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.perceptron import PerceptronActor
 from flowrl.training.config import TrainingConfig
 
 
@@ -32,8 +32,10 @@ class AWACConfig(ActorCriticConfig):
     """Largest weight of an action."""
     critic: CriticConfig = CriticConfig()
     network: NetworkConfig = NetworkConfig(layers=3)
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("temperature", "max_weight"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be above 0 and finite")
@@ -50,13 +52,13 @@ class AWAC(ActorCritic):
         self, config: AWACConfig, normaliser: Normaliser, training: TrainingConfig, device: torch.device
     ) -> None:
         head = CategoricalHead(normaliser) if normaliser.discrete else GaussianHead(normaliser, shared_std=True)
-        policy = PerceptronActor(normaliser, width=config.network.width, layers=config.network.layers, head=head)
+        policy = config.backbone.actor(normaliser, head, config.network.width, config.network.layers)
         super().__init__(config, policy, training, device)
         self.config = config
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """Q by r + gamma Q(s', a') with a' of the actor, then the actor by cloning weighted by exp(A / lambda)."""
-        loss, metrics = self.losses(batch, self.noise(2, self.policy.normaliser.action_size))
+        loss, metrics = self.losses(batch, self.noise(batch, 2, self.policy.normaliser.action_size))
         self.descend(loss, self.critic_optimiser, self.actor_optimiser)
         self.follow()
         return metrics
@@ -67,13 +69,14 @@ class AWAC(ActorCritic):
         config, observations, actions = self.config, batch.observations, batch.actions
         noise, next_noise = noises.unbind(1)
         with self.precision():
+            read = self.read(self.policy, batch)
             with torch.no_grad():
-                next_actions = self.policy.head.sample(self.policy(batch.next_observations), next_noise)
+                next_actions = self.policy.head.sample(read.after, next_noise)
                 target = self.target(batch, self.target_critics(batch.next_observations, next_actions).amin(0))
             action_values = self.critics(observations, actions)
             critic_loss = regression(action_values, target)
 
-            prediction = self.policy(observations)
+            prediction = read.here
             with torch.no_grad():
                 own_actions = self.policy.head.sample(prediction, noise)
                 advantages = action_values.amin(0) - self.critics(observations, own_actions).amin(0)

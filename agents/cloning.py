@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowrl.agents.carried import begun_anew, of_all_processes, of_this_process
 from flowrl.agents.compiling import compiled
 from flowrl.attention import CausalAttention
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.samplers import Batch, Chunk, Chunks, Context, Episodes, Part, Windows
-from flowrl.nn.state import map_state, tensors_of
+from flowrl.nn.state import map_state
 from flowrl.protocols import Sampler
 from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
@@ -133,8 +134,7 @@ class CloningLearner:
     def carried_loss(self, chunk: Chunk) -> Tensor:
         """As `loss` for chunks that go on from the state; the state goes on, without gradient."""
         batch, begins = chunk
-        state = map_state(lambda x: x.masked_fill(begins.view(-1, *(1,) * (x.ndim - 1)), 0), self.state)
-        predicted, state = self.actor.resume(batch, state)
+        predicted, state = self.actor.resume(batch, begun_anew(self.state, begins))
         self.state = map_state(Tensor.detach, state)
         return batch.mean(self.actor.head.error(predicted, batch.actions))
 
@@ -162,8 +162,7 @@ class CloningLearner:
             "schedule": self.schedule.state_dict(),
         }
         if self.carries:
-            of_ranks = distributed.gather([x.cpu() for x in tensors_of(self.state)])
-            state["carried"] = [torch.cat(parts) for parts in zip(*of_ranks, strict=True)]
+            state["carried"] = of_all_processes(self.state)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -172,5 +171,4 @@ class CloningLearner:
         self.optimiser.load_state_dict(state["optimiser"])
         self.schedule.load_state_dict(state["schedule"])
         if self.state is not None:
-            own = iter(x.chunk(distributed.world_size())[distributed.rank()] for x in state["carried"])
-            self.state = map_state(lambda x: next(own).to(x), self.state)
+            self.state = of_this_process(self.state, state["carried"])

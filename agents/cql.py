@@ -15,11 +15,11 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.heads import CategoricalHead, TanhGaussianHead
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.perceptron import PerceptronActor
 from flowrl.training.config import TrainingConfig
 
 
@@ -37,8 +37,10 @@ class CQLConfig(ActorCriticConfig):
     of the largest entropy."""
     critic: CriticConfig = CriticConfig()
     network: NetworkConfig = NetworkConfig(layers=3, actor_learning_rate=3e-5)
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 <= self.alpha < math.inf:
             raise ValueError(f"alpha is {self.alpha}: it must be at least 0 and finite")
         if self.sampled_actions < 1:
@@ -63,7 +65,7 @@ class CQL(ActorCritic):
     ) -> None:
         self.head: Any = CategoricalHead(normaliser) if normaliser.discrete else TanhGaussianHead(normaliser)
         width, layers = config.network.width, config.network.layers
-        policy = PerceptronActor(normaliser, width=width, layers=layers, head=self.head)
+        policy = config.backbone.actor(normaliser, self.head, width, layers)
         super().__init__(config, policy, training, device)
         self.config, size = config, normaliser.action_size
         self.target_entropy = math.log(size) / 2 if normaliser.discrete else -float(size)
@@ -73,9 +75,9 @@ class CQL(ActorCritic):
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """The actor by SAC's loss; Q by r + gamma Q(s', a'), plus alpha (log-sum-exp of Q less Q of the data)."""
         size = self.policy.normaliser.action_size
-        actor_loss, metrics = self.actor_losses(batch.observations, self.noise(size))
+        actor_loss, metrics = self.actor_losses(batch, self.noise(batch, size))
         entropy_loss = -self.log_entropy_weight * (self.target_entropy - metrics["entropy"])
-        noise, candidates = self.noise(size), self.candidate_noise()
+        noise, candidates = self.noise(batch, size), self.candidate_noise(batch)
         critic_loss, more = self.critic_losses(batch, noise, *candidates)
         self.descend(actor_loss, self.actor_optimiser)
         self.descend(critic_loss, self.critic_optimiser)
@@ -84,10 +86,11 @@ class CQL(ActorCritic):
         return metrics | more
 
     @compilable
-    def actor_losses(self, observations: Tensor, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_losses(self, batch: Transitions, noise: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """SAC's loss of the actor."""
         with self.precision():
-            own_values, log_density = self.judged(observations, self.critics, noise)
+            prediction = self.read(self.policy, batch).here
+            own_values, log_density = self.judged(prediction, batch.observations, self.critics, noise)
             entropy_weight = self.log_entropy_weight.detach().exp()
             actor_loss = (entropy_weight * log_density - own_values).mean()
         return actor_loss, {"actor_loss": actor_loss.detach(), "entropy": -log_density.detach().mean()}
@@ -98,33 +101,36 @@ class CQL(ActorCritic):
         observations, following = batch.observations, batch.next_observations
         with self.precision():
             with torch.no_grad():
-                target = self.target(batch, self.judged(following, self.target_critics, noise)[0])
+                read = self.read(self.policy, batch)
+                target = self.target(batch, self.judged(read.after, following, self.target_critics, noise)[0])
             action_values = self.critics(observations, batch.actions)
             critic_loss = regression(action_values, target)
-            penalty = (self.soft_maximum(observations, following, *candidates) - action_values).mean(-1).sum()
+            penalty = (self.soft_maximum(observations, read, *candidates) - action_values).mean(-1).sum()
         metrics = {"critic_loss": critic_loss, "penalty": penalty, "value": action_values.mean()}
         return critic_loss + self.config.alpha * penalty, {name: value.detach() for name, value in metrics.items()}
 
-    def candidate_noise(self) -> tuple[Tensor, ...]:
+    def candidate_noise(self, batch: Transitions) -> tuple[Tensor, ...]:
         """What `soft_maximum` draws its actions by: uniform numbers, and noise for either observation."""
         count, size = self.config.sampled_actions, self.policy.normaliser.action_size
         if self.policy.normaliser.discrete:
             return ()
-        return self.uniform(count, size), self.noise(count, size), self.noise(count, size)
+        return self.uniform(batch, count, size), self.noise(batch, count, size), self.noise(batch, count, size)
 
-    def judged(self, observations: Tensor, critics: nn.Module, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def judged(
+        self, prediction: Tensor, observations: Tensor, critics: nn.Module, noise: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """(B,) least values of the actor's actions, and their log densities (discrete: the means of both)."""
-        prediction = self.policy(observations)
         if self.policy.normaliser.discrete:
             probabilities, logs = prediction.softmax(-1), prediction.log_softmax(-1)
             return critics(observations, probabilities).amin(0), (probabilities * logs).sum(-1)
         drawn, log_density = self.head.sample_with_log_density(prediction, noise)
         return critics(observations, drawn).amin(0), log_density
 
-    def soft_maximum(self, observations: Tensor, following: Tensor, *candidates: Tensor) -> Tensor:
+    def soft_maximum(self, observations: Tensor, read: Any, *candidates: Tensor) -> Tensor:
         """(M, B) log-sum-exp of each critic's values over all actions, by importance sampling for real ones.
 
         Args:
+            read: the policy's predictions, see `read`.
             candidates: of `candidate_noise`.
         """
         if self.policy.normaliser.discrete:
@@ -134,8 +140,8 @@ class CQL(ActorCritic):
             numbers, *noises = candidates
             uniform = self.policy.normaliser.raw_actions(2 * numbers - 1)
             drawn, densities = [uniform], [torch.full_like(uniform[..., 0], -size * math.log(2))]
-            for seen, noise in zip((observations, following), noises, strict=True):
-                prediction = self.policy(seen)[:, None].expand(-1, count, -1)
+            for prediction, noise in zip((read.here, read.after), noises, strict=True):
+                prediction = prediction[:, None].expand(-1, count, -1)
                 sample, density = self.head.sample_with_log_density(prediction, noise)
                 drawn.append(sample)
                 densities.append(density)

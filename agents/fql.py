@@ -16,11 +16,11 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
 from flowrl.nn.perceptron import MemorylessActor, perceptron
-from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
 
@@ -37,8 +37,14 @@ class FQLConfig(ActorCriticConfig):
     """Euler steps of the flow from noise to an action."""
     critic: CriticConfig = CriticConfig(layer_norm=True)
     network: NetworkConfig = NetworkConfig(width=512, layers=4)
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backbone.looks_back:
+            raise ValueError(
+                f"backbone is {self.backbone.backbone!r}: it must be mlp, since the one-step actor also reads noise"
+            )
         if not 0 <= self.alpha < math.inf:
             raise ValueError(f"alpha is {self.alpha}: it must be at least 0 and finite")
         if self.flow_steps < 1:
@@ -94,9 +100,9 @@ class FQL(ActorCritic):
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """Q by r + gamma Q(s', a'); the flow by flow matching; the actor by alpha (a - flow)^2 - Q / mean |Q|."""
-        next_noise, start, noise = self.noise(3, self.size).unbind(1)
+        next_noise, start, noise = self.noise(batch, 3, self.size).unbind(1)
         critic_loss, metrics = self.critic_losses(batch, next_noise)
-        actor_loss, more = self.actor_losses(batch.observations, batch.actions, start, noise, self.uniform(1))
+        actor_loss, more = self.actor_losses(batch.observations, batch.actions, start, noise, self.uniform(batch, 1))
         self.descend(actor_loss, self.actor_optimiser)
         self.descend(critic_loss, self.critic_optimiser)
         self.follow()
@@ -125,7 +131,7 @@ class FQL(ActorCritic):
             drawn = self.policy(observations, noise)
             distance = (drawn - self.clone(observations, noise)).square().mean()
             own_values = self.critics(observations, self.raw(drawn)).mean(0)
-            weight = 1 / distributed.mean(own_values.detach().abs().mean())
+            weight = 1 / self.mean_of_ranks(own_values.abs().mean())
             actor_loss = flow_loss + self.config.alpha * distance - weight * own_values.mean()
         return actor_loss, {
             "flow_loss": flow_loss.detach(),

@@ -15,6 +15,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.agents.paper_tasks import paper_task
 from flowrl.data.dataset import TrajectoryDataset
@@ -22,7 +23,6 @@ from flowrl.data.transitions import Transitions
 from flowrl.nn.critics import StateValue
 from flowrl.nn.heads import CategoricalHead, GaussianHead, TanhHead
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.perceptron import PerceptronActor
 from flowrl.training.config import TrainingConfig
 
 
@@ -44,8 +44,10 @@ class IQLConfig(ActorCriticConfig):
     deterministic). Discrete actions have none."""
     critic: CriticConfig = CriticConfig()
     network: NetworkConfig = NetworkConfig(actor_schedule="cosine")
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.expectile is not None and not 0.0 < self.expectile < 1.0:
             raise ValueError(f"expectile is {self.expectile}: it must be above 0 and below 1")
         if self.beta is not None and not 0 <= self.beta < math.inf:
@@ -90,7 +92,7 @@ class IQL(ActorCritic):
             head = (
                 TanhHead(normaliser) if config.policy == "deterministic" else GaussianHead(normaliser, shared_std=True)
             )
-        policy = PerceptronActor(normaliser, width=width, layers=layers, head=head)
+        policy = config.backbone.actor(normaliser, head, width, layers)
         value = StateValue(normaliser, width=width, layers=layers, layer_norm=config.critic.layer_norm)
         super().__init__(config, policy, training, device, state_value=value)
         self.config, self.expectile, self.beta = config, config.expectile, config.beta
@@ -115,7 +117,7 @@ class IQL(ActorCritic):
             critic_loss = regression(self.critics(observations, actions), target)
 
             weights = (self.beta * advantages.detach()).exp().clamp(max=self.config.max_weight)
-            errors = self.policy.head.error(self.policy(observations), actions).sum(-1)
+            errors = self.policy.head.error(self.read(self.policy, batch).here, actions).sum(-1)
             actor_loss = (weights * errors).mean()
         return value_loss + critic_loss + actor_loss, {
             "value_loss": value_loss.detach(),

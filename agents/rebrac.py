@@ -13,6 +13,7 @@ from flowrl.agents.actor_critic_config import (
     CriticConfig,
     NetworkConfig,
 )
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.agents.paper_tasks import paper_task
 from flowrl.agents.td3 import TD3, TD3Config
@@ -20,7 +21,6 @@ from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.transitions import Transitions
 from flowrl.errors import InputError
 from flowrl.nn.normaliser import Normaliser
-from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
 # (actor_cloning, critic_cloning) of the authors' CORL
@@ -49,6 +49,7 @@ class ReBRACConfig(TD3Config):
     paper's on this dataset."""
     critic: CriticConfig = CriticConfig(layer_norm=True, normalise_observations=False)
     network: NetworkConfig = NetworkConfig(layers=3, learning_rate=1e-3)
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -87,7 +88,7 @@ class ReBRAC(TD3):
         config, observations, actions = self.config, batch.observations, batch.actions
         with self.precision():
             with torch.no_grad():
-                next_actions = self.target_actions(batch.next_observations, noise)
+                next_actions = self.target_actions(batch, noise)
                 distances = self.policy.head.error(next_actions, batch.next_actions).sum(-1) * batch.has_next_action
                 next_values = self.target_critics(batch.next_observations, next_actions).amin(0)
                 target = self.target(batch, next_values - config.critic_cloning * distances)
@@ -96,13 +97,13 @@ class ReBRAC(TD3):
         return critic_loss, {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
 
     @compilable
-    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_losses(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """-Q / mean |Q| plus the weighted distance from the data's action."""
         with self.precision():
-            own_actions = self.policy(observations)
-            own_values = self.critics(observations, own_actions).amin(0)
-            weight = 1 / distributed.mean(own_values.detach().abs().mean())
-            cloning_error = self.policy.head.error(own_actions, actions).sum(-1).mean()
+            own_actions = self.read(self.policy, batch).here
+            own_values = self.critics(batch.observations, own_actions).amin(0)
+            weight = 1 / self.mean_of_ranks(own_values.abs().mean())
+            cloning_error = self.policy.head.error(own_actions, batch.actions).sum(-1).mean()
             actor_loss = self.config.actor_cloning * cloning_error - weight * own_values.mean()
         return actor_loss, {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
 

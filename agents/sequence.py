@@ -89,11 +89,14 @@ class SequenceConfig(ModelConfig, AgentConfig):
 
     def cautions(self, dataset: TrajectoryDataset, training: TrainingConfig, device: torch.device) -> list[str]:
         """See `AgentConfig`."""
+        return self.model_cautions(dataset, training.batch_size, device) + self.cloning.cautions(training.steps)
+
+    def model_cautions(self, dataset: TrajectoryDataset, batch_size: int, device: torch.device) -> list[str]:
+        """As `cautions`, of the model and the way it acts alone."""
         return [
             *self.acting_cautions(),
-            *self.cloning.cautions(training.steps),
             *self._padding_cautions(dataset),
-            *self._memory_cautions(dataset, training.batch_size, device),
+            *self._memory_cautions(dataset, batch_size, device),
         ]
 
     def acting_cautions(self) -> list[str]:

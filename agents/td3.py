@@ -12,7 +12,6 @@ from flowrl.agents.actor_critic import ActorCritic
 from flowrl.agents.actor_critic_config import ActorCriticConfig
 from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
-from flowrl.nn.perceptron import PerceptronActor
 from flowrl.training.config import TrainingConfig
 
 
@@ -30,6 +29,7 @@ class TD3Config(ActorCriticConfig):
     """Largest noise on the target's action."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.actor_every < 1:
             raise ValueError(f"actor_every is {self.actor_every}: it must be at least 1")
         self.check_least_zero("target_noise", "target_noise_clip")
@@ -45,17 +45,17 @@ class TD3(ActorCritic):
     """The critics Q(s, a), a deterministic actor, and the targets of both."""
 
     def __init__(self, config: Any, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> None:
-        policy = PerceptronActor(normaliser, width=config.network.width, layers=config.network.layers)
+        policy = config.backbone.actor(normaliser, None, config.network.width, config.network.layers)
         super().__init__(config, policy, training, device, averaged=True)
         self.config = config
 
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:
         """The critics; after every `actor_every` updates of theirs the actor and the target networks."""
-        loss, metrics = self.critic_losses(batch, self.noise(self.policy.normaliser.action_size))
+        loss, metrics = self.critic_losses(batch, self.noise(batch, self.policy.normaliser.action_size))
         self.descend(loss, self.critic_optimiser)
         if step % self.config.actor_every:
             return metrics
-        loss, more = self.actor_losses(batch.observations, batch.actions)
+        loss, more = self.actor_losses(batch)
         self.descend(loss, self.actor_optimiser)
         self.follow()
         return metrics | more
@@ -65,11 +65,11 @@ class TD3(ActorCritic):
         """The critics' loss and metrics; noise (B, action size) is that of the target's actions, see `noise`."""
 
     @abstractmethod
-    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The actor's loss on raw observations and actions of the data, and metrics."""
+    def actor_losses(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
+        """The actor's loss and metrics."""
 
-    def target_actions(self, observations: Tensor, noise: Tensor) -> Tensor:
-        """Raw actions (B, action size) of the target actor, with the noise scaled and clipped."""
+    def target_actions(self, batch: Transitions, noise: Tensor) -> Tensor:
+        """Raw next actions (B, action size) of the target actor, with the noise scaled and clipped."""
         noise = self.config.target_noise * noise
         noise = noise.clamp(-self.config.target_noise_clip, self.config.target_noise_clip)
-        return self.average.head.sample(self.average(observations), noise)
+        return self.average.head.sample(self.read(self.average, batch).after, noise)

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from flowrl.agents.actor_critic import regression
 from flowrl.agents.actor_critic_config import SHORT_CRITIC, SHORT_NETWORK, CriticConfig, NetworkConfig
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.compiling import compilable
 from flowrl.agents.td3 import TD3, TD3Config
 from flowrl.data.transitions import Transitions
 from flowrl.nn.normaliser import Normaliser
-from flowrl.training import distributed
 from flowrl.training.config import TrainingConfig
 
 
@@ -23,6 +23,7 @@ class TD3BCConfig(TD3Config):
     """Weight of the value, over its mean magnitude, beside the cloning error; 0 only clones."""
     critic: CriticConfig = CriticConfig()
     network: NetworkConfig = NetworkConfig()
+    backbone: Backbone = Backbone()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,20 +43,20 @@ class TD3BC(TD3):
         observations, actions = batch.observations, batch.actions
         with self.precision():
             with torch.no_grad():
-                next_actions = self.target_actions(batch.next_observations, noise)
+                next_actions = self.target_actions(batch, noise)
                 target = self.target(batch, self.target_critics(batch.next_observations, next_actions).amin(0))
             action_values = self.critics(observations, actions)
             critic_loss = regression(action_values, target)
         return critic_loss, {"critic_loss": critic_loss.detach(), "value": action_values.detach().mean()}
 
     @compilable
-    def actor_losses(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def actor_losses(self, batch: Transitions) -> tuple[Tensor, dict[str, Tensor]]:
         """-lambda Q + (pi - a)^2 with lambda = alpha / mean |Q|."""
         with self.precision():
-            own_actions = self.policy(observations)
-            own_values = self.critics(observations, own_actions, members=1)[0]
-            weight = self.config.alpha / distributed.mean(own_values.detach().abs().mean())
-            cloning_error = self.policy.head.error(own_actions, actions).mean()
+            own_actions = self.read(self.policy, batch).here
+            own_values = self.critics(batch.observations, own_actions, members=1)[0]
+            weight = self.config.alpha / self.mean_of_ranks(own_values.abs().mean())
+            cloning_error = self.policy.head.error(own_actions, batch.actions).mean()
             actor_loss = cloning_error - weight * own_values.mean()
         return actor_loss, {"actor_loss": actor_loss.detach(), "cloning_error": cloning_error.detach()}
 

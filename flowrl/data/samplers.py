@@ -43,6 +43,15 @@ class Batch(NamedTuple):
         return (values * real).sum() / (real.sum() * (values.numel() // self.is_pad.numel()))
 
 
+class Places(NamedTuple):
+    """Where the windows of a batch lie in the dataset."""
+
+    first: Tensor  # (B,) int64, the dataset's row of each window's first step
+    steps: int  # K
+    most_steps: int  # K of the process with the longest windows
+    begins: Tensor | None = None  # (B,) bool of chunks, True at rows that begin anew
+
+
 class _Stateless:
     """A sampler whose draws depend on its generator alone."""
 
@@ -73,13 +82,18 @@ class Windows(_Stateless):
 
     def draw(self, generator: torch.Generator) -> Batch:
         """The next batch; `generator` is on the CPU for any device, so that the order is the same everywhere."""
+        places = self.places(generator)
+        return windows_at(self.dataset, places.first, places.steps)
+
+    def places(self, generator: torch.Generator) -> Places:
+        """Where the next batch lies."""
         dataset, context = self.dataset, self.context
         first = draw_rows(dataset, self.batch_size, generator)
         first = first.view(self.part.ranks, -1)[self.part.rank].to(dataset.rewards.device)
         if self.full:
             begin = first - dataset.timesteps[first]
             first = first.minimum(dataset.ends[first] - context).maximum(begin)
-        return windows_at(dataset, first, context)
+        return Places(first, context, context)
 
 
 class Episodes(_Stateless):
@@ -99,6 +113,11 @@ class Episodes(_Stateless):
 
     def draw(self, generator: torch.Generator) -> Batch:
         """The next batch; takes `generator` as `Windows.draw` does."""
+        places = self.places(generator)
+        return windows_at(self.dataset, places.first, places.steps)
+
+    def places(self, generator: torch.Generator) -> Places:
+        """Where the next batch lies."""
         dataset, size = self.dataset, self.batch_size
         lengths = dataset.lengths.cpu()
         most = POOL * size * int(lengths.max())
@@ -109,10 +128,9 @@ class Episodes(_Stateless):
         batches = episodes[lengths[episodes].argsort(stable=True)].view(POOL, size)
         steps = lengths[batches].sum(1)
         taken = batches[_draw(steps, 1, generator)[0]]
-        taken = taken[self.part.rank :: self.part.ranks].to(
-            dataset.rewards.device
-        )  # every rank has long and short ones
-        return windows_at(dataset, dataset.starts[taken], int(dataset.lengths[taken].max()))
+        own = taken[self.part.rank :: self.part.ranks]  # every rank has long and short ones
+        first = dataset.starts[own.to(dataset.rewards.device)]
+        return Places(first, int(lengths[own].max()), int(lengths[taken].max()))
 
 
 class Chunk(NamedTuple):
@@ -149,6 +167,12 @@ class Chunks:
 
     def draw(self, generator: torch.Generator) -> Chunk:
         """The next batch; takes `generator` as `Windows.draw` does."""
+        first, steps, _, begins = self.places(generator)
+        assert begins is not None
+        return Chunk(windows_at(self.dataset, first, steps), begins)
+
+    def places(self, generator: torch.Generator) -> Places:
+        """Where the next batch lies; the rows go on after it."""
         dataset, size = self.dataset, self.batch_size
         least, most = -(-self.context // 2), self.context + self.context // 2
         steps = int(torch.randint(least, most + 1, (), generator=generator))
@@ -162,7 +186,7 @@ class Chunks:
         self.rows = (rows + steps).minimum(self.ends[rows])
         rank, ranks = self.part
         rows, begins = (x.view(ranks, -1)[rank].to(dataset.rewards.device) for x in (rows, begins))
-        return Chunk(windows_at(dataset, rows, steps), begins)
+        return Places(rows, steps, steps, begins)
 
     def state_dict(self) -> dict[str, Any]:
         """Where each row goes on."""

@@ -16,6 +16,23 @@ from flowrl.data.samplers import WHOLE, Part, draw_rows
 from flowrl.errors import InputError
 
 
+class Past(NamedTuple):
+    """What was seen and done before transitions, in windows that reach to their next observations.
+
+    C columns; those beyond an episode's final observation repeat it.
+    """
+
+    observations: Tensor  # (W, C, observation size)
+    actions: Tensor  # (W, C, action size), zeros at a final observation
+    returns_to_go: Tensor  # (W, C) raw, whatever the factor on rewards
+    timesteps: Tensor  # (W, C) int64
+    here: Tensor  # (B,) int64, the place of each transition's observation among the W C
+    after: Tensor  # (B,) int64, that of its next observation
+    is_pad: Tensor  # (W, K) bool, True at padding: the other steps are the transitions
+    most_steps: int  # K of the process with the longest windows
+    begins: Tensor | None  # (W,) bool of chunks that follow each other, True where one begins anew
+
+
 class Transitions(NamedTuple):
     """B transitions of one step, or of n, in raw units: what was seen, done and paid, and what was seen then.
 
@@ -31,6 +48,7 @@ class Transitions(NamedTuple):
     terminated: Tensor  # (B,) bool, the task ended here: nothing follows. A time limit is False
     discounts: Tensor  # (B,) gamma, or gamma^n, of what follows; 0 where the task ended
     discounted_returns: Tensor  # (B,) the data's rewards from here to the episode's end, discounted
+    past: Past | None = None  # where whoever acts looks back
 
 
 class TransitionSampler:
@@ -72,9 +90,11 @@ class TransitionSampler:
         known = left > 0
         if not bool(known.any()):
             raise InputError(f"no step of {dataset.id} has a known next observation: values cannot be learned from it")
-        self._drawable = dataset if bool(known.all()) else _without_unknown(dataset, known)
-        self._drawable = _on_cpu(self._drawable)  # rows are drawn there, without waiting for a GPU
-        spans = left.clamp(max=n_step)
+        self.drawable = dataset if bool(known.all()) else _without_unknown(dataset, known)
+        """The dataset without the steps whose next observation is not known."""
+        self._on_cpu = _on_cpu(self.drawable)  # rows are drawn there, without waiting for a GPU
+        self.spans = spans = left.clamp(max=n_step)
+        """(steps,) how many steps of reward a transition has."""
         # The table has one row more an episode than it has steps: its final observation.
         self._first = torch.arange(dataset.steps, device=episode.device) + episode
         self._next = self._first + spans
@@ -103,7 +123,7 @@ class TransitionSampler:
 
     def draw(self, generator: torch.Generator) -> Transitions:
         """The next batch; `generator` is on the CPU for any device, so that the order is the same everywhere."""
-        rows = draw_rows(self._drawable, self.batch_size, generator)
+        rows = draw_rows(self._on_cpu, self.batch_size, generator)
         rows = rows.view(self.part.ranks, -1)[self.part.rank].to(self._table.device)
         return self.at(rows)
 
@@ -127,6 +147,13 @@ class TransitionSampler:
             discounted_returns=returns,
         )
 
+    def columns(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Raw observations and actions (..., size) at places of all observations, episode after episode; the action at
+        a final observation is zeros."""
+        found = self._table.index_select(0, places.flatten()).view(*places.shape, -1)
+        first, second = self.dataset.observations.shape[1], self.dataset.actions.shape[1]
+        return found[..., :first], found[..., first : first + second]
+
     def state_dict(self) -> dict[str, Any]:
         """Nothing: its draws depend on the generator alone."""
         return {}
@@ -136,10 +163,12 @@ class TransitionSampler:
 
 
 def _without_unknown(dataset: TrajectoryDataset, known: Tensor) -> TrajectoryDataset:
-    """The dataset with weights and lengths by which only the steps with a known next observation are drawn."""
-    lengths = dataset.lengths - (~known[dataset.ends[dataset.starts] - 1]).long()
-    weights = torch.ones(dataset.episodes, dtype=torch.float64) if dataset.weights is None else dataset.weights
-    return replace(dataset, lengths=lengths, weights=weights)
+    """The dataset with the lengths, ends and weights of episodes that end before the step whose next observation is not
+    known."""
+    shorter = (~known[dataset.ends[dataset.starts] - 1]).long()
+    lengths, ends = dataset.lengths - shorter, dataset.ends - shorter.repeat_interleave(dataset.lengths)
+    weights = torch.ones_like(lengths, dtype=torch.float64) if dataset.weights is None else dataset.weights
+    return replace(dataset, lengths=lengths, ends=ends, weights=weights * (lengths > 0).to(weights.device))
 
 
 def _on_cpu(dataset: TrajectoryDataset) -> TrajectoryDataset:

@@ -42,6 +42,8 @@ class ModelConfig:
     context: Context = 20
     """Steps in a training window (K), or of a chunk in the mean, if a state is carried; episode: whole episodes. An
     agent trained on windows acts on at most as many steps."""
+    conditioned: bool = True
+    """Act towards a target return. If not, no return enters the model."""
     dropout: float = 0.1
     """Dropout probability on embeddings, residuals and softmax weights."""
     recompute: bool = False
@@ -68,4 +70,7 @@ class ModelConfig:
             )
         if self.tokens not in TOKENS:
             raise ValueError(f"tokens is {self.tokens!r}: known are {', '.join(TOKENS)}")
+        if not self.conditioned and "return" in TOKENS[self.tokens]:
+            without = [name for name, kinds in TOKENS.items() if "return" not in kinds]
+            raise ValueError(f"tokens is {self.tokens!r} and conditioned is False: it must be {' or '.join(without)}")
         ATTENTION[self.attention].check(self.width, self.heads, **options)

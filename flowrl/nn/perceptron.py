@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.data.samplers import Batch
+from flowrl.data.transitions import Transitions
 from flowrl.nn.heads import ActionHead, deterministic_head
 from flowrl.nn.normaliser import Normaliser
 
@@ -86,6 +87,27 @@ class PerceptronActor(MemorylessActor):
         """The prediction of every step of a batch."""
         return self(batch.observations)
 
+    def read(self, batch: Transitions, state: None = None) -> "Readings":
+        """The predictions for transitions, each computed where it is asked for."""
+        return Readings(self, batch)
+
     def action(self, observations: Tensor) -> Tensor:
         """See `MemorylessActor`."""
         return self.head.action(self(observations))
+
+
+class Readings:
+    """What a `PerceptronActor` predicts for transitions."""
+
+    def __init__(self, actor: PerceptronActor, batch: Transitions) -> None:
+        self._actor, self._batch = actor, batch
+
+    @property
+    def here(self) -> Tensor:
+        """(B, ...) predictions for the observations."""
+        return self._actor(self._batch.observations)
+
+    @property
+    def after(self) -> Tensor:
+        """(B, ...) predictions for the next observations."""
+        return self._actor(self._batch.next_observations)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from flowrl.attention.dropout import Dropout
 from flowrl.attention.multihead import ALL
 from flowrl.nn.block import Block, BlockState
-from flowrl.nn.heads import deterministic_head
+from flowrl.nn.heads import ActionHead, deterministic_head
 from flowrl.nn.model_config import TOKENS, ModelConfig
 from flowrl.nn.normaliser import Normaliser
 
@@ -28,16 +28,19 @@ class TrajectoryModel(nn.Module):
     """Predicts the action of every step from the returns-to-go, observations and past actions up to its observation.
 
     Everything enters and leaves in raw units: `normaliser` is part of the model.
+
+    Args:
+        head: what the outputs mean; by default one deterministic action within its bounds, or discrete ones.
     """
 
-    def __init__(self, config: ModelConfig, normaliser: Normaliser) -> None:
+    def __init__(self, config: ModelConfig, normaliser: Normaliser, head: ActionHead | None = None) -> None:
         super().__init__()
         self.config = config
         self.normaliser = normaliser
         width = config.width
         self.kinds = TOKENS[config.tokens]  # of a step's tokens, in their order
         self.acting_token = self.kinds.index("observation")  # the one of a step's from which its action is read
-        self.embed_return = nn.Linear(1, width)
+        self.embed_return = nn.Linear(1, width) if config.conditioned else None
         self.embed_observation = nn.Linear(normaliser.input_size, width)
         embed_action = nn.Linear(normaliser.action_size, width)  # drawn in any case: all else begins with equal weights
         self.embed_action = embed_action if "action" in self.kinds else None
@@ -46,7 +49,8 @@ class TrajectoryModel(nn.Module):
         self.embed_dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(width)
-        self.head = deterministic_head(normaliser)
+        self.head = head or deterministic_head(normaliser)
+        self.free = nn.Parameter(torch.zeros(self.head.free)) if self.head.free else None
         self.action_head = nn.Linear(width, self.head.size)
         self.blocks.apply(_initialise)
         _initialise(self.action_head)
@@ -160,12 +164,17 @@ class TrajectoryModel(nn.Module):
 
     def _before_acting(self, returns_to_go: Tensor, observations: Tensor, time: Tensor) -> list[Tensor]:
         """The tokens (..., width) of steps (...) up to their observation."""
-        wanted = self.embed_return(self.normaliser.returns(returns_to_go)[..., None])
         seen = self.embed_observation(self.normaliser.observations(observations)) + time
+        if self.embed_return is None:
+            return [seen]
+        wanted = self.embed_return(self.normaliser.returns(returns_to_go)[..., None])
         return [wanted + time, seen] if "return" in self.kinds else [wanted + seen]
 
     def _predict(self, tokens: Tensor) -> Tensor:
-        return self.head.prediction(self.action_head(self.final_norm(tokens)))
+        outputs = self.action_head(self.final_norm(tokens))
+        if self.free is not None:
+            outputs = torch.cat([outputs.float(), self.free.expand(*outputs.shape[:-1], -1)], dim=-1)
+        return self.head.prediction(outputs)
 
 
 class TimestepEmbedding(nn.Module):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowrl.data.samplers import Batch
+from flowrl.data.transitions import Past, Transitions
 from flowrl.nn.acting import ACTING, RolloutMode
 from flowrl.nn.block import BlockState
 from flowrl.nn.heads import ActionHead
@@ -35,8 +36,15 @@ class Seen(NamedTuple):
     position: Tensor  # (steps,) its place in that window
 
 
+class Readings(NamedTuple):
+    """What a `TrajectoryActor` predicts for transitions."""
+
+    here: Tensor  # (B, ...) for the observations
+    after: Tensor  # (B, ...) for the next observations
+
+
 class TrajectoryActor(nn.Module):
-    """Acts with a trajectory model towards a target return.
+    """Acts with a trajectory model, towards a target return where the model takes one.
 
     Args:
         model: predicts the actions.
@@ -44,13 +52,16 @@ class TrajectoryActor(nn.Module):
         acting_context: steps of a window, or between the beginnings of staggered states; None for the whole past.
     """
 
-    conditioned = True
-
     def __init__(self, model: TrajectoryModel, rollout: RolloutMode, acting_context: int | None) -> None:
         super().__init__()
         self.model = model
         self.rollout, self.acting_context = rollout, acting_context
         self.acting = ACTING[rollout](model, acting_context)
+
+    @property
+    def conditioned(self) -> bool:
+        """See `flowrl.protocols.Actor`."""
+        return self.model.config.conditioned
 
     @property
     def normaliser(self) -> Normaliser:
@@ -73,6 +84,26 @@ class TrajectoryActor(nn.Module):
     def resume(self, batch: Batch, state: list[BlockState]) -> tuple[Tensor, list[BlockState]]:
         """As `predict` for chunks that follow those which left `state`, and the state after them."""
         return self.model.resume(batch.returns_to_go, batch.observations, batch.actions, batch.timesteps, state)
+
+    def read(self, batch: Transitions, state: list[BlockState] | None = None) -> "Readings":
+        """The predictions for transitions and their next observations, by one pass over their past.
+
+        Args:
+            state: that the steps before the batch left, where its chunks go on from such.
+        """
+        past = batch.past
+        assert past is not None
+        columns = past.returns_to_go, past.observations, past.actions, past.timesteps
+        predicted = self.model(*columns) if state is None else self.model.resume(*columns, state)[0]
+        predicted = predicted.flatten(0, 1)
+        return Readings(predicted[past.here], predicted[past.after])
+
+    def advance(self, past: Past, state: list[BlockState]) -> list[BlockState]:
+        """The state after the K steps of chunks that follow those which left `state`."""
+        steps = past.is_pad.shape[1]
+        columns = past.returns_to_go, past.observations, past.actions, past.timesteps
+        returns_to_go, observations, actions, timesteps = (column[:, :steps] for column in columns)
+        return self.model.resume(returns_to_go, observations, actions, timesteps, state)[1]
 
     def initial(self, targets: Tensor) -> Any:
         """See `flowrl.protocols.Actor`."""

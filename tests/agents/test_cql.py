@@ -48,14 +48,18 @@ def test_the_penalty_is_the_log_sum_exp_over_all_actions():
 
     The actor is about as wide as the bounds. Where it is narrow few draws carry huge weights (their variance is
     infinite), in the paper as here, and the estimate is rough."""
-    learner = built(small("cql", sampled_actions=4_000, learning_rate=1e-3), line(20, 10), batch_size=8)
+    data = line(20, 10)
+    learner = built(small("cql", sampled_actions=4_000, learning_rate=1e-3), data, batch_size=8)
     with torch.no_grad():
         learner.critics.ensemble.weights[-1].mul_(40.0)  # values that differ
         learner.policy.network[-1].weight.mul_(0.1)
         learner.policy.network[-1].bias.copy_(torch.tensor([0.3, 0.0]))
     observations, following = torch.linspace(-1, 1, 8)[:, None], torch.linspace(1, -1, 8)[:, None]
     with torch.no_grad():
-        estimate = learner.soft_maximum(observations, following, *learner.candidate_noise())
+        ((batch, _),) = batches(learner, data, 1)
+        batch = batch._replace(observations=observations, next_observations=following)
+        read = learner.read(learner.policy, batch)
+        estimate = learner.soft_maximum(observations, read, *learner.candidate_noise(batch))
         scaled = torch.linspace(-1, 1, 2_001)
         values = learner.critics(
             observations.repeat_interleave(len(scaled), 0), (0.5 + 2.5 * scaled).repeat(8)[:, None]
@@ -70,7 +74,7 @@ def test_the_penalty_of_discrete_actions_is_exact():
     places = torch.eye(6)
     with torch.no_grad():
         values = learner.critics.of_all(places)
-        torch.testing.assert_close(learner.soft_maximum(places, places), values.exp().sum(-1).log())
+        torch.testing.assert_close(learner.soft_maximum(places, None), values.exp().sum(-1).log())
 
 
 def test_the_entropy_goes_to_its_target():

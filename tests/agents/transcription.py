@@ -6,6 +6,8 @@ import torch
 from small_problems import batches, built, small
 from torch import nn
 
+from flowrl.data.transitions import Transitions
+
 GAMMA, TAU, RATE, STEPS = 0.875, 0.1, 1e-3, 4
 COMMON = {
     **{"gamma": GAMMA, "tau": TAU, "learning_rate": RATE, "width": 8, "layers": 2, "layer_norm": True},
@@ -88,7 +90,7 @@ def in_double_precision(monkeypatch, dataset, agent, **settings):
     learner = built(small(agent, **COMMON, **settings), dataset, batch_size=16, steps=STEPS)
     drawn = []
     doubles = [
-        (type(batch)(*(x.double() if x.is_floating_point() else x for x in batch)), step)
+        (Transitions(*(x.double() if x.is_floating_point() else x for x in batch[:-1])), step)
         for batch, step in batches(learner, dataset, STEPS)
     ]
     for name in ("policy", "average", "critics", "target_critics", "state_value", "velocity"):
