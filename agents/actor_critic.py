@@ -75,7 +75,7 @@ class ActorCritic(ABC):
         self._slow = [weight for slow, _ in pairs for weight in slow.parameters()]
         self._fast = [weight for _, fast in pairs for weight in fast.parameters()]
         self.carried: dict[str, Any] = {}  # by "policy" and "average", the states that the last chunks left
-        self.count: Tensor | None = None  # of a batch of windows: its transitions
+        self.weight: Tensor | float = 1.0  # of this process's means: its windows may have other numbers of transitions
         self._attentions = [x for _, actor in self._actors() for x in actor.modules() if isinstance(x, CausalAttention)]
         self._follow = get_ema_multi_avg_fn(1.0 - critic.tau)
 
@@ -117,7 +117,7 @@ class ActorCritic(ABC):
         # Before every checkpoint too, so that a regular one holds no values that diverged since the last look.
         if step % CHECK_EVERY == 0 or step % self.training.checkpoint_every == 0 or step == self.training.steps:
             self._check(metrics, step)
-        return metrics
+        return {name: self.weight * value for name, value in metrics.items()}
 
     def _check(self, metrics: dict[str, Tensor], step: int) -> None:
         """Raise InputError where the values, or their errors, are far greater than the rewards allow."""
@@ -132,7 +132,8 @@ class ActorCritic(ABC):
 
     def _prepare(self, past: Past, step: int) -> None:
         """What a batch of windows asks for: the average acts as it is played, a carried state begins anew."""
-        self.count = (~past.is_pad).sum()
+        one = torch.ones((), device=self.device)
+        self.weight = distributed.part_of_mean(one, (~past.is_pad).sum())
         for attention in self._attentions:
             attention.prepare_step(step)
         if self.average is not None:
@@ -190,17 +191,14 @@ class ActorCritic(ABC):
 
     def mean_of_ranks(self, value: Tensor) -> Tensor:
         """A mean over this process's batch as the mean over the batch of all processes, without gradient."""
-        value = value.detach()
-        return distributed.mean(value if self.count is None else distributed.part_of_mean(value, self.count))
+        return distributed.mean(self.weight * value.detach())
 
     def descend(self, loss: Tensor, *optimisers: torch.optim.Optimizer) -> None:
         """One step of each of the optimisers; no other weight gets a gradient."""
         parameters = [weight for each in optimisers for weight in each.param_groups[0]["params"]]
-        if self.count is not None:
-            loss = distributed.part_of_mean(loss, self.count)
         for weight in parameters:
             weight.grad = None
-        loss.backward(inputs=parameters)
+        (self.weight * loss).backward(inputs=parameters)
         distributed.average_gradients(parameters)
         if self.network.actor_clip_norm is not None and self.actor_optimiser in optimisers:
             played = self.actor_optimiser.param_groups[0]["params"]

@@ -1,7 +1,7 @@
 """Problems whose values are known exactly, and agents small enough to solve them in seconds."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,27 @@ AGENTS: dict[str, ActorCriticConfig] = {
 }
 DISCRETE = ("awac", "iql", "cql")
 
+# Actors that look back; a learner's batch is of windows, whole episodes or chunks then.
+TRAJECTORY = {"actor_width": 16, "actor_layers": 1, "heads": 2, "dropout": 0.0}
+BACKBONES: dict[str, dict[str, Any]] = {
+    "windows": TRAJECTORY | {"backbone": "flow", "context": 4},
+    "conditioned": TRAJECTORY
+    | {"backbone": "softmax", "context": 4, "conditioned": True, "tokens": "return-observation-action"},
+    "episodes": TRAJECTORY | {"backbone": "softmax", "context": "episode", "tokens": "observation-action"},
+    "chunks": TRAJECTORY | {"backbone": "flow", "context": 4, "carry_state": True},
+}
+LOOKING_BACK = ("awac", "iql", "td3-bc", "rebrac", "cql")
+
 
 def small(agent: str, **changes: Any) -> Any:
     """The small agent of that name; `changes` go to whichever of its parts has such a field."""
     config: Any = AGENTS[agent]
-    for name, value in changes.items():
-        part = next((part for part in ("critic", "network") if hasattr(getattr(config, part), name)), None)
-        inner = {name: value} if part is None else {part: replace(getattr(config, part), **{name: value})}
-        config = replace(config, **inner)
-    return config
+    own = {}
+    for part in ("critic", "network", "backbone"):
+        known = {field.name for field in fields(getattr(config, part))}
+        own[part] = replace(getattr(config, part), **{name: changes[name] for name in changes if name in known})
+        changes = {name: value for name, value in changes.items() if name not in known}
+    return replace(config, **own, **changes)
 
 
 def built(config: ActorCriticConfig, dataset: TrajectoryDataset, *, batch_size: int = 128, steps: int = 1, **more: Any):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_problems import AGENTS, CPU, DISCRETE, batches, built, line, small, walk
+from small_problems import AGENTS, BACKBONES, CPU, DISCRETE, batches, built, line, small, walk
 
 import flowrl
 from flowrl.nn.normaliser import Normaliser
@@ -148,8 +148,7 @@ def test_two_processes_train_as_one(tmp_path):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([*torchrun, __file__, str(tmp_path / "two")], check=True, env=environment)
     train_every_agent(tmp_path / "one")
-    for agent, discrete in EVERY:
-        name = f"{agent}-{discrete}"
+    for name, _ in every_training():
         one, two = (RunFolder(tmp_path / number / name).load()["learner"] for number in ("one", "two"))
         for part in ("actor", "policy", "critics", "target_critics"):
             for weight, tensor in one[part].items():
@@ -163,10 +162,18 @@ def test_two_processes_train_as_one(tmp_path):
         assert list(rows[1].values()) == pytest.approx(list(rows[0].values()), rel=1e-3, abs=1e-4)
 
 
+def every_training():
+    """Every agent, and actors that look back, by name."""
+    for agent, discrete in EVERY:
+        yield f"{agent}-{discrete}", {"agent": agent, "discrete": discrete}
+    for agent, backbone in (("rebrac", "windows"), ("iql", "chunks")):
+        yield f"{agent}-{backbone}", {"agent": agent} | BACKBONES[backbone]
+
+
 def train_every_agent(folder):
     folder.mkdir(exist_ok=True)
-    for agent, discrete in EVERY:
-        trained(agent, folder / f"{agent}-{discrete}", replace(CONFIG, steps=6), discrete=discrete)
+    for name, settings in every_training():
+        trained(folder=folder / name, config=replace(CONFIG, steps=6), **settings)
 
 
 TINY = [
