@@ -108,11 +108,12 @@ SHORT_NETWORK = NetworkConfig(learning_rate=1e-3, average_actor=True)
 
 
 class ActorCriticConfig(AgentConfig):
-    """An agent with critics: a frozen dataclass with these fields."""
+    """An agent with critics: a frozen dataclass with the fields `critic`, `network` and, if its actor may look back,
+    `backbone`."""
 
     critic: CriticConfig
     network: NetworkConfig
-    backbone: Backbone
+    backbone: Backbone = Backbone()
     takes_discrete: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from flowrl.agents import AGENTS
+from flowrl.agents.backbone import Backbone
 from flowrl.agents.rebrac import PAPER
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 SIX = ("awac", "iql", "td3-bc", "rebrac", "cql", "fql")
+BY_DATASET = {"actor_cloning", "critic_cloning", "expectile", "beta", "policy", "tau"}
 OF_THE_LOOP = {"precision", "log_every", "checkpoint_every"}  # options of every agent, on the page about training
 
 
@@ -43,11 +45,13 @@ def option(cell: str) -> str:
 def says(cell: str, name: str, value: Any) -> bool:
     """Whether a cell says that the option `name` has this value."""
     if value is None:
-        return cell == ("–" if name == "actor_learning_rate" else "by dataset")
+        return cell == ("by dataset" if name in BY_DATASET else "–")
     if isinstance(value, bool):
         return cell == ("yes" if value else "no")
     if isinstance(value, str):
         return cell == value
+    if value == ():
+        return cell == "none"
     return re.fullmatch(r"[\d.,]+(e-\d+)?", cell) is not None and float(cell.replace(",", "")) == pytest.approx(
         value, rel=2e-3
     )
@@ -72,6 +76,7 @@ def test_the_settings_of_the_value_based_agents():
     assert head[1:] == [f"`{agent}`" for agent in SIX]
     rows = {option(first): cells for first, *cells in body}
     of_presets = {name for agent in SIX for name in settings(agent)} - OF_THE_LOOP
+    of_presets -= {field.name for field in fields(Backbone)}
     assert rows.keys() == of_presets
     wrong = []
     for name, cells in rows.items():
@@ -85,6 +90,18 @@ def test_the_settings_of_the_value_based_agents():
                 right = right and says(said[0], name, short[name]) and says(said[-1], name, paper[name])
             if not right:
                 wrong.append(f"{agent}: {name} is {short.get(name)!r} / {paper.get(name)!r}, the page has {cell!r}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_settings_of_the_backbone():
+    _, *body = table("value-based-agents.md", "| | all six")
+    assert {option(first): cell for first, cell in body}.keys() == {field.name for field in fields(Backbone)}
+    wrong = [
+        f"{agent}: {option(first)} is {settings(agent)[option(first)]!r}, the page has {cell!r}"
+        for first, cell in body
+        for agent in SIX
+        if not says(cell, option(first), settings(agent)[option(first)])
+    ]
     assert not wrong, "\n".join(wrong)
 
 
