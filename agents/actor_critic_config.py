@@ -4,7 +4,7 @@ import copy
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 
@@ -177,6 +177,16 @@ class ActorCriticConfig(AgentConfig):
                 " may be higher than the true value"
             )
         return cautions
+
+    def record(self) -> dict[str, Any]:
+        """See `AgentConfig`; runs from before the options of backbones are as those with their defaults."""
+        record = super().record()
+        if self.backbone == Backbone():
+            record.pop("backbone", None)
+        for name in ("actor_warmup", "actor_clip_norm"):
+            if not record["network"][name]:
+                del record["network"][name]
+        return record
 
     def acting_cautions(self) -> list[str]:
         """See `AgentConfig`."""

@@ -147,9 +147,11 @@ class SequenceConfig(ModelConfig, AgentConfig):
         return CloningLearner(actor, self.cloning, training, device, context=self.context, carries=self.carry_state)
 
     def record(self) -> dict[str, Any]:
-        """See `AgentConfig`; `recompute` changes no number."""
+        """See `AgentConfig`; `recompute` changes no number, and runs from before `conditioned` are as those with it."""
         record = asdict(self) | {"rollout": self.acts, "attention_options": list(self.attention_options)}
         del record["recompute"]
+        if self.conditioned:
+            del record["conditioned"]
         return record
 
     def acting(self, rollout: str | None, acting_context: int | None) -> Self:

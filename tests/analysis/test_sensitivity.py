@@ -10,6 +10,7 @@ from torch import nn
 from flowrl.analysis.sensitivity import MOST_STATES, sensitivity
 from flowrl.analysis.steps import spread
 from flowrl.nn.heads import deterministic_head
+from flowrl.nn.model_config import ModelConfig
 from flowrl.nn.normaliser import Normaliser
 from flowrl.nn.perceptron import PerceptronActor
 from flowrl.nn.trajectory_actor import Recording, TrajectoryActor
@@ -22,6 +23,7 @@ class Linear(nn.Module):
         super().__init__()
         self.normaliser, self.slopes = normaliser, torch.tensor(slopes)
         self.head, self.kinds = deterministic_head(normaliser), ("return", "observation", "action")
+        self.config = ModelConfig()
 
     def forward(self, returns_to_go, observations, actions, timesteps):
         outputs = returns_to_go[..., None] * self.slopes

@@ -25,7 +25,8 @@ CLONING = OPTIONS | {
 AGENTS = {
     "bc": CLONING | {"layers": 2},
     "flow": CLONING | {"layers": 1, "heads": 2},
-    **dict.fromkeys(("iql", "td3-bc", "cql"), OPTIONS | {"width": 32, "steps": 300}),
+    **dict.fromkeys(("iql", "cql"), OPTIONS | {"width": 32, "steps": 300}),
+    "td3-bc": OPTIONS | {"width": 32, "steps": 300, "alpha": 2.5, "actor_schedule": "constant"},
 }
 CLOCK = {"offset": 1.7e9, "scale": 5.0}
 MAP = {"offset": 4e6}
