@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 
 from flowrl.agents.backbone import Backbone
+from flowrl.agents.critics_first import CriticsFirst
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.transitions import discounted_returns
 from flowrl.errors import InputError
@@ -19,6 +20,7 @@ from flowrl.training.config import AgentConfig, TrainingConfig
 from flowrl.training.device import device_memory
 
 SCALED_RANGE = 1_000.0  # of the returns with `scale_rewards` returns
+TRANSITIONS = 20  # of an episode, for the size of the batches of the critics that are trained first
 SCALED_VALUE = 10.0  # the largest discounted return with `scale_rewards` values
 
 
@@ -142,7 +144,17 @@ class ActorCriticConfig(AgentConfig):
 
     def build(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> Learner:
         """See `AgentConfig`."""
-        return self.learner(_own_normaliser(self, normaliser), training, device)
+        normaliser, ahead = _own_normaliser(self, normaliser), self.backbone.critics_first
+        if not ahead:
+            return self.learner(normaliser, training, device)
+        if ahead >= training.steps:
+            raise InputError(f"critics_first is {ahead:,} and steps is {training.steps:,}: it must be less than steps")
+        steps = self.backbone.context if self.backbone.context != "episode" else TRANSITIONS
+        training_first = replace(training, steps=ahead, batch_size=training.batch_size * steps)
+        with_perceptron: Self = replace(self, backbone=Backbone())  # pyright: ignore[reportArgumentType]
+        first = with_perceptron.learner(normaliser, training_first, device)
+        then = self.learner(normaliser, replace(training, steps=training.steps - ahead), device)
+        return CriticsFirst(first, then)  # pyright: ignore[reportArgumentType]
 
     @abstractmethod
     def learner(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> Learner:

@@ -47,6 +47,9 @@ class Backbone:
     """Dropout probability on embeddings, residuals and softmax weights."""
     carry_state: bool = False
     """Train on chunks that follow each other through whole episodes, each with the state that the one before left."""
+    critics_first: int = 0
+    """Updates, of all steps, in which the critics are trained with a perceptron's actor, by as many single transitions
+    as a batch of windows has; the trajectory model is trained in the steps after them."""
     rollout: RolloutMode | None = None
     """How it acts: window, recurrent or staggered; by default as it was trained."""
     acting_context: int | None = None
@@ -65,6 +68,8 @@ class Backbone:
                     f"actor_width is {self.actor_width} and heads is {self.heads}: actor_width must be a multiple of"
                     " heads"
                 )
+            if self.critics_first < 0:
+                raise ValueError(f"critics_first is {self.critics_first}: it must be at least 0")
             self.sequence  # noqa: B018  its checks
             return
         for each in fields(self):

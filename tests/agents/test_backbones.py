@@ -1,5 +1,6 @@
 """Value-based agents whose actor looks back: what it reads, its losses, and runs that die and go on."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from test_training_value_agents import CONFIG, SETTINGS, Dead, differences, metr
 
 from flowrl.agents.backbone import Backbone
 from flowrl.agents.registry import AGENTS
+from flowrl.data.samplers import WHOLE
 from flowrl.nn.normaliser import Normaliser
 from flowrl.training.run_folder import RunFolder
 
@@ -133,10 +135,14 @@ def test_the_losses_are_those_of_each_transition_with_its_own_past():
         torch.testing.assert_close(mine, plain, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("agent", ["iql", "rebrac"])
-def test_a_run_that_died_and_goes_on_ends_in_the_same_bits(agent, backbone, tmp_path):
+@pytest.mark.parametrize(
+    ("agent", "backbone", "first"),
+    [*((agent, backbone, 0) for agent in ("iql", "rebrac") for backbone in BACKBONES), ("iql", "chunks", 6),
+     ("rebrac", "windows", 10), ("rebrac", "episodes", 6)],
+)  # fmt: skip
+def test_a_run_that_died_and_goes_on_ends_in_the_same_bits(agent, backbone, first, tmp_path):
     settings = BACKBONES[backbone] | {"dropout": 0.1, "actor_clip_norm": 0.5, "actor_warmup": 5}
+    settings |= {"critics_first": first}
     with pytest.raises(Dead):
         trained(agent, tmp_path / "a", dies_at=11, **settings)
     resumed = trained(agent, tmp_path / "a", **settings)
@@ -158,6 +164,37 @@ def test_every_weight_of_the_backbone_is_trained(agent, backbone):
         learner.update(batch, step)
     for name, weight in learner.policy.named_parameters():
         assert bool((weight != before[name]).any()), name
+
+
+def test_the_critics_that_are_trained_first_are_those_of_the_perceptron():
+    dataset = line(10, 7)
+    config = small("rebrac", **SETTINGS, **BACKBONES["windows"])
+    together = built(
+        replace(config, backbone=replace(config.backbone, critics_first=6)), dataset, batch_size=4, steps=9
+    )
+    alone = built(small("rebrac", **SETTINGS), dataset, batch_size=16, steps=6)
+    order, same_order = (torch.Generator().manual_seed(0) for _ in range(2))
+    sampler, plain = together.sampler(dataset, 4, WHOLE), alone.sampler(dataset, 16, WHOLE)
+    before = copy.deepcopy(together.then.state_dict())
+    for step in range(1, 7):
+        together.update(sampler.draw(order), step)
+        alone.update(plain.draw(same_order), step)
+    for name in ("critics", "target_critics"):
+        mine, theirs = (getattr(learner, name).state_dict() for learner in (together.then, alone))
+        assert not differences(mine, theirs)
+        assert differences(mine, before[name])
+    assert not differences(together.then.policy.state_dict(), before["policy"]), "not trained yet"
+    assert together.actor is together.then.average
+    for step in range(7, 10):
+        together.update(sampler.draw(order), step)
+    for name in ("policy", "critics"):
+        assert differences(together.then.state_dict()[name], before[name])
+    assert not differences(together.first.critics.state_dict(), alone.critics.state_dict()), "its part is over"
+
+
+def test_critics_first_leaves_steps_for_the_rest(tmp_path):
+    with pytest.raises(ValueError, match="critics_first is 12 and steps is 12: it must be less than steps"):
+        trained("iql", tmp_path, **BACKBONES["windows"], critics_first=12)
 
 
 def test_the_rate_rises_and_the_gradient_is_clipped():
@@ -187,6 +224,8 @@ def test_the_rate_rises_and_the_gradient_is_clipped():
         ({"backbone": "flow", "actor_layers": 0}, "actor_layers is 0: it must be at least 1"),
         ({"backbone": "flow", "tokens": "return-observation"}, "tokens is 'return-observation' and conditioned is F"),
         ({"backbone": "reformer", "carry_state": True}, "carry_state is True and attention is 'reformer'"),
+        ({"backbone": "flow", "critics_first": -1}, "critics_first is -1: it must be at least 0"),
+        ({"critics_first": 9}, "critics_first is 9 and backbone is mlp"),
         ({"backbone": "flow", "acting_context": 21}, "acting_context is 21: it must be at least 1 and at most"),
     ],
 )

@@ -166,8 +166,8 @@ def every_training():
     """Every agent, and actors that look back, by name."""
     for agent, discrete in EVERY:
         yield f"{agent}-{discrete}", {"agent": agent, "discrete": discrete}
-    for agent, backbone in (("rebrac", "windows"), ("iql", "chunks")):
-        yield f"{agent}-{backbone}", {"agent": agent} | BACKBONES[backbone]
+    for agent, backbone, first in (("rebrac", "windows", 0), ("iql", "chunks", 0), ("rebrac", "episodes", 3)):
+        yield f"{agent}-{backbone}-{first}", {"agent": agent, "critics_first": first} | BACKBONES[backbone]
 
 
 def train_every_agent(folder):
