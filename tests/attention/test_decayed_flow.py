@@ -197,6 +197,9 @@ def test_a_few_tokens_written_out_are_a_tile(tokens, monkeypatch):
         assert_close(mine, reference)
 
 
+EVERY_DERIVATIVE = {(3, False), (8, True)}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("padded", [False, True], ids=["full", "holes"])
 @pytest.mark.parametrize("tile", [2, 3, 8])
@@ -211,8 +214,8 @@ def test_gradcheck_of_the_output_and_every_sum_of_the_state(tile, padded):
         y, after = attend(*(x[:, :, 5:] for x in (q, k, v)), log_decay, state, is_pad=is_pad, tile=tile, eps=0.01)
         return y, *after
 
-    # Every derivative where tiles are few; along random directions where many make that slow.
-    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (*columns, log_decay)], fast_mode=tile == 2)
+    # Along random directions, but for two cases: every derivative takes long.
+    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (*columns, log_decay)], fast_mode=(tile, padded) not in EVERY_DERIVATIVE)
 
 
 def test_a_padded_token_changes_neither_sums_nor_count():
