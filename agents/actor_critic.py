@@ -186,8 +186,9 @@ class ActorCritic(ABC):
         # Every process draws for the whole batch, so that several train as one would.
         rows, steps = self.training.batch_size, () if past is None else (past.most_steps,)
         whole = draw(rows, *steps, *shape, generator=self.generator, device=self.device)
-        own = whole.unflatten(0, (self.part.ranks, -1))[self.part.rank]
-        return own if past is None else own[:, : past.is_pad.shape[1]][~past.is_pad]
+        if past is None:
+            return whole[self.part.of(rows)]
+        return whole[past.own, : past.is_pad.shape[1]][~past.is_pad]
 
     def mean_of_ranks(self, value: Tensor) -> Tensor:
         """A mean over this process's batch as the mean over the batch of all processes, without gradient."""

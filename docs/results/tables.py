@@ -36,7 +36,8 @@ AGENTS = {
     "bc-10": "10 % BC",
     "flow-norm-decay": "flow, output norm and decay",
 }
-VALUES = {"rebrac": "rebrac", "iql": "iql", "bc-10": "10 % BC", "flow": "flow"}
+VALUE_AGENTS = "rebrac", "iql", "awac", "td3-bc"
+VALUES = {**{name: name for name in VALUE_AGENTS}, "bc-10": "10 % BC", "flow": "flow"}
 LENGTHS = "10", "100", "300", "1000"  # of corridors
 
 
@@ -212,18 +213,22 @@ def values() -> Table:
 
 
 def values_costs() -> Table:
-    """CPU seconds of whole trainings, and to the first evaluation of 90 % of the best return of the data."""
-    agents = "rebrac", "iql"
-    rows = [["CPU seconds, medians", *(head for x in agents for head in (f"{x}: to 90 %", "seeds", "whole training"))]]
+    """CPU seconds to the first evaluation of 90 % of the best return of the data, and of whole trainings; medians."""
+
+    def of(label: str, *datasets: str) -> list[dict[str, str]]:
+        return [r for r in RUNS if (r["experiment"], r["label"]) == ("values", label) and r["dataset"] in datasets]
+
+    rows = [["", *VALUE_AGENTS]]
     for d in NINE:
         row = [name(d)]
-        for label in agents:
-            runs = [run for run in RUNS if (run["experiment"], run["dataset"], run["label"]) == ("values", d, label)]
+        for label in VALUE_AGENTS:
+            runs = of(label, d)
             reached = [float(run["cpu_seconds_to_90"]) for run in runs if run["cpu_seconds_to_90"]]
-            row.append(number(median(reached)) if reached else DASH)
-            row.append(f"{len(reached)} of {len(runs)}" if runs else DASH)
-            row.append(number(median(float(run["cpu_seconds"]) for run in runs)) if runs else DASH)
+            seconds = f"{number(median(reached))}, " if reached else ""
+            row.append(f"{seconds}{len(reached)} of {len(runs)}" if runs else DASH)
         rows.append(row)
+    wholes = [[float(run["cpu_seconds"]) for run in of(label, *NINE)] for label in VALUE_AGENTS]
+    rows.append(["whole training", *(number(median(whole)) if whole else DASH for whole in wholes)])
     return rows
 
 

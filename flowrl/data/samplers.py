@@ -22,6 +22,11 @@ class Part(NamedTuple):
     rank: int = 0
     ranks: int = 1
 
+    def of(self, size: int) -> slice:
+        """The place of this part among `size` items that are shared out one part after the other."""
+        each = size // self.ranks
+        return slice(self.rank * each, (self.rank + 1) * each)
+
 
 WHOLE = Part()
 
@@ -49,6 +54,7 @@ class Places(NamedTuple):
     first: Tensor  # (B,) int64, the dataset's row of each window's first step
     steps: int  # K
     most_steps: int  # K of the process with the longest windows
+    own: slice  # which of all processes' windows these are
     begins: Tensor | None = None  # (B,) bool of chunks, True at rows that begin anew
 
 
@@ -93,7 +99,7 @@ class Windows(_Stateless):
         if self.full:
             begin = first - dataset.timesteps[first]
             first = first.minimum(dataset.ends[first] - context).maximum(begin)
-        return Places(first, context, context)
+        return Places(first, context, context, self.part.of(self.batch_size))
 
 
 class Episodes(_Stateless):
@@ -128,9 +134,9 @@ class Episodes(_Stateless):
         batches = episodes[lengths[episodes].argsort(stable=True)].view(POOL, size)
         steps = lengths[batches].sum(1)
         taken = batches[_draw(steps, 1, generator)[0]]
-        own = taken[self.part.rank :: self.part.ranks]  # every rank has long and short ones
-        first = dataset.starts[own.to(dataset.rewards.device)]
-        return Places(first, int(lengths[own].max()), int(lengths[taken].max()))
+        own = slice(self.part.rank, None, self.part.ranks)  # every rank has long and short ones
+        first = dataset.starts[taken[own].to(dataset.rewards.device)]
+        return Places(first, int(lengths[taken[own]].max()), int(lengths[taken].max()), own)
 
 
 class Chunk(NamedTuple):
@@ -167,7 +173,7 @@ class Chunks:
 
     def draw(self, generator: torch.Generator) -> Chunk:
         """The next batch; takes `generator` as `Windows.draw` does."""
-        first, steps, _, begins = self.places(generator)
+        first, steps, *_, begins = self.places(generator)
         assert begins is not None
         return Chunk(windows_at(self.dataset, first, steps), begins)
 
@@ -186,7 +192,7 @@ class Chunks:
         self.rows = (rows + steps).minimum(self.ends[rows])
         rank, ranks = self.part
         rows, begins = (x.view(ranks, -1)[rank].to(dataset.rewards.device) for x in (rows, begins))
-        return Places(rows, steps, steps, begins)
+        return Places(rows, steps, steps, self.part.of(size), begins)
 
     def state_dict(self) -> dict[str, Any]:
         """Where each row goes on."""

@@ -39,7 +39,7 @@ class TransitionWindows:
     def draw(self, generator: torch.Generator) -> Transitions:
         """The next batch; takes `generator` as `TransitionSampler.draw` does."""
         data, drawable = self.transitions.dataset, self.windows.dataset
-        first, steps, most_steps, begins = self.windows.places(generator)
+        first, steps, most_steps, own, begins = self.windows.places(generator)
         episode, ends = self._episode[first][:, None], drawable.ends[first][:, None]
         rows = (first[:, None] + torch.arange(steps + self._longest, device=first.device)).minimum(ends)
         stored = rows.minimum(data.ends[first][:, None] - 1)
@@ -58,6 +58,7 @@ class TransitionWindows:
             after=here + self.transitions.spans[taken],
             is_pad=is_pad,
             most_steps=most_steps,
+            own=own,
             begins=begins,
         )
         return self.transitions.at(taken)._replace(past=past)

@@ -30,6 +30,7 @@ class Past(NamedTuple):
     after: Tensor  # (B,) int64, that of its next observation
     is_pad: Tensor  # (W, K) bool, True at padding: the other steps are the transitions
     most_steps: int  # K of the process with the longest windows
+    own: slice  # which of all processes' windows these are
     begins: Tensor | None  # (W,) bool of chunks that follow each other, True where one begins anew
 
 

@@ -215,7 +215,9 @@ def test_gradcheck_of_the_output_and_every_sum_of_the_state(tile, padded):
         return y, *after
 
     # Along random directions, but for two cases: every derivative takes long.
-    assert torch.autograd.gradcheck(run, [x.requires_grad_() for x in (*columns, log_decay)], fast_mode=(tile, padded) not in EVERY_DERIVATIVE)
+    assert torch.autograd.gradcheck(
+        run, [x.requires_grad_() for x in (*columns, log_decay)], fast_mode=(tile, padded) not in EVERY_DERIVATIVE
+    )
 
 
 def test_a_padded_token_changes_neither_sums_nor_count():
