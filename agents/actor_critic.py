@@ -75,14 +75,15 @@ class ActorCritic(ABC):
         self._slow = [weight for slow, _ in pairs for weight in slow.parameters()]
         self._fast = [weight for _, fast in pairs for weight in fast.parameters()]
         self.carried: dict[str, Any] = {}  # by "policy" and "average", the states that the last chunks left
+        self.before = 0  # steps of the run before this learner's first
         self.weight: Tensor | float = 1.0  # of this process's means: its windows may have other numbers of transitions
-        self._attentions = [x for _, actor in self._actors() for x in actor.modules() if isinstance(x, CausalAttention)]
+        # The averaged actor is only read where targets ask it.
+        self._carrying = [("policy", self.policy), *([("average", self.average)] if averaged else [])]
+        actors = self.policy, *(() if self.average is None else (self.average,))
+        self._attentions = [x for actor in actors for x in actor.modules() if isinstance(x, CausalAttention)]
         self._follow = get_ema_multi_avg_fn(1.0 - critic.tau)
 
     # The data
-
-    def _actors(self) -> list[tuple[str, Any]]:
-        return [("policy", self.policy), *([] if self.average is None else [("average", self.average)])]
 
     def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> TransitionSampler | TransitionWindows:
         """See `flowrl.protocols.Learner`."""
@@ -96,7 +97,7 @@ class ActorCritic(ABC):
             return transitions
         if self.backbone.carry_state:
             rows = batch_size // part.ranks
-            self.carried = {name: actor.initial_state(rows) for name, actor in self._actors()}
+            self.carried = {name: actor.initial_state(rows) for name, actor in self._carrying}
         return TransitionWindows(self.backbone.windows(transitions.drawable, batch_size, part), transitions)
 
     # The update
@@ -115,8 +116,9 @@ class ActorCritic(ABC):
         if self.carried:
             self._advance(batch.past)
         # Before every checkpoint too, so that a regular one holds no values that diverged since the last look.
-        if step % CHECK_EVERY == 0 or step % self.training.checkpoint_every == 0 or step == self.training.steps:
-            self._check(metrics, step)
+        at = self.before + step
+        if at % CHECK_EVERY == 0 or at % self.training.checkpoint_every == 0 or step == self.training.steps:
+            self._check(metrics, at)
         return {name: self.weight * value for name, value in metrics.items()}
 
     def _check(self, metrics: dict[str, Tensor], step: int) -> None:
@@ -142,9 +144,11 @@ class ActorCritic(ABC):
             self.carried = {name: begun_anew(state, past.begins) for name, state in self.carried.items()}
 
     def _advance(self, past: Any) -> None:
-        """Take the carried states over the batch, by the weights after the update."""
+        """Take the carried states over the batch, by the updated weights, without dropout as in acting."""
+        self.policy.eval()
         with torch.no_grad(), self.precision():
-            self.carried = {name: actor.advance(past, self.carried[name]) for name, actor in self._actors()}
+            self.carried = {name: actor.advance(past, self.carried[name]) for name, actor in self._carrying}
+        self.policy.train()
 
     @abstractmethod
     def learn(self, batch: Transitions, step: int) -> dict[str, Tensor]:

@@ -181,6 +181,17 @@ class ActorCriticConfig(AgentConfig):
                 f"batch_size is {batch_size:,} and the data have {dataset.steps:,} steps: a batch draws each"
                 " several times"
             )
+        if 10 * self.network.actor_warmup > training.steps:
+            cautions.append(
+                f"actor_warmup is {self.network.actor_warmup:,} and steps is {training.steps:,}: the actor's learning"
+                " rate rises for more than a tenth of the training"
+            )
+        context, n_step = self.backbone.context, self.critic.n_step
+        if self.backbone.looks_back and isinstance(context, int) and 2 * n_step > context:
+            cautions.append(
+                f"n_step is {n_step} and context is {context}: next actions are predicted from up to"
+                f" {context + n_step} steps, more than the actor is trained on"
+            )
         if self.critic.gamma == 1 and not bool(dataset.terminated.all()):
             cautions.append("gamma is 1 and a time limit ends episodes: values may grow without end")
         if self.critic.lower_bound and bool((dataset.rewards < 0).any()) and not bool(dataset.terminated.all()):
@@ -193,7 +204,10 @@ class ActorCriticConfig(AgentConfig):
     def record(self) -> dict[str, Any]:
         """See `AgentConfig`; runs from before the options of backbones are as those with their defaults."""
         record = super().record()
-        if self.backbone == Backbone():
+        if self.backbone.looks_back and "backbone" in record:
+            options = list(self.backbone.attention_options)
+            record["backbone"] |= {"rollout": self.backbone.sequence.acts, "attention_options": options}
+        elif type(self).backbone == Backbone():
             record.pop("backbone", None)
         for name in ("actor_warmup", "actor_clip_norm"):
             if not record["network"][name]:

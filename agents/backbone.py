@@ -49,7 +49,7 @@ class Backbone:
     """Train on chunks that follow each other through whole episodes, each with the state that the one before left."""
     critics_first: int = 0
     """Updates, of all steps, in which the critics are trained with a perceptron's actor, by as many single transitions
-    as a batch of windows has; the trajectory model is trained in the steps after them."""
+    as a batch of windows has (20 for a whole episode); the trajectory model is trained in the steps after them."""
     rollout: RolloutMode | None = None
     """How it acts: window, recurrent or staggered; by default as it was trained."""
     acting_context: int | None = None
@@ -60,7 +60,7 @@ class Backbone:
             known = ", ".join((PERCEPTRON, *sorted(ATTENTION)))
             raise ValueError(f"backbone is {self.backbone!r}: known are {known}")
         if self.looks_back:
-            for name in ("actor_width", "actor_layers"):
+            for name in ("actor_width", "actor_layers", "heads"):
                 if getattr(self, name) < 1:
                     raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
             if self.actor_width % self.heads:
@@ -70,7 +70,11 @@ class Backbone:
                 )
             if self.critics_first < 0:
                 raise ValueError(f"critics_first is {self.critics_first}: it must be at least 0")
-            self.sequence  # noqa: B018  its checks
+            try:
+                options = self.sequence.attention_options
+            except ValueError as error:
+                raise ValueError(str(error).replace("attention is", "backbone is")) from error
+            object.__setattr__(self, "attention_options", options)  # in the same words, whatever was typed
             return
         for each in fields(self):
             if getattr(self, each.name) != each.default:
@@ -117,7 +121,9 @@ class Backbone:
 
     def cautions(self, dataset: TrajectoryDataset, batch_size: int, device: torch.device) -> list[str]:
         """What is allowed and probably not meant, in sentences."""
-        return self.sequence.model_cautions(dataset, batch_size, device) if self.looks_back else []
+        if not self.looks_back:
+            return []
+        return self.sequence.model_cautions(dataset, batch_size, device, smaller="a smaller batch needs less")
 
     def acting(self, rollout: str | None, acting_context: int | None) -> Self:
         """See `AgentConfig`."""

@@ -19,7 +19,10 @@ def compiled(loss: MethodType) -> Callable[..., Any]:
     # A copy of its code: torch.compile counts versions by code object, over all learners of a process, and after a few
     # of them it runs what it was given uncompiled, in silence.
     method = loss.__func__
-    own = FunctionType(method.__code__.replace(), method.__globals__, method.__name__, None, method.__closure__)
+    own = FunctionType(
+        method.__code__.replace(), method.__globals__, method.__name__, method.__defaults__, method.__closure__
+    )
+    own.__kwdefaults__ = method.__kwdefaults__
     inner, works = torch.compile(MethodType(own, loss.__self__)), False
 
     def run(*arguments: Any) -> Any:

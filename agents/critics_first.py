@@ -13,14 +13,15 @@ from flowrl.protocols import Sampler
 if TYPE_CHECKING:  # the settings import this file
     from flowrl.agents.actor_critic import ActorCritic
 
-SHARED = ("critics", "target_critics", "state_value")  # what the second learner takes over from the first
+# What the second learner takes over from the first.
+SHARED = "critics", "target_critics", "state_value", "critic_optimiser"
 
 
 class CriticsFirst:
     """Two learners of one objective, one after the other: the second begins with the first one's critics.
 
-    A critic learns slowly and costs little, a trajectory model learns fast and costs much. Trained together from the
-    start, the model would follow values that are not there yet.
+    A critic needs many updates that cost little, a trajectory model few that cost much. The second learner's actor is
+    untrained at first, also where the critics ask it for next actions.
 
     Args:
         first: with a perceptron; its `training` has the steps and the batch size of its part.
@@ -29,7 +30,7 @@ class CriticsFirst:
 
     def __init__(self, first: "ActorCritic", then: "ActorCritic") -> None:
         self.first, self.then = first, then
-        self.steps = first.training.steps
+        self.steps = then.before = first.training.steps
         self.actor = then.actor
 
     def sampler(self, dataset: TrajectoryDataset, batch_size: int, part: Part) -> Sampler:
@@ -44,8 +45,8 @@ class CriticsFirst:
         metrics = self.first.update(batch, step)
         if step == self.steps:
             for name in SHARED:
-                if (network := getattr(self.first, name)) is not None:
-                    getattr(self.then, name).load_state_dict(network.state_dict())
+                if (part := getattr(self.first, name)) is not None:
+                    getattr(self.then, name).load_state_dict(part.state_dict())
         return metrics
 
     def state_dict(self) -> dict[str, Any]:

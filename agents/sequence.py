@@ -91,12 +91,18 @@ class SequenceConfig(ModelConfig, AgentConfig):
         """See `AgentConfig`."""
         return self.model_cautions(dataset, training.batch_size, device) + self.cloning.cautions(training.steps)
 
-    def model_cautions(self, dataset: TrajectoryDataset, batch_size: int, device: torch.device) -> list[str]:
-        """As `cautions`, of the model and the way it acts alone."""
+    def model_cautions(
+        self,
+        dataset: TrajectoryDataset,
+        batch_size: int,
+        device: torch.device,
+        smaller: str = "a smaller batch or recompute needs less",
+    ) -> list[str]:
+        """As `cautions`, of the model and the way it acts alone; `smaller` is the advice where memory is short."""
         return [
             *self.acting_cautions(),
             *self._padding_cautions(dataset),
-            *self._memory_cautions(dataset, batch_size, device),
+            *self._memory_cautions(dataset, batch_size, device, smaller),
         ]
 
     def acting_cautions(self) -> list[str]:
@@ -125,7 +131,9 @@ class SequenceConfig(ModelConfig, AgentConfig):
             return []
         return [f"context is {self.context:,} and the longest episode has {longest:,} steps: the rest is padding"]
 
-    def _memory_cautions(self, dataset: TrajectoryDataset, batch_size: int, device: torch.device) -> list[str]:
+    def _memory_cautions(
+        self, dataset: TrajectoryDataset, batch_size: int, device: torch.device, smaller: str
+    ) -> list[str]:
         """Where pairs of tokens may need more memory than there is."""
         if not ATTENTION[self.attention].keeps_pairs(device.type, self.dropout):
             return []
@@ -137,8 +145,7 @@ class SequenceConfig(ModelConfig, AgentConfig):
             return []
         return [
             f"attention {self.attention} keeps a number for every pair of tokens: {batch_size} {what} {steps:,} steps"
-            f" may take {needed / 1e9:,.0f} GB, and the {device.type} has {memory / 1e9:,.0f} GB; a smaller batch or"
-            " recompute needs less"
+            f" may take {needed / 1e9:,.0f} GB, and the {device.type} has {memory / 1e9:,.0f} GB; {smaller}"
         ]
 
     def build(self, normaliser: Normaliser, training: TrainingConfig, device: torch.device) -> CloningLearner:

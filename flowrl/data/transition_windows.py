@@ -24,7 +24,6 @@ class TransitionWindows:
         self.windows, self.transitions = windows, transitions
         dataset = transitions.dataset
         last = dataset.ends[dataset.starts] - 1
-        # With one row more an episode than it has steps, as observations have it.
         self._episode = torch.repeat_interleave(
             torch.arange(dataset.episodes, device=last.device), dataset.lengths, output_size=dataset.steps
         )
@@ -44,6 +43,7 @@ class TransitionWindows:
         rows = (first[:, None] + torch.arange(steps + self._longest, device=first.device)).minimum(ends)
         stored = rows.minimum(data.ends[first][:, None] - 1)
         is_final = rows > stored
+        # There is one observation more an episode than it has steps.
         observations, actions = self.transitions.columns(rows + episode)
         returns_to_go = torch.where(is_final, self._final_returns_to_go[episode], data.returns_to_go[stored])
         is_pad = rows[:, :steps] == ends

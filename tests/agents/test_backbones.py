@@ -1,17 +1,20 @@
 """Value-based agents whose actor looks back: what it reads, its losses, and runs that die and go on."""
 
 import copy
+import json
 from dataclasses import replace
 
 import pytest
 import torch
-from small_problems import BACKBONES, CPU, LOOKING_BACK, batches, built, line, small, walk
+from small_problems import BACKBONES, CPU, FROZEN, LOOKING_BACK, batches, built, line, small, walk
 from test_training_value_agents import CONFIG, SETTINGS, Dead, differences, metrics, trained
 
 from flowrl.agents.backbone import Backbone
 from flowrl.agents.registry import AGENTS
 from flowrl.data.samplers import WHOLE
 from flowrl.nn.normaliser import Normaliser
+from flowrl.nn.state import tensors_of
+from flowrl.training.config import TrainingConfig
 from flowrl.training.run_folder import RunFolder
 
 
@@ -185,11 +188,42 @@ def test_the_critics_that_are_trained_first_are_those_of_the_perceptron():
         assert differences(mine, before[name])
     assert not differences(together.then.policy.state_dict(), before["policy"]), "not trained yet"
     assert together.actor is together.then.average
+    moments = [learner.critic_optimiser.state_dict()["state"] for learner in (together.then, alone)]
+    assert not differences(*moments), "so that the first step after it is no jump"
     for step in range(7, 10):
         together.update(sampler.draw(order), step)
     for name in ("policy", "critics"):
         assert differences(together.then.state_dict()[name], before[name])
     assert not differences(together.first.critics.state_dict(), alone.critics.state_dict()), "its part is over"
+
+
+def test_critics_that_diverge_are_found_before_a_checkpoint_and_the_step_is_the_run_s():
+    dataset = line(10, 7)
+    config = small("rebrac", **BACKBONES["windows"], critics_first=5)
+    learner = built(config, dataset, batch_size=4, steps=40, checkpoint_every=9)
+    order, sampler = torch.Generator().manual_seed(0), learner.sampler(dataset, 4, WHOLE)
+    for step in range(1, 9):
+        learner.update(sampler.draw(order), step)
+    with torch.no_grad():
+        learner.then.critics.ensemble.biases[-1].fill_(1e9)
+    with pytest.raises(ValueError, match="the critics diverged by step 9"):
+        learner.update(sampler.draw(order), 9)
+
+
+def test_the_state_that_is_carried_is_without_dropout():
+    dataset = line(10, 9)
+    settings = BACKBONES["chunks"] | {"dropout": 0.5, "learning_rate": FROZEN}
+    learner = built(small("iql", **settings), dataset, batch_size=4)
+    states = []
+    for seed in range(2):
+        ((batch, step),) = batches(learner, dataset, 1)
+        torch.manual_seed(seed)
+        learner.update(batch, step)
+        assert learner.policy.training
+        assert learner.carried.keys() == {"policy"}, "nobody reads the average"
+        states.append(tensors_of(learner.carried["policy"]))
+    for one, two in zip(*states, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-5)
 
 
 def test_critics_first_leaves_steps_for_the_rest(tmp_path):
@@ -221,9 +255,10 @@ def test_the_rate_rises_and_the_gradient_is_clipped():
         ({"backbone": "gru"}, "backbone is 'gru': known are mlp, cosformer"),
         ({"context": 5}, "context is 5 and backbone is mlp, which does not look back"),
         ({"backbone": "flow", "actor_width": 30}, "actor_width is 30 and heads is 4"),
+        ({"backbone": "flow", "heads": 0}, "heads is 0: it must be at least 1"),
         ({"backbone": "flow", "actor_layers": 0}, "actor_layers is 0: it must be at least 1"),
         ({"backbone": "flow", "tokens": "return-observation"}, "tokens is 'return-observation' and conditioned is F"),
-        ({"backbone": "reformer", "carry_state": True}, "carry_state is True and attention is 'reformer'"),
+        ({"backbone": "reformer", "carry_state": True}, "carry_state is True and backbone is 'reformer'"),
         ({"backbone": "flow", "critics_first": -1}, "critics_first is -1: it must be at least 0"),
         ({"critics_first": 9}, "critics_first is 9 and backbone is mlp"),
         ({"backbone": "flow", "acting_context": 21}, "acting_context is 21: it must be at least 1 and at most"),
@@ -241,6 +276,27 @@ def test_what_cannot_look_back_says_so():
     ):
         with pytest.raises(ValueError, match=words):
             small(agent, **settings)
+
+
+def test_what_trains_the_same_weights_is_recorded_alike():
+    records = [
+        replace(AGENTS["iql"].config, backbone=Backbone("flow", **settings)).record()
+        for settings in (
+            {"attention_options": ("clip=5",)},
+            {"attention_options": ("clip=5.0",), "rollout": "window"},
+        )
+    ]
+    assert records[0] == records[1]
+    assert json.loads(json.dumps(records[0])) == records[0]
+    assert "backbone" not in AGENTS["iql"].config.record(), "as in runs from before there were others"
+
+
+def test_cautions(random_dataset):
+    dataset = random_dataset([30, 40])
+    config = small("iql", backbone="flow", context=4, n_step=3, actor_warmup=200)
+    said = config.cautions(dataset, TrainingConfig(steps=1_000, batch_size=8), CPU)
+    assert any("actor_warmup is 200" in each for each in said)
+    assert any("predicted from up to 7 steps" in each for each in said)
 
 
 def test_it_acts_as_it_is_asked():

@@ -55,8 +55,8 @@ class Learner:
         self.name, self.compiled = name, {}
 
     @compilable
-    def loss(self, x):
-        return x * len(self.name), torch.compiler.is_compiling()
+    def loss(self, x, times=1, *, more=0):
+        return x * len(self.name) * times + more, torch.compiler.is_compiling()
 
 
 def test_every_learner_of_a_process_is_compiled(monkeypatch):
