@@ -43,6 +43,15 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def registered_environments() -> Iterator[None]:
+    """What is registered of ours is the same for the next test: `gym.spec` gives the registered object, not a copy."""
+    specs = {name: spec for name, spec in gym.registry.items() if name.startswith("flowrl/")}
+    before = {name: repr(spec) for name, spec in specs.items()}
+    yield
+    assert {name: repr(spec) for name, spec in specs.items()} == before
+
+
 @pytest.fixture(scope="session")
 def reach_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Minari root that holds `flowrl/reach/mixed-v0`, some 400 steps of it."""

@@ -12,6 +12,7 @@ from minari.data_collector import EpisodeBuffer
 from flowrl.data.dataset import TrajectoryDataset
 from flowrl.data.declared import MOST_READ, Declared, of_several
 from flowrl.data.minari_store import open_dataset
+from flowrl.envs.corridor import corridor_spec
 from flowrl.errors import InputError
 
 ID = "test/declared-v0"
@@ -78,8 +79,7 @@ def test_of_many_episodes_some_are_read_in_their_order_the_first_among_them():
 
 
 def test_an_evaluation_environment_is_kept():
-    short = gym.spec("flowrl/Corridor-v0")
-    short.kwargs["length"] = 7
+    short = corridor_spec(20)
     written([None], env="flowrl/Reach-v0", eval_env=short, **SPACES)
     stored = open_dataset(ID)
     assert Declared.of(stored).evaluation_env == short
