@@ -87,7 +87,7 @@ class PerceptronActor(MemorylessActor):
         """The prediction of every step of a batch."""
         return self(batch.observations)
 
-    def read(self, batch: Transitions, state: None = None) -> "Readings":
+    def read(self, batch: Transitions) -> "Readings":
         """The predictions for transitions, each computed where it is asked for."""
         return Readings(self, batch)
 
